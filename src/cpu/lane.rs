@@ -1,0 +1,566 @@
+//! Interpreter 2: runs a definition on SIMD lanes, one compiled loop per level.
+//!
+//! `Lane<V, LEVEL, …>` *is* a definition's step at one group of elements. A value carries its
+//! vector, its shape, its level and the number of the call that made it. All but the vector are
+//! constants once everything is inlined, so the compiler drops whatever this level does not need:
+//! what is left is the fused loop that one would write by hand.
+//!
+//! * Full values are computed, whatever their level; those that nothing at `LEVEL` uses vanish.
+//! * Small values are not computed here. Where one meets a Full value it is read from a table by
+//!   its call number: what is constant along a row from [`Uniform`], column values from memory.
+//! * A reduction accumulates if its operand has this level, a store stores if its value has.
+//! * A stored Full value is read back at later levels instead of being computed again.
+//!
+//! Whatever a definition does, every index is masked or checked against a table whose entries all
+//! point to memory of the right extent, so a definition that calls other operations than those it
+//! was traced with computes nonsense but touches nothing that is not its own.
+
+use std::cell::Cell;
+
+use num_traits::{One, Zero};
+
+use super::simd::Simd;
+use super::{Element, Lanes, MAX_CALLS, MAX_FULL_SLOTS, MAX_LEVELS, MAX_REDUCTIONS};
+use crate::definition::Definition;
+use crate::value::{Axis, Binary, Interpreter, Reduction, Shape, SlotDecl, Step, Unary};
+
+/// What is the same for all segments of a step. Pointers of entries that are not used point to
+/// memory of the same extent (full-size: the parameter; columns: a spare row).
+pub(crate) struct Tables<T> {
+    pub(crate) grad: *const T,
+    pub(crate) param: *mut T,
+    pub(crate) slots: [*mut T; MAX_FULL_SLOTS],
+    /// Column values by call number.
+    pub(crate) cols: [*const T; MAX_CALLS],
+    /// What each reduction starts from.
+    pub(crate) identity: [T; MAX_REDUCTIONS],
+    /// Per level, the reductions that leave one number per row or less, as bits.
+    pub(crate) row_like: [u8; MAX_LEVELS],
+    /// The reductions that are maxima, as bits.
+    pub(crate) maxima: u8,
+}
+
+// SAFETY: the pointers are to the tensors of one step, which the caller has lent exclusively for
+// its duration, and workers write to disjoint ranges.
+unsafe impl<T: Send> Send for Tables<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Tables<T> {}
+
+/// What is constant along a row, by call number, and a worker's own column accumulators.
+pub(crate) struct Uniform<T> {
+    pub(crate) values: [T; MAX_CALLS],
+    pub(crate) col_acc: [*mut T; MAX_REDUCTIONS],
+}
+
+// SAFETY: a `Uniform` belongs to one worker and so does the memory behind its pointers.
+unsafe impl<T: Send> Send for Uniform<T> {}
+
+/// A piece of one row.
+#[derive(Clone, Copy)]
+pub(crate) struct Span {
+    /// Its first element in the tensor.
+    pub(crate) at: usize,
+    /// Its first column, in the (padded) column arrays.
+    pub(crate) col: usize,
+    /// Whole vectors, or for a tail the elements of the one vector that is not whole.
+    pub(crate) n: usize,
+}
+
+/// One level over one span. Adds what it reduces along the row to `out`.
+///
+/// # Safety
+/// The instruction set is present; all pointers of the tables are valid for the span.
+pub(crate) type Kernel<T> = unsafe fn(&Tables<T>, &Uniform<T>, Span, &mut [f64; MAX_REDUCTIONS]);
+
+/// A value at one group of elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Repr<V> {
+    v: V,
+    call: usize,
+    shape: Shape,
+    level: u8,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct LaneSlot {
+    /// Its number among the full-size slots.
+    full: usize,
+    shape: Shape,
+}
+
+struct Lane<'t, V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool> {
+    tables: &'t Tables<V::T>,
+    uniform: &'t Uniform<V::T>,
+    at: Cell<usize>,
+    col: Cell<usize>,
+    active: usize,
+    calls: Cell<usize>,
+    slots: Cell<usize>,
+    reductions: Cell<usize>,
+    acc: [Cell<V>; MAX_REDUCTIONS],
+}
+
+impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
+    Lane<'_, V, LEVEL, MATRIX, TAIL>
+{
+    #[inline(always)]
+    fn count_call(&self) -> usize {
+        let call = self.calls.get();
+        self.calls.set(call + 1);
+        call % MAX_CALLS
+    }
+
+    /// A value that is not Full: known by its call, read where it meets a Full one.
+    #[inline(always)]
+    fn small(&self, shape: Shape, level: u8) -> Repr<V> {
+        // SAFETY: lanes exist only inside kernels, whose contract covers the instruction set.
+        let v = unsafe { V::splat(V::T::zero()) };
+        Repr { v, call: self.count_call(), shape, level }
+    }
+
+    /// The value as a vector.
+    #[inline(always)]
+    fn wide(&self, a: Repr<V>) -> V {
+        // SAFETY: the kernel's contract. Column arrays are padded to whole vectors.
+        unsafe {
+            match a.shape {
+                Shape::Full => a.v,
+                Shape::Cols => V::load(self.tables.cols[a.call].add(self.col.get())),
+                _ => V::splat(self.uniform.values[a.call]),
+            }
+        }
+    }
+
+    /// A value that is Full.
+    #[inline(always)]
+    fn computed(&self, v: V, level: u8) -> Repr<V> {
+        Repr { v, call: self.count_call(), shape: Shape::Full, level }
+    }
+
+    #[inline(always)]
+    fn load(&self, from: *const V::T) -> V {
+        // SAFETY: the kernel's contract: the span lies within the tensor. A tail reads only its
+        // active elements; the others are zero.
+        unsafe {
+            let from = from.add(self.at.get());
+            if TAIL {
+                let mut padded = V::T::padded();
+                let lanes = padded.as_mut();
+                for (i, lane) in lanes.iter_mut().enumerate().take(self.active) {
+                    *lane = *from.add(i);
+                }
+                V::load(lanes.as_ptr())
+            } else {
+                V::load(from)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store_to(&self, to: *mut V::T, v: V) {
+        // SAFETY: the kernel's contract: the span lies within the tensor. A tail writes only its
+        // active elements.
+        unsafe {
+            let to = to.add(self.at.get());
+            if TAIL {
+                let mut padded = V::T::padded();
+                let lanes = padded.as_mut();
+                v.store(lanes.as_mut_ptr());
+                for (i, lane) in lanes.iter().enumerate().take(self.active) {
+                    *to.add(i) = *lane;
+                }
+            } else {
+                v.store(to);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn full(&self, from: *const V::T) -> Repr<V> {
+        Repr { v: self.load(from), call: 0, shape: Shape::Full, level: 0 }
+    }
+
+    /// Padding of a tail is never added: it is replaced by what the reduction starts from.
+    #[inline(always)]
+    fn without_padding(&self, v: V, identity: V::T) -> V {
+        if !TAIL {
+            return v;
+        }
+        let mut padded = V::T::padded();
+        let lanes = padded.as_mut();
+        // SAFETY: the kernel's contract; the array has as many elements as the vector.
+        unsafe {
+            v.store(lanes.as_mut_ptr());
+            lanes[self.active..].fill(identity);
+            V::load(lanes.as_ptr())
+        }
+    }
+
+    #[inline(always)]
+    fn accumulate(&self, kind: Reduction, axis: Axis, v: V) {
+        let r = self.reductions.get() % MAX_REDUCTIONS;
+        if matches!(axis, Axis::Col) {
+            // SAFETY: column accumulators are padded to whole vectors and the worker's own.
+            unsafe {
+                let acc = self.uniform.col_acc[r].wrapping_add(self.col.get());
+                join(kind, V::load(acc), v).store(acc);
+            }
+        } else {
+            let v = self.without_padding(v, self.tables.identity[r]);
+            // SAFETY: the kernel's contract.
+            self.acc[r].set(unsafe { join(kind, self.acc[r].get(), v) });
+        }
+    }
+
+    #[inline(always)]
+    fn run<D: Definition>(&self) {
+        self.calls.set(0);
+        self.slots.set(0);
+        self.reductions.set(0);
+        D::step(Step::new(self));
+    }
+}
+
+impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool> Interpreter
+    for Lane<'_, V, LEVEL, MATRIX, TAIL>
+{
+    type Repr = Repr<V>;
+    type Slot = LaneSlot;
+
+    #[inline(always)]
+    fn is_matrix(&self) -> bool {
+        MATRIX
+    }
+
+    #[inline(always)]
+    fn literal(&self, _: f64) -> Repr<V> {
+        self.small(Shape::Host, 0)
+    }
+
+    #[inline(always)]
+    fn hyper(&self, _: &'static str) -> Repr<V> {
+        self.small(Shape::Host, 0)
+    }
+
+    #[inline(always)]
+    fn step_number(&self) -> Repr<V> {
+        self.small(Shape::Host, 0)
+    }
+
+    #[inline(always)]
+    fn count(&self, _: Axis) -> Repr<V> {
+        self.small(Shape::Scalar, 0)
+    }
+
+    #[inline(always)]
+    fn grad(&self) -> Repr<V> {
+        self.full(self.tables.grad)
+    }
+
+    #[inline(always)]
+    fn param(&self) -> Repr<V> {
+        self.full(self.tables.param)
+    }
+
+    #[inline(always)]
+    fn unary(&self, op: Unary, a: Repr<V>) -> Repr<V> {
+        if !matches!(a.shape, Shape::Full) {
+            return self.small(a.shape, a.level);
+        }
+        let v = a.v;
+        // SAFETY: the kernel's contract.
+        let v = unsafe {
+            let (zero, one) = (V::splat(V::T::zero()), V::splat(V::T::one()));
+            match op {
+                Unary::Neg => v.neg(),
+                Unary::Sqrt => v.sqrt(),
+                Unary::Rsqrt => one.div(v.sqrt()),
+                Unary::Abs => v.abs(),
+                Unary::Sign => {
+                    let not_positive = V::select_less(v, zero, one.neg(), zero);
+                    V::select_less(zero, v, one, not_positive)
+                }
+            }
+        };
+        self.computed(v, a.level)
+    }
+
+    #[inline(always)]
+    fn binary(&self, op: Binary, a: Repr<V>, b: Repr<V>) -> Repr<V> {
+        let (shape, level) = (a.shape.join(b.shape), a.level.max(b.level));
+        if !matches!(shape, Shape::Full) {
+            return self.small(shape, level);
+        }
+        let (x, y) = (self.wide(a), self.wide(b));
+        // SAFETY: the kernel's contract.
+        let v = unsafe {
+            match op {
+                Binary::Add => x.add(y),
+                Binary::Sub => x.sub(y),
+                Binary::Mul => x.mul(y),
+                Binary::Div => x.div(y),
+                Binary::Min => x.min(y),
+                Binary::Max => x.max(y),
+                // The tracer has refused it.
+                Binary::Pow => x,
+            }
+        };
+        self.computed(v, level)
+    }
+
+    #[inline(always)]
+    fn select_less(&self, a: Repr<V>, b: Repr<V>, x: Repr<V>, y: Repr<V>) -> Repr<V> {
+        let shape = a.shape.join(b.shape).join(x.shape.join(y.shape));
+        let level = a.level.max(b.level).max(x.level.max(y.level));
+        if !matches!(shape, Shape::Full) {
+            return self.small(shape, level);
+        }
+        // SAFETY: the kernel's contract.
+        let v = unsafe { V::select_less(self.wide(a), self.wide(b), self.wide(x), self.wide(y)) };
+        self.computed(v, level)
+    }
+
+    #[inline(always)]
+    fn reduce(&self, kind: Reduction, axis: Axis, a: Repr<V>) -> Repr<V> {
+        let full = matches!(a.shape, Shape::Full);
+        if full {
+            if a.level == LEVEL {
+                self.accumulate(kind, axis, a.v);
+            }
+            self.reductions.set(self.reductions.get() + 1);
+        }
+        self.small(a.shape.reduced(axis), a.level + full as u8)
+    }
+
+    #[inline(always)]
+    fn slot(&self, decl: SlotDecl) -> LaneSlot {
+        let full = self.slots.get();
+        if matches!(decl.shape, Shape::Full) {
+            self.slots.set(full + 1);
+        }
+        LaneSlot { full: full % MAX_FULL_SLOTS, shape: decl.shape }
+    }
+
+    #[inline(always)]
+    fn old(&self, slot: LaneSlot) -> Repr<V> {
+        if matches!(slot.shape, Shape::Full) {
+            self.computed(self.load(self.tables.slots[slot.full]), 0)
+        } else {
+            self.small(slot.shape, 0)
+        }
+    }
+
+    #[inline(always)]
+    fn store(&self, slot: LaneSlot, value: Repr<V>) -> Repr<V> {
+        let at = self.tables.slots[slot.full];
+        if !matches!(slot.shape, Shape::Full) {
+            return self.small(value.shape, value.level);
+        }
+        if value.level < LEVEL {
+            return self.computed(self.load(at), value.level);
+        }
+        let v = self.wide(value);
+        if value.level == LEVEL {
+            self.store_to(at, v);
+        }
+        self.computed(v, value.level)
+    }
+
+    #[inline(always)]
+    fn store_param(&self, value: Repr<V>) {
+        if value.level == LEVEL {
+            let v = self.wide(value);
+            self.store_to(self.tables.param, v);
+        }
+    }
+}
+
+/// # Safety
+/// As for [`Kernel`].
+#[inline(always)]
+unsafe fn join<V: Simd>(kind: Reduction, acc: V, v: V) -> V {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match kind {
+            Reduction::Mean => acc.add(v),
+            Reduction::Max => acc.max(v),
+        }
+    }
+}
+
+/// The body of every kernel.
+///
+/// # Safety
+/// As for [`Kernel`].
+#[inline(always)]
+unsafe fn body<
+    D: Definition,
+    V: Simd,
+    const LEVEL: u8,
+    const MATRIX: bool,
+    const TAIL: bool,
+>(
+    tables: &Tables<V::T>,
+    uniform: &Uniform<V::T>,
+    span: Span,
+    out: &mut [f64; MAX_REDUCTIONS],
+) {
+    let lane = Lane::<'_, V, LEVEL, MATRIX, TAIL> {
+        tables,
+        uniform,
+        at: Cell::new(span.at),
+        col: Cell::new(span.col),
+        active: if TAIL { span.n.min(V::T::LANES) } else { 0 },
+        calls: Cell::new(0),
+        slots: Cell::new(0),
+        reductions: Cell::new(0),
+        // SAFETY: the kernel's contract.
+        acc: unsafe { accumulators(&tables.identity) },
+    };
+    if TAIL {
+        lane.run::<D>();
+    } else {
+        for i in 0..span.n {
+            lane.at.set(span.at + i * V::T::LANES);
+            lane.col.set(span.col + i * V::T::LANES);
+            lane.run::<D>();
+        }
+    }
+    let row_like = tables.row_like[LEVEL as usize];
+    if row_like != 0 {
+        let mut r = 0;
+        while r < MAX_REDUCTIONS {
+            if row_like >> r & 1 == 1 {
+                let maximum = tables.maxima >> r & 1 == 1;
+                let mut padded = V::T::padded();
+                let lanes = padded.as_mut();
+                // SAFETY: the kernel's contract; the array has as many elements as the vector.
+                unsafe { lane.acc[r].get().store(lanes.as_mut_ptr()) };
+                out[r] = if maximum {
+                    out[r].max(fold(lanes, |a, b| if a < b { b } else { a }).widen())
+                } else {
+                    out[r] + fold(lanes, |a, b| a + b).widen()
+                };
+            }
+            r += 1;
+        }
+    }
+}
+
+/// Spelled out: a closure given to `map` would not be inlined into the kernel.
+///
+/// # Safety
+/// As for [`Kernel`].
+#[inline(always)]
+unsafe fn accumulators<V: Simd>(identity: &[V::T; MAX_REDUCTIONS]) -> [Cell<V>; MAX_REDUCTIONS] {
+    macro_rules! splat {
+        ($($r:literal)*) => {
+            // SAFETY: the caller's contract.
+            [$(Cell::new(unsafe { V::splat(identity[$r]) })),*]
+        };
+    }
+    splat!(0 1 2 3 4 5 6 7)
+}
+
+/// Combines the lanes in a fixed tree.
+#[inline(always)]
+fn fold<T: Element>(lanes: &mut [T], join: impl Fn(T, T) -> T) -> T {
+    let mut half = lanes.len() / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = join(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// # Safety
+/// As for [`Kernel`]. The baseline instruction set is always present.
+unsafe fn baseline<
+    D: Definition,
+    V: Simd,
+    const LEVEL: u8,
+    const MATRIX: bool,
+    const TAIL: bool,
+>(
+    tables: &Tables<V::T>,
+    uniform: &Uniform<V::T>,
+    span: Span,
+    out: &mut [f64; MAX_REDUCTIONS],
+) {
+    // SAFETY: the caller's contract.
+    unsafe { body::<D, V, LEVEL, MATRIX, TAIL>(tables, uniform, span, out) }
+}
+
+/// # Safety
+/// As for [`Kernel`]; AVX2 is present.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[target_feature(enable = "avx2")]
+unsafe fn avx2<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool>(
+    tables: &Tables<V::T>,
+    uniform: &Uniform<V::T>,
+    span: Span,
+    out: &mut [f64; MAX_REDUCTIONS],
+) {
+    // SAFETY: the caller's contract.
+    unsafe { body::<D, V, LEVEL, MATRIX, false>(tables, uniform, span, out) }
+}
+
+/// The compiled loops of one level.
+pub(crate) struct LevelKernels<T> {
+    /// Whole vectors, with the instructions that every processor of this kind has.
+    pub(crate) baseline: Kernel<T>,
+    /// Whole vectors, with AVX2.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    pub(crate) avx2: Kernel<T>,
+    /// The last, partial vector of a row.
+    pub(crate) tail: Kernel<T>,
+}
+
+/// The compiled loops of a definition: `[level]`, none beyond its last level.
+#[allow(unnameable_types, missing_debug_implementations, reason = "an inner part of `Recipe`")]
+pub struct Kernels<T> {
+    pub(crate) vector: [Option<LevelKernels<T>>; MAX_LEVELS],
+    pub(crate) matrix: [Option<LevelKernels<T>>; MAX_LEVELS],
+}
+
+/// A level of a definition. The constant is evaluated when it is used, so that loops beyond the
+/// last level are never compiled.
+struct At<D, T, const LEVEL: u8, const MATRIX: bool>(std::marker::PhantomData<(D, T)>);
+
+impl<D: Definition, T: Element, const LEVEL: u8, const MATRIX: bool> At<D, T, LEVEL, MATRIX> {
+    const KERNELS: Option<LevelKernels<T>> = {
+        let levels = if MATRIX { D::LEVELS.matrix } else { D::LEVELS.vector };
+        if LEVEL < levels {
+            Some(LevelKernels {
+                baseline: baseline::<D, T::Baseline, LEVEL, MATRIX, false>,
+                #[cfg(all(target_arch = "x86_64", not(miri)))]
+                avx2: avx2::<D, T::Avx2, LEVEL, MATRIX>,
+                tail: baseline::<D, T::Baseline, LEVEL, MATRIX, true>,
+            })
+        } else {
+            None
+        }
+    };
+}
+
+impl<T: Element> Kernels<T> {
+    pub(crate) const fn of<D: Definition>() -> Self {
+        macro_rules! levels {
+            ($matrix:literal) => {
+                [
+                    At::<D, T, 0, $matrix>::KERNELS,
+                    At::<D, T, 1, $matrix>::KERNELS,
+                    At::<D, T, 2, $matrix>::KERNELS,
+                    At::<D, T, 3, $matrix>::KERNELS,
+                    At::<D, T, 4, $matrix>::KERNELS,
+                    At::<D, T, 5, $matrix>::KERNELS,
+                    At::<D, T, 6, $matrix>::KERNELS,
+                    At::<D, T, 7, $matrix>::KERNELS,
+                ]
+            };
+        }
+        Self { vector: levels!(false), matrix: levels!(true) }
+    }
+}

@@ -1,0 +1,1009 @@
+//! The CPU backend: fused SIMD loops over the caller's own memory.
+//!
+//! [`Cpu`] says how to run, [`Cpu::prepare`] makes a [`CpuStep`] for one tensor, and
+//! [`CpuStep::step`] updates a parameter in place. A step allocates nothing, and its result has
+//! the same bits on every instruction set and for every number of threads: element *j* of a row
+//! goes to virtual lane *j* mod 16 of an accumulator (8 for `f64`), rows are summed in blocks, and
+//! everything above a block is summed in `f64` in an order that the shape alone decides.
+
+mod lane;
+mod settle;
+#[allow(unnameable_types, reason = "reachable through `Lanes`, which seals `Element`")]
+mod simd;
+mod tensor;
+
+use std::fmt;
+
+use num_traits::Float;
+
+pub use self::lane::Kernels;
+use self::lane::{Kernel, LevelKernels, Span, Tables, Uniform};
+use self::settle::{Small, Table};
+pub use self::tensor::{Lent, LentMut, TensorMut, TensorRef};
+use crate::definition::{Erased, Optimizer, Recipe};
+use crate::error::{Error, Result};
+use crate::layout::{Dims, Layout};
+use crate::plan::Plan;
+use crate::trace::{Kind, NodeId, Op};
+use crate::value::{Axis, Reduction, Shape};
+
+pub(crate) const MAX_CALLS: usize = 256;
+pub(crate) const MAX_FULL_SLOTS: usize = 8;
+pub(crate) const MAX_REDUCTIONS: usize = 8;
+pub(crate) const MAX_LEVELS: usize = crate::definition::Levels::MAX as usize;
+
+/// Elements that one call of a kernel covers at most. Within it a lane sums in the element's own
+/// precision (at most 256 terms), beyond it sums are `f64`.
+const TILE: usize = 4096;
+/// Rows whose column sums are kept in the element's own precision before they join an `f64`.
+const FOLD: usize = 64;
+/// Elements of a block of rows that a fused sweep goes over once for each level.
+const BLOCK: usize = 16 * 1024;
+/// Elements that make a segment, the unit of work of a thread.
+const SEGMENT: usize = 64 * 1024;
+/// Segments of a tensor at most.
+const MAX_SEGMENTS: usize = 64;
+
+/// A number that tensors are made of: `f32` or `f64`.
+///
+/// Another type joins with one line, here in the crate: the trait is sealed because the bits of a
+/// result are part of its contract.
+pub trait Element: Float + fmt::Debug + Default + Send + Sync + Lanes + 'static {}
+
+/// What the loops need to know of a number.
+#[allow(unnameable_types, reason = "it seals `Element`")]
+pub trait Lanes: Sized {
+    /// Virtual lanes of a vector.
+    const LANES: usize;
+    /// Memory for one vector.
+    type Padded: AsRef<[Self]> + AsMut<[Self]>;
+    /// Vectors of the instructions that every processor of this kind has.
+    type Baseline: simd::Simd<T = Self>;
+    /// Vectors of AVX2.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    type Avx2: simd::Simd<T = Self>;
+    /// Zeros for one vector.
+    fn padded() -> Self::Padded;
+    /// The nearest number.
+    fn narrow(x: f64) -> Self;
+    /// The same value as `f64`.
+    fn widen(self) -> f64;
+    /// The loops of a definition for this number.
+    fn kernels(definition: &'static dyn Erased) -> &'static Kernels<Self>;
+}
+
+macro_rules! element {
+    ($t:ident, $lanes:literal, $sse2:ident, $avx2:ident, $kernels:ident) => {
+        impl Element for $t {}
+
+        impl Lanes for $t {
+            const LANES: usize = $lanes;
+            type Padded = [Self; $lanes];
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            type Baseline = simd::x86::$sse2;
+            #[cfg(any(miri, not(target_arch = "x86_64")))]
+            type Baseline = simd::Portable<Self, $lanes>;
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            type Avx2 = simd::x86::$avx2;
+
+            #[inline(always)]
+            fn padded() -> Self::Padded {
+                [0.0; $lanes]
+            }
+
+            #[inline(always)]
+            #[allow(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
+            fn narrow(x: f64) -> Self {
+                x as Self
+            }
+
+            #[inline(always)]
+            fn widen(self) -> f64 {
+                f64::from(self)
+            }
+
+            fn kernels(definition: &'static dyn Erased) -> &'static Kernels<Self> {
+                definition.$kernels()
+            }
+        }
+    };
+}
+
+element!(f32, 16, Sse2F32, Avx2F32, kernels_f32);
+element!(f64, 8, Sse2F64, Avx2F64, kernels_f64);
+
+/// An instruction set that the library has loops for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// What every processor of this kind has: SSE2 on x86-64, plain code elsewhere.
+    Baseline,
+    /// AVX2, on x86-64.
+    Avx2,
+}
+
+impl Isa {
+    /// The best one that this processor has.
+    #[must_use]
+    pub fn detect() -> Self {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if std::arch::is_x86_feature_detected!("avx2") {
+            return Self::Avx2;
+        }
+        Self::Baseline
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Baseline if cfg!(all(target_arch = "x86_64", not(miri))) => "SSE2",
+            Self::Baseline => "portable",
+            Self::Avx2 => "AVX2",
+        }
+    }
+
+    fn kernel<T>(self, kernels: &LevelKernels<T>) -> Kernel<T> {
+        match self {
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Self::Avx2 => kernels.avx2,
+            _ => kernels.baseline,
+        }
+    }
+}
+
+/// Where threads come from.
+#[derive(Clone)]
+enum Threads {
+    One,
+    /// rayon's pool of the thread that steps.
+    #[cfg(feature = "parallel")]
+    Current,
+    #[cfg(feature = "parallel")]
+    Own(std::sync::Arc<rayon::ThreadPool>),
+}
+
+/// How to run on the CPU: the instruction set and the threads. Neither changes a bit of a result.
+#[derive(Clone)]
+pub struct Cpu {
+    isa: Isa,
+    threads: Threads,
+}
+
+impl fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let threads = match &self.threads {
+            Threads::One => "1".to_string(),
+            #[cfg(feature = "parallel")]
+            Threads::Current => "rayon's".to_string(),
+            #[cfg(feature = "parallel")]
+            Threads::Own(pool) => pool.current_num_threads().to_string(),
+        };
+        f.debug_struct("Cpu").field("isa", &self.isa).field("threads", &threads).finish()
+    }
+}
+
+impl Default for Cpu {
+    /// The best instruction set; with feature `parallel` the threads of rayon's current pool.
+    fn default() -> Self {
+        #[cfg(feature = "parallel")]
+        let threads = Threads::Current;
+        #[cfg(not(feature = "parallel"))]
+        let threads = Threads::One;
+        Self { isa: Isa::detect(), threads }
+    }
+}
+
+impl Cpu {
+    /// The best instruction set, on the calling thread alone.
+    #[must_use]
+    pub fn single_threaded() -> Self {
+        Self { isa: Isa::detect(), threads: Threads::One }
+    }
+
+    /// Runs on a pool of `threads` threads of its own.
+    ///
+    /// # Errors
+    /// [`Error::Threads`] if the system does not give them.
+    #[cfg(feature = "parallel")]
+    pub fn with_threads(self, threads: usize) -> Result<Self> {
+        if threads == 1 {
+            return Ok(Self { threads: Threads::One, ..self });
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .map_err(|e| Error::Threads { threads, reason: e.to_string() })?;
+        Ok(Self { threads: Threads::Own(pool.into()), ..self })
+    }
+
+    /// Runs with another instruction set than the best one.
+    ///
+    /// # Errors
+    /// [`Error::Isa`] if this processor does not have it.
+    pub fn with_isa(self, isa: Isa) -> Result<Self> {
+        let best = Isa::detect();
+        if isa != Isa::Baseline && isa != best {
+            return Err(Error::Isa { wanted: isa.name(), available: vec![best.name()] });
+        }
+        Ok(Self { isa, ..self })
+    }
+
+    /// Prepares an optimizer for one tensor, with [`Layout::Auto`].
+    ///
+    /// # Errors
+    /// [`Error::Hyper`], [`Error::Definition`] or [`Error::TooLarge`].
+    pub fn prepare<T: Element, O: Optimizer>(
+        &self,
+        optimizer: O,
+        shape: impl AsRef<[usize]>,
+    ) -> Result<CpuStep<T, O>> {
+        self.prepare_with(optimizer, shape, Layout::Auto)
+    }
+
+    /// Prepares an optimizer for one tensor with the given layout.
+    ///
+    /// # Errors
+    /// [`Error::Hyper`], [`Error::Definition`] or [`Error::TooLarge`].
+    pub fn prepare_with<T: Element, O: Optimizer>(
+        &self,
+        optimizer: O,
+        shape: impl AsRef<[usize]>,
+        layout: Layout,
+    ) -> Result<CpuStep<T, O>> {
+        optimizer.check()?;
+        let recipe = optimizer.recipe();
+        let (dims, plan) = layout.plan(recipe, shape.as_ref())?;
+        let unknown = plan.graph.hypers.iter().find(|name| optimizer.hyper(name).is_none());
+        if let Some(name) = unknown {
+            return Err(plan.graph.error(
+                format!("it asks for the hyper-parameter `{name}`, which its optimizer does not know"),
+                "return its value from `Optimizer::hyper`",
+            ));
+        }
+        Ok(CpuStep {
+            optimizer,
+            recipe,
+            shape: shape.as_ref().to_vec(),
+            runner: Runner::new(self.clone(), recipe, plan, dims),
+            scratch: Vec::new(),
+            t: 0,
+        })
+    }
+}
+
+/// An optimizer prepared for one tensor on the CPU: state, plan, step number.
+#[derive(Debug)]
+pub struct CpuStep<T: Element, O> {
+    optimizer: O,
+    recipe: Recipe,
+    shape: Vec<usize>,
+    runner: Runner<T>,
+    /// For tensors that are not contiguous: parameter and gradient in order.
+    scratch: Vec<T>,
+    t: u64,
+}
+
+impl<T: Element, O: Optimizer> CpuStep<T, O> {
+    /// Updates `param` in place from `grad`.
+    ///
+    /// Both are slices, arrays or views of the registered shape (see [`TensorMut`]). Contiguous
+    /// memory in row-major order is used where it lies; anything else is copied into scratch
+    /// memory and back.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Hyper`] or [`Error::Structure`]; nothing has changed then.
+    pub fn step<'p, 'g>(
+        &mut self,
+        param: impl TensorMut<'p, T>,
+        grad: impl TensorRef<'g, T>,
+    ) -> Result<()> {
+        self.optimizer.check()?;
+        if self.optimizer.recipe() != self.recipe {
+            return Err(Error::Structure {
+                optimizer: self.recipe.name(),
+                what: format!("its settings now select {}", self.optimizer.recipe().name()),
+            });
+        }
+        let (mut param, grad) = (param.lend(), grad.lend());
+        param.check("parameter", &self.shape)?;
+        grad.check("gradient", &self.shape)?;
+        let t = self.t + 1;
+        let optimizer = &self.optimizer;
+        self.runner.prepare_step(t, |name| optimizer.hyper(name).unwrap_or(f64::NAN));
+        let n = self.runner.dims.len();
+        let strided = |contiguous: bool| if contiguous { 0 } else { n };
+        let (p_len, g_len) =
+            (strided(param.slice().is_some()), strided(grad.slice().is_some()));
+        self.scratch.resize((p_len + g_len).max(self.scratch.len()), T::zero());
+        let (p_copy, rest) = self.scratch.split_at_mut(p_len);
+        let g_copy = &mut rest[..g_len];
+        let g = match grad.slice() {
+            Some(g) => g,
+            None => {
+                grad.copy_to(g_copy);
+                g_copy
+            }
+        };
+        if let Some(p) = param.slice() {
+            self.runner.run(p, g);
+        } else {
+            param.copy_to(p_copy);
+            self.runner.run(p_copy, g);
+            param.copy_from(p_copy);
+        }
+        self.t = t;
+        Ok(())
+    }
+
+    /// The optimizer. Numbers may be read here.
+    pub fn optimizer(&self) -> &O {
+        &self.optimizer
+    }
+
+    /// The optimizer, to change hyper-parameters between steps (a schedule sets `lr` here).
+    pub fn optimizer_mut(&mut self) -> &mut O {
+        &mut self.optimizer
+    }
+
+    /// The number of steps taken.
+    pub fn steps(&self) -> u64 {
+        self.t
+    }
+
+    /// Sets the number of steps taken, after state was restored.
+    pub fn set_steps(&mut self, t: u64) {
+        self.t = t;
+    }
+
+    /// The plan by which it runs. Printable.
+    pub fn plan(&self) -> &Plan {
+        &self.runner.plan
+    }
+
+    /// The tensor as the definition sees it.
+    pub fn dims(&self) -> Dims {
+        self.runner.dims
+    }
+
+    /// Bytes of optimizer state.
+    pub fn state_bytes(&self) -> usize {
+        self.runner.dims.state_len(&self.runner.plan) * size_of::<T>()
+    }
+
+    /// Names and shapes of the slots, in the order of the definition.
+    pub fn slots(&self) -> impl Iterator<Item = (&'static str, Shape)> {
+        self.runner.plan.graph.slots.iter().map(|s| (s.name, s.shape))
+    }
+
+    /// A copy of the values of a slot, in row-major order of its shape.
+    ///
+    /// # Errors
+    /// [`Error::NoSlot`].
+    pub fn slot(&self, name: &str) -> Result<Vec<T>> {
+        let s = self.runner.find(name)?;
+        let shape = self.runner.plan.graph.slots[s].shape;
+        Ok(match self.runner.full_index(s) {
+            Some(i) => self.runner.full[i].clone(),
+            None => self.runner.small.slot(s, shape),
+        })
+    }
+
+    /// Overwrites the values of a slot.
+    ///
+    /// # Errors
+    /// [`Error::NoSlot`], or [`Error::Shape`] if the number of values differs.
+    pub fn set_slot(&mut self, name: &str, values: &[T]) -> Result<()> {
+        let s = self.runner.find(name)?;
+        let shape = self.runner.plan.graph.slots[s].shape;
+        let expected = self.runner.dims.count(shape);
+        if values.len() != expected {
+            return Err(Error::Shape {
+                what: format!("slot `{name}`"),
+                expected: vec![expected],
+                found: vec![values.len()],
+            });
+        }
+        match self.runner.full_index(s) {
+            Some(i) => self.runner.full[i].copy_from_slice(values),
+            None => self.runner.small.set_slot(s, shape, values),
+        }
+        Ok(())
+    }
+}
+
+/// A piece of the tensor for one worker.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    b: (usize, usize),
+    rows: (usize, usize),
+    cols: (usize, usize),
+    /// Which piece of a matrix, by rows and by columns.
+    row_piece: usize,
+    col_piece: usize,
+}
+
+/// How the sums of one reduction are kept: one array of `f64` per piece.
+#[derive(Clone, Copy, Debug)]
+struct Sums {
+    /// The reduction's number among the calls.
+    r: usize,
+    /// The node of its result.
+    node: NodeId,
+    axis: Axis,
+    kind: Reduction,
+    level: usize,
+    /// Where its `f64` arrays begin, their number, and the length of each.
+    at: usize,
+    pieces: usize,
+    len: usize,
+}
+
+impl Sums {
+    /// Where the array of a segment's piece begins. Row sums are cut by column pieces only, column
+    /// sums by row pieces only.
+    fn piece(&self, s: &Segment) -> usize {
+        let piece = match self.axis {
+            Axis::Row => s.col_piece,
+            Axis::Col => s.row_piece,
+            // A tensor is cut one way or the other, so one of them is 0.
+            Axis::Matrix | Axis::Tensor => s.row_piece + s.col_piece,
+        };
+        self.at + piece * self.len
+    }
+}
+
+/// What a level does in the tables' terms.
+#[derive(Clone, Debug, Default)]
+struct LevelRun {
+    /// Indices into `Runner::sums`.
+    sums: Vec<usize>,
+    /// (call, node) of the row values that the level reads.
+    rows: Vec<(usize, NodeId)>,
+}
+
+/// Runs a plan over one tensor.
+struct Runner<T: Element> {
+    cpu: Cpu,
+    plan: Plan,
+    dims: Dims,
+    kernels: Vec<(Kernel<T>, Kernel<T>)>,
+    small: Small<T>,
+    full: Vec<Vec<T>>,
+    tables: Tables<T>,
+    segments: Vec<Segment>,
+    /// One per segment: uniforms and column accumulators.
+    contexts: Vec<Context<T>>,
+    sums: Vec<Sums>,
+    partials: Vec<f64>,
+    /// Numbers of the column reductions.
+    col_reductions: Vec<usize>,
+    levels: Vec<LevelRun>,
+    /// (call, node) of the values constant over the tensor, and over a matrix.
+    fixed: Vec<(usize, NodeId)>,
+    per_matrix: Vec<(usize, NodeId)>,
+    /// (call, node) of column values.
+    cols: Vec<(usize, NodeId)>,
+    spare: Vec<T>,
+}
+
+impl<T: Element> fmt::Debug for Runner<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runner")
+            .field("definition", &self.plan.graph.name)
+            .field("dims", &self.dims)
+            .field("segments", &self.segments.len())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Context<T> {
+    uniform: Uniform<T>,
+    /// Column accumulators in the element's precision: a spare row, then one for each column
+    /// reduction, `step` elements apart.
+    acc: Vec<T>,
+    step: usize,
+}
+
+/// Cuts a tensor into segments. The shape alone decides, so that the order of every sum does.
+fn segments(dims: Dims, by_rows: bool, lanes: usize) -> (Vec<Segment>, usize, usize) {
+    let matrix = dims.rows * dims.cols;
+    let wanted = (matrix / SEGMENT).clamp(1, (MAX_SEGMENTS / dims.batch.max(1)).max(1));
+    let (row_step, col_step) = if by_rows {
+        (dims.rows.div_ceil(wanted).max(1), dims.cols.max(1))
+    } else {
+        (dims.rows.max(1), dims.cols.div_ceil(wanted).next_multiple_of(lanes))
+    };
+    let (row_pieces, col_pieces) = (dims.rows.div_ceil(row_step), dims.cols.div_ceil(col_step));
+    let mut list = Vec::new();
+    if dims.is_empty() {
+        return (list, 1, 1);
+    }
+    let batch_step = if wanted == 1 {
+        dims.batch.div_ceil(MAX_SEGMENTS).max((SEGMENT / matrix).max(1))
+    } else {
+        1
+    };
+    for b in (0..dims.batch).step_by(batch_step) {
+        for row_piece in 0..row_pieces {
+            for col_piece in 0..col_pieces {
+                let (r, c) = (row_piece * row_step, col_piece * col_step);
+                list.push(Segment {
+                    b: (b, (b + batch_step).min(dims.batch)),
+                    rows: (r, (r + row_step).min(dims.rows)),
+                    cols: (c, (c + col_step).min(dims.cols)),
+                    row_piece,
+                    col_piece,
+                });
+            }
+        }
+    }
+    (list, row_pieces, col_pieces)
+}
+
+impl<T: Element> Runner<T> {
+    fn new(cpu: Cpu, recipe: Recipe, plan: Plan, dims: Dims) -> Self {
+        let compiled = recipe.kernels::<T>();
+        let compiled = match dims.kind {
+            Kind::Vector => &compiled.vector,
+            Kind::Matrix => &compiled.matrix,
+        };
+        // The tracer has compared the number of levels with what is compiled.
+        let kernels: Vec<_> =
+            compiled.iter().flatten().map(|k| (cpu.isa.kernel(k), k.tail)).collect();
+        let small = Small::new(&plan, dims);
+        let by_rows = dims.kind == Kind::Matrix && plan.fused;
+        let (segments, row_pieces, col_pieces) = segments(dims, by_rows, T::LANES);
+
+        let mut levels = vec![LevelRun::default(); plan.levels.len()];
+        let (mut sums, mut len) = (Vec::new(), 0);
+        let (mut row_like, mut maxima) = ([0u8; MAX_LEVELS], 0u8);
+        let mut identity = [T::zero(); MAX_REDUCTIONS];
+        let mut seen = Vec::new();
+        let mut col_reductions = Vec::new();
+        let used = plan.graph.reachable();
+        for (r, &(a, node)) in plan.graph.reductions.iter().enumerate() {
+            let Op::Reduce(kind, axis, _) = plan.graph.nodes[node].op else { continue };
+            if axis == Axis::Col {
+                col_reductions.push(r);
+            }
+            if kind == Reduction::Max {
+                maxima |= 1 << r;
+                identity[r] = T::neg_infinity();
+            }
+            if !used[node] || seen.contains(&node) {
+                continue;
+            }
+            seen.push(node);
+            let level = usize::from(plan.graph.nodes[a].level);
+            if axis != Axis::Col {
+                row_like[level] |= 1 << r;
+            }
+            let extent = match axis {
+                Axis::Row => dims.batch * dims.rows,
+                Axis::Col => dims.batch * small.stride,
+                Axis::Matrix | Axis::Tensor => dims.batch,
+            };
+            let pieces = match axis {
+                Axis::Row => col_pieces,
+                Axis::Col => row_pieces,
+                Axis::Matrix | Axis::Tensor => row_pieces.max(col_pieces),
+            };
+            levels[level].sums.push(sums.len());
+            sums.push(Sums { r, node, axis, kind, level, at: len, pieces, len: extent });
+            len += extent * pieces;
+        }
+
+        // Which calls the loops read from tables, by shape.
+        let (mut fixed, mut per_matrix, mut cols) = (Vec::new(), Vec::new(), Vec::new());
+        for (call, &n) in plan.graph.calls.iter().enumerate() {
+            let read = |l: &crate::plan::Level| l.reads.contains(&n);
+            let any = plan.hosts.contains(&n) || plan.levels.iter().any(read);
+            match plan.graph.nodes[n].shape {
+                Shape::Host | Shape::Scalar if any => fixed.push((call, n)),
+                Shape::Matrix if any => per_matrix.push((call, n)),
+                Shape::Cols if any => cols.push((call, n)),
+                Shape::Rows => {
+                    for (run, level) in levels.iter_mut().zip(&plan.levels) {
+                        if read(level) {
+                            run.rows.push((call, n));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+
+        let widest = segments.iter().map(|s| s.cols.1 - s.cols.0).max().unwrap_or(0);
+        // A distance that is no multiple of 4096 bytes: accumulators of one column must not
+        // compete for the same place in the cache.
+        let step = widest.next_multiple_of(T::LANES) + 2 * T::LANES;
+        let contexts = segments
+            .iter()
+            .map(|_| Context {
+                uniform: Uniform {
+                    values: [T::zero(); MAX_CALLS],
+                    col_acc: [std::ptr::null_mut(); MAX_REDUCTIONS],
+                },
+                acc: vec![T::zero(); (col_reductions.len() + 1) * step],
+                step,
+            })
+            .collect();
+        let full = plan.graph.full_slots().map(|s| {
+            vec![T::narrow(plan.graph.slots[s].init); dims.len()]
+        });
+        Self {
+            full: full.collect(),
+            spare: vec![T::zero(); dims.batch * small.stride],
+            partials: vec![0.0; len],
+            tables: Tables {
+                grad: std::ptr::null(),
+                param: std::ptr::null_mut(),
+                slots: [std::ptr::null_mut(); MAX_FULL_SLOTS],
+                cols: [std::ptr::null(); MAX_CALLS],
+                identity,
+                row_like,
+                maxima,
+            },
+            cpu,
+            plan,
+            dims,
+            kernels,
+            small,
+            segments,
+            contexts,
+            sums,
+            col_reductions,
+            levels,
+            fixed,
+            per_matrix,
+            cols,
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<usize> {
+        let slots = &self.plan.graph.slots;
+        slots.iter().position(|s| s.name == name).ok_or_else(|| Error::NoSlot {
+            definition: self.plan.graph.name,
+            name: name.into(),
+            known: slots.iter().map(|s| s.name).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    fn full_index(&self, slot: usize) -> Option<usize> {
+        self.plan.graph.full_slots().position(|s| s == slot)
+    }
+
+    /// Evaluates the Host values of step `t`.
+    fn prepare_step(&mut self, t: u64, hyper: impl Fn(&str) -> f64) {
+        self.small.eval_hosts(&self.plan, t, hyper);
+    }
+
+    /// One step over contiguous memory of the right length.
+    fn run(&mut self, param: &mut [T], grad: &[T]) {
+        if self.dims.is_empty() {
+            return;
+        }
+        let tables = &mut self.tables;
+        tables.grad = grad.as_ptr();
+        tables.param = param.as_mut_ptr();
+        tables.slots = [tables.param; MAX_FULL_SLOTS];
+        for (to, slot) in tables.slots.iter_mut().zip(&mut self.full) {
+            *to = slot.as_mut_ptr();
+        }
+        tables.cols = [self.spare.as_ptr(); MAX_CALLS];
+        for &(call, n) in &self.cols {
+            tables.cols[call] = self.small.node_ptr(n);
+        }
+        let mut settled = 0;
+        for i in 0..self.plan.sweeps.len() {
+            let first = self.plan.sweeps[i].levels.start;
+            self.settle(settled..first + 1);
+            settled = first + 1;
+            self.sweep(i);
+            self.finish(i);
+        }
+        self.settle(settled..self.plan.settles.len());
+    }
+
+    fn settle(&mut self, levels: std::ops::Range<usize>) {
+        let table = self.small.table();
+        for k in levels {
+            for &n in &self.plan.settles[k] {
+                // SAFETY: no sweep is running, operands come before their users.
+                unsafe { table.settle(&self.plan, n, 0..self.dims.batch, 0..self.dims.rows) };
+            }
+            for (slot, n) in self.plan.commits(k) {
+                // SAFETY: no sweep is running.
+                unsafe { table.commit(&self.plan, slot, n) };
+            }
+        }
+    }
+
+    fn sweep(&mut self, index: usize) {
+        let table = self.small.table();
+        let job = Job {
+            sweep: &self.plan.sweeps[index],
+            plan: &self.plan,
+            dims: self.dims,
+            stride: self.dims.cols.next_multiple_of(T::LANES),
+            kernels: &self.kernels,
+            tables: &self.tables,
+            table,
+            sums: &self.sums,
+            levels: &self.levels,
+            fixed: &self.fixed,
+            per_matrix: &self.per_matrix,
+            col_reductions: &self.col_reductions,
+            #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
+            cols: self.dims.cols as f64,
+            partials: Partials(self.partials.as_mut_ptr()),
+        };
+        let work = |(segment, context): (&Segment, &mut Context<T>)| {
+            // SAFETY: segments are disjoint, each has its own context, and all of them lie within
+            // the tensor.
+            unsafe { job.segment(segment, context) };
+        };
+        match &self.cpu.threads {
+            #[cfg(feature = "parallel")]
+            Threads::Current if self.segments.len() > 1 => {
+                use rayon::prelude::*;
+                self.segments.par_iter().zip(&mut self.contexts).for_each(work);
+            }
+            #[cfg(feature = "parallel")]
+            Threads::Own(pool) if self.segments.len() > 1 => {
+                use rayon::prelude::*;
+                let (segments, contexts) = (&self.segments, &mut self.contexts);
+                pool.install(|| segments.par_iter().zip(contexts).for_each(work));
+            }
+            _ => self.segments.iter().zip(&mut self.contexts).for_each(work),
+        }
+    }
+
+    /// Turns the sums of a sweep into the values of their nodes.
+    fn finish(&mut self, index: usize) {
+        for sums in &self.sums {
+            if !self.plan.sweeps[index].levels.contains(&sums.level) {
+                continue;
+            }
+            if sums.axis == Axis::Row && sums.pieces == 1 {
+                continue; // finished row by row
+            }
+            let out = self.small.node_ptr(sums.node);
+            let partials = &self.partials[sums.at..][..sums.len * sums.pieces];
+            #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
+            let n = settle::count(self.dims, sums.axis) as f64;
+            let all = |terms: &mut dyn Iterator<Item = f64>| {
+                terms.fold(identity(sums.kind), |a, b| join(sums.kind, a, b))
+            };
+            let total =
+                |i: usize| all(&mut (0..sums.pieces).map(|p| partials[p * sums.len + i]));
+            let value = |total: f64| {
+                T::narrow(if sums.kind == Reduction::Mean { total / n } else { total })
+            };
+            let write = |i: usize, x: T| {
+                // SAFETY: the node's array has the extent of its shape.
+                unsafe { out.add(i).write(x) };
+            };
+            if sums.axis == Axis::Tensor {
+                write(0, value(all(&mut (0..sums.len).map(total))));
+            } else {
+                for i in 0..sums.len {
+                    write(i, value(total(i)));
+                }
+            }
+        }
+    }
+}
+
+/// The `f64` partial sums, open to several workers.
+#[derive(Clone, Copy)]
+struct Partials(*mut f64);
+
+// SAFETY: each segment writes only its own piece.
+unsafe impl Send for Partials {}
+// SAFETY: as above.
+unsafe impl Sync for Partials {}
+
+/// One sweep, as all workers see it.
+struct Job<'a, T> {
+    sweep: &'a crate::plan::Sweep,
+    plan: &'a Plan,
+    dims: Dims,
+    stride: usize,
+    kernels: &'a [(Kernel<T>, Kernel<T>)],
+    tables: &'a Tables<T>,
+    table: Table<'a, T>,
+    sums: &'a [Sums],
+    levels: &'a [LevelRun],
+    fixed: &'a [(usize, NodeId)],
+    per_matrix: &'a [(usize, NodeId)],
+    col_reductions: &'a [usize],
+    /// The number of columns.
+    cols: f64,
+    partials: Partials,
+}
+
+impl<T: Element> Job<'_, T> {
+    /// # Safety
+    /// The segment lies within the tensor and no other worker has it.
+    unsafe fn segment(&self, s: &Segment, context: &mut Context<T>) {
+        for &(call, n) in self.fixed {
+            let host = self.plan.graph.nodes[n].shape == Shape::Host;
+            // SAFETY: the value was settled before the sweep.
+            let value = if host { self.table.host(n) } else { unsafe { *self.table.ptr(n) } };
+            context.uniform.values[call] = value;
+        }
+        for b in s.b.0..s.b.1 {
+            // SAFETY: the caller's contract; `b` is one of the segment's batch entries.
+            unsafe { self.matrix(s, b, context) };
+        }
+    }
+
+    /// The sums of the sweep's levels.
+    fn sums(&self) -> impl Iterator<Item = &Sums> {
+        self.sweep.levels.clone().flat_map(|k| &self.levels[k].sums).map(|&i| &self.sums[i])
+    }
+
+    /// One batch entry of a segment.
+    ///
+    /// # Safety
+    /// As for [`segment`](Self::segment); `b` is one of its batch entries.
+    unsafe fn matrix(&self, s: &Segment, b: usize, context: &mut Context<T>) {
+        let (c0, cols) = (s.cols.0, s.cols.1 - s.cols.0);
+        let Context { uniform, acc, step } = context;
+        let step = *step;
+        // Accumulators are addressed by the column that the loops count, which starts elsewhere.
+        let first_col = b * self.stride + c0;
+        let acc = acc.as_mut_ptr();
+        let acc_of = |place: usize| acc.wrapping_add(place * step);
+        uniform.col_acc = [acc_of(0).wrapping_sub(first_col); MAX_REDUCTIONS];
+        for (&r, place) in self.col_reductions.iter().zip(1..) {
+            uniform.col_acc[r] = acc_of(place).wrapping_sub(first_col);
+        }
+        for &(call, n) in self.per_matrix {
+            // SAFETY: settled before the sweep; one value per batch entry.
+            uniform.values[call] = unsafe { *self.table.ptr(n).add(b) };
+        }
+        for sums in self.sums() {
+            let identity = identity(sums.kind);
+            match sums.axis {
+                Axis::Row => {}
+                // SAFETY: this segment's own piece.
+                Axis::Matrix | Axis::Tensor => unsafe {
+                    *self.partials.0.add(sums.piece(s) + b) = identity;
+                },
+                Axis::Col => {
+                    let place = 1 + self.place(sums.r);
+                    for j in 0..cols {
+                        // SAFETY: this segment's own piece and its own accumulators.
+                        unsafe {
+                            *self.partials.0.add(sums.piece(s) + first_col + j) = identity;
+                            *acc_of(place).add(j) = T::narrow(identity);
+                        }
+                    }
+                }
+            }
+        }
+
+        let levels = self.sweep.levels.clone();
+        let block = if levels.len() > 1 { (BLOCK / cols).clamp(1, FOLD) } else { FOLD };
+        let mut unfolded = 0;
+        let mut row = s.rows.0;
+        while row < s.rows.1 {
+            let end = (row + block).min(s.rows.1);
+            for k in levels.clone() {
+                for &n in &self.sweep.local {
+                    if usize::from(self.plan.graph.nodes[n].level) == k {
+                        // SAFETY: these rows are this worker's own, operands come first.
+                        unsafe { self.table.settle(self.plan, n, b..b + 1, row..end) };
+                    }
+                }
+                for i in row..end {
+                    // SAFETY: the row's piece lies within the segment.
+                    unsafe { self.row(s, b, i, k, uniform) };
+                }
+            }
+            unfolded += end - row;
+            row = end;
+            if unfolded + block > FOLD || row == s.rows.1 {
+                unfolded = 0;
+                for sums in self.sums().filter(|sums| sums.axis == Axis::Col) {
+                    let from = acc_of(1 + self.place(sums.r));
+                    // SAFETY: this segment's own piece and its own accumulators.
+                    unsafe {
+                        let to = self.partials.0.add(sums.piece(s) + first_col);
+                        fold(sums.kind, from, to, cols);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The place of a column reduction among the accumulators.
+    fn place(&self, r: usize) -> usize {
+        self.col_reductions.iter().position(|&c| c == r).unwrap_or(0)
+    }
+
+    /// One level over one row of a segment.
+    ///
+    /// # Safety
+    /// As for [`matrix`](Self::matrix); row `i` is one of the segment's.
+    unsafe fn row(&self, s: &Segment, b: usize, i: usize, k: usize, uniform: &mut Uniform<T>) {
+        let run = &self.levels[k];
+        let row = b * self.dims.rows + i;
+        for &(call, n) in &run.rows {
+            // SAFETY: settled before; one value per row.
+            uniform.values[call] = unsafe { *self.table.ptr(n).add(row) };
+        }
+        let mut out = [0.0; MAX_REDUCTIONS];
+        for &x in &run.sums {
+            out[self.sums[x].r] = identity(self.sums[x].kind);
+        }
+        let (c0, c1) = s.cols;
+        let (main, tail) = self.kernels[k];
+        let (mut at, mut col) = (row * self.dims.cols + c0, b * self.stride + c0);
+        let mut left = c1 - c0;
+        while left >= T::LANES {
+            let n = (left.min(TILE)) / T::LANES;
+            // SAFETY: the span lies within the row; the instruction set was checked.
+            unsafe { main(self.tables, uniform, Span { at, col, n }, &mut out) };
+            let done = n * T::LANES;
+            (at, col, left) = (at + done, col + done, left - done);
+        }
+        if left > 0 {
+            // SAFETY: as above, with the elements that are left.
+            unsafe { tail(self.tables, uniform, Span { at, col, n: left }, &mut out) };
+        }
+        for &x in &run.sums {
+            let sums = &self.sums[x];
+            let value = out[sums.r];
+            // SAFETY: this row's and this segment's own places.
+            unsafe {
+                match sums.axis {
+                    Axis::Col => {}
+                    Axis::Row if sums.pieces == 1 => {
+                        let value = match sums.kind {
+                            Reduction::Mean => value / self.cols,
+                            Reduction::Max => value,
+                        };
+                        *self.table.ptr(sums.node).add(row) = T::narrow(value);
+                    }
+                    Axis::Row => *self.partials.0.add(sums.piece(s) + row) = value,
+                    Axis::Matrix | Axis::Tensor => {
+                        let sum = self.partials.0.add(sums.piece(s) + b);
+                        *sum = join(sums.kind, *sum, value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn identity(kind: Reduction) -> f64 {
+    match kind {
+        Reduction::Mean => 0.0,
+        Reduction::Max => f64::NEG_INFINITY,
+    }
+}
+
+fn join(kind: Reduction, a: f64, b: f64) -> f64 {
+    match kind {
+        Reduction::Mean => a + b,
+        Reduction::Max => a.max(b),
+    }
+}
+
+/// Moves column sums from the element's precision to `f64`.
+///
+/// # Safety
+/// Both arrays have `n` elements.
+unsafe fn fold<T: Element>(kind: Reduction, from: *mut T, to: *mut f64, n: usize) {
+    for j in 0..n {
+        // SAFETY: the caller's contract.
+        unsafe {
+            *to.add(j) = join(kind, *to.add(j), (*from.add(j)).widen());
+            *from.add(j) = T::narrow(identity(kind));
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! optimizers
+pub mod adam;
+pub mod came;
+pub use adam::*;
+pub use came::*;

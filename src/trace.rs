@@ -1,0 +1,472 @@
+//! Interpreter 1: records a definition as a graph.
+//!
+//! Equal operations on equal operands become one node (hash-consing). Every node knows its
+//! [`Shape`] and its *level*: the number of full-size reductions on the longest path to it. From
+//! this graph come the [`Plan`](crate::Plan), the shaders, and the tables of the CPU's loops.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::Location;
+
+use crate::definition::Definition;
+use crate::error::{Error, Result};
+use crate::value::{Axis, Binary, Interpreter, Reduction, Shape, SlotDecl, Step, Unary};
+
+/// How the elements of a tensor are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// One long vector.
+    Vector,
+    /// Batch × rows × cols.
+    Matrix,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Vector => "vector",
+            Self::Matrix => "matrix",
+        })
+    }
+}
+
+/// A node of a [`Graph`], by its number.
+pub type NodeId = usize;
+
+/// A slot of a [`Graph`], by its number.
+pub type SlotId = usize;
+
+/// What a node computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// A number in the text, by its bits.
+    Literal(u64),
+    /// A hyper-parameter, by its number in [`Graph::hypers`].
+    Hyper(usize),
+    /// The step number.
+    StepNumber,
+    /// The number of elements along an axis.
+    Count(Axis),
+    /// The gradient.
+    Grad,
+    /// The parameter before the step.
+    Param,
+    /// A slot before the step.
+    Old(SlotId),
+    /// What was just stored in a full-size slot. At later levels it is read back.
+    New(SlotId, NodeId),
+    /// An operation of one operand.
+    Unary(Unary, NodeId),
+    /// An operation of two operands.
+    Binary(Binary, NodeId, NodeId),
+    /// `[a, b, x, y]`: `x` where `a < b`, else `y`.
+    Select([NodeId; 4]),
+    /// A reduction.
+    Reduce(Reduction, Axis, NodeId),
+}
+
+impl Op {
+    /// The operands.
+    pub(crate) fn args(&self) -> impl Iterator<Item = NodeId> + use<> {
+        let (list, n) = match *self {
+            Self::New(_, a) | Self::Unary(_, a) | Self::Reduce(_, _, a) => ([a, 0, 0, 0], 1),
+            Self::Binary(_, a, b) => ([a, b, 0, 0], 2),
+            Self::Select(list) => (list, 4),
+            _ => ([0; 4], 0),
+        };
+        list.into_iter().take(n)
+    }
+}
+
+/// A value of the traced definition.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Node {
+    /// What it computes.
+    pub op: Op,
+    /// How far it varies.
+    pub shape: Shape,
+    /// The number of full-size reductions on the longest path to it.
+    pub level: u8,
+}
+
+/// A traced definition.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    /// The definition's name.
+    pub name: &'static str,
+    /// How the tensor was seen.
+    pub kind: Kind,
+    /// The nodes; operands come before their users.
+    pub nodes: Vec<Node>,
+    /// Names of the hyper-parameters, in order of first use.
+    pub hypers: Vec<&'static str>,
+    /// The declared slots, in order of declaration.
+    pub slots: Vec<SlotDecl>,
+    /// The new value of each slot.
+    pub stores: Vec<NodeId>,
+    /// The new value of the parameter.
+    pub param: NodeId,
+    /// The node of each call in order, before hash-consing: what the CPU's lanes count by.
+    pub(crate) calls: Vec<NodeId>,
+    /// The operand of each full-size reduction call, in order, and the node of its result.
+    pub(crate) reductions: Vec<(NodeId, NodeId)>,
+}
+
+impl Graph {
+    /// Records one run of a definition's step.
+    ///
+    /// # Errors
+    /// [`Error::Definition`] if it breaks a rule that can be seen without a plan: shapes of slots,
+    /// powers of values that are not Host, missing or double stores, a wrong [`Definition::LEVELS`].
+    pub fn trace<D: Definition>(kind: Kind) -> Result<Self> {
+        let trace = Trace {
+            matrix: kind == Kind::Matrix,
+            graph: RefCell::new(Self {
+                name: D::NAME,
+                kind,
+                nodes: Vec::new(),
+                hypers: Vec::new(),
+                slots: Vec::new(),
+                stores: Vec::new(),
+                param: usize::MAX,
+                calls: Vec::new(),
+                reductions: Vec::new(),
+            }),
+            known: RefCell::default(),
+            error: RefCell::default(),
+        };
+        D::step(Step::new(&trace));
+        if let Some(error) = trace.error.into_inner() {
+            return Err(error);
+        }
+        let graph = trace.graph.into_inner();
+        graph.check(D::LEVELS.of(kind), kind == Kind::Vector && D::LEVELS.matrix == 0)?;
+        Ok(graph)
+    }
+
+    pub(crate) fn error(&self, problem: String, remedy: impl Into<String>) -> Error {
+        Error::Definition { definition: self.name, problem, remedy: remedy.into() }
+    }
+
+    fn check(&self, stated: u8, flat: bool) -> Result<()> {
+        if self.param == usize::MAX {
+            return Err(self.error(
+                "it never sets the parameter".into(),
+                "call `set_param` once, at the end of `step`",
+            ));
+        }
+        if let Some(slot) = self.stores.iter().position(|&n| n == usize::MAX) {
+            return Err(self.error(
+                format!("slot `{}` is declared but never set", self.slots[slot].name),
+                "set it once in every step, or do not declare it",
+            ));
+        }
+        for (what, len, most) in [
+            ("operations", self.calls.len(), crate::cpu::MAX_CALLS),
+            ("full-size slots", self.full_slots().count(), crate::cpu::MAX_FULL_SLOTS),
+            ("full-size reductions", self.reductions.len(), crate::cpu::MAX_REDUCTIONS),
+        ] {
+            if len > most {
+                return Err(self.error(
+                    format!("it has {len} {what}, and the limit is {most}"),
+                    "split it or compute less",
+                ));
+            }
+        }
+        let levels = 1 + self.stored().map(|n| self.nodes[n].level).max().unwrap_or(0);
+        // The last settle may be for small slots only: then no loop is needed at that level.
+        let loops = 1 + self
+            .stored()
+            .filter(|&n| self.nodes[n].shape == Shape::Full || n == self.param)
+            .chain(self.needed_reductions())
+            .map(|n| self.nodes[n].level)
+            .max()
+            .unwrap_or(0);
+        debug_assert!(loops <= levels, "loops are counted among the levels");
+        if loops != stated {
+            let kind = self.kind;
+            return Err(self.error(
+                format!("its LEVELS says {stated} for a {kind}, but it has {loops}"),
+                match (flat, kind) {
+                    (true, _) => format!("write `Levels::flat({loops})`"),
+                    (_, Kind::Vector) => format!("write `Levels::factored({loops}, …)`"),
+                    (_, Kind::Matrix) => format!("write `Levels::factored(…, {loops})`"),
+                },
+            ));
+        }
+        Ok(())
+    }
+
+    /// All stored nodes: the parameter first, then the slots.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = NodeId> {
+        std::iter::once(self.param).chain(self.stores.iter().copied())
+    }
+
+    /// Operands of the full-size reductions that something stored depends on.
+    fn needed_reductions(&self) -> impl Iterator<Item = NodeId> {
+        let used = self.reachable();
+        self.reductions.iter().filter(move |(_, r)| used[*r]).map(|(a, _)| *a)
+    }
+
+    /// Which nodes something stored depends on.
+    pub(crate) fn reachable(&self) -> Vec<bool> {
+        let mut used = vec![false; self.nodes.len()];
+        for n in self.stored() {
+            used[n] = true;
+        }
+        for n in (0..self.nodes.len()).rev() {
+            if used[n] {
+                for a in self.nodes[n].op.args() {
+                    used[a] = true;
+                }
+            }
+        }
+        used
+    }
+
+    /// The full-size slots, in the order of declaration, which is also that of the CPU's tables.
+    pub(crate) fn full_slots(&self) -> impl Iterator<Item = SlotId> {
+        (0..self.slots.len()).filter(|&s| self.slots[s].shape == Shape::Full)
+    }
+
+    /// A node in words, its operands by number.
+    pub(crate) fn describe(&self, n: NodeId) -> String {
+        let node = &self.nodes[n];
+        match node.op {
+            Op::Literal(bits) => format!("{:?}", f64::from_bits(bits)),
+            Op::Hyper(h) => self.hypers[h].to_string(),
+            Op::StepNumber => "t".into(),
+            Op::Count(axis) => format!("count({axis:?})"),
+            Op::Grad => "grad".into(),
+            Op::Param => "param".into(),
+            Op::Old(s) => format!("old {}", self.slots[s].name),
+            Op::New(s, a) => format!("new {} = %{a}", self.slots[s].name),
+            Op::Unary(op, a) => format!("{op:?}(%{a})").to_lowercase(),
+            Op::Binary(Binary::Add, a, b) => format!("%{a} + %{b}"),
+            Op::Binary(Binary::Sub, a, b) => format!("%{a} - %{b}"),
+            Op::Binary(Binary::Mul, a, b) => format!("%{a} * %{b}"),
+            Op::Binary(Binary::Div, a, b) => format!("%{a} / %{b}"),
+            Op::Binary(op, a, b) => format!("{op:?}(%{a}, %{b})").to_lowercase(),
+            Op::Select([a, b, x, y]) => format!("if %{a} < %{b} then %{x} else %{y}"),
+            Op::Reduce(kind, axis, a) => format!("{axis:?} {kind:?}(%{a})").to_lowercase(),
+        }
+    }
+}
+
+impl fmt::Display for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} of a {}", self.name, self.kind)?;
+        for (n, node) in self.nodes.iter().enumerate() {
+            writeln!(f, "%{n:<3} {:6} level {}  {}", node.shape, node.level, self.describe(n))?;
+        }
+        for (slot, value) in self.slots.iter().zip(&self.stores) {
+            writeln!(f, "{} ({}) <- %{value}", slot.name, slot.shape)?;
+        }
+        write!(f, "param <- %{}", self.param)
+    }
+}
+
+/// The recording interpreter.
+struct Trace {
+    matrix: bool,
+    graph: RefCell<Graph>,
+    known: RefCell<HashMap<Op, NodeId>>,
+    error: RefCell<Option<Error>>,
+}
+
+impl Trace {
+    /// Appends a node, or finds the equal one.
+    fn node(&self, op: Op, shape: Shape, level: u8) -> NodeId {
+        *self.known.borrow_mut().entry(op).or_insert_with(|| {
+            let nodes = &mut self.graph.borrow_mut().nodes;
+            nodes.push(Node { op, shape, level });
+            nodes.len() - 1
+        })
+    }
+
+    /// A node that is the result of a call that the lanes count.
+    fn call(&self, op: Op, shape: Shape, level: u8) -> NodeId {
+        let node = self.node(op, shape, level);
+        self.graph.borrow_mut().calls.push(node);
+        node
+    }
+
+    fn get(&self, n: NodeId) -> Node {
+        self.graph.borrow().nodes[n]
+    }
+
+    /// Keeps the first error.
+    fn fail(&self, error: impl FnOnce(&Graph) -> Error) {
+        let mut slot = self.error.borrow_mut();
+        if slot.is_none() {
+            *slot = Some(error(&self.graph.borrow()));
+        }
+    }
+
+    fn joined(&self, args: &[NodeId]) -> (Shape, u8) {
+        args.iter().fold((Shape::Host, 0), |(shape, level), &a| {
+            let node = self.get(a);
+            (shape.join(node.shape), level.max(node.level))
+        })
+    }
+}
+
+fn place(location: &Location<'_>) -> String {
+    format!("{}:{}:{}", location.file(), location.line(), location.column())
+}
+
+impl Interpreter for Trace {
+    type Repr = NodeId;
+    type Slot = SlotId;
+
+    fn is_matrix(&self) -> bool {
+        self.matrix
+    }
+
+    fn literal(&self, x: f64) -> NodeId {
+        self.call(Op::Literal(x.to_bits()), Shape::Host, 0)
+    }
+
+    fn hyper(&self, name: &'static str) -> NodeId {
+        let h = {
+            let hypers = &mut self.graph.borrow_mut().hypers;
+            hypers.iter().position(|&h| h == name).unwrap_or_else(|| {
+                hypers.push(name);
+                hypers.len() - 1
+            })
+        };
+        self.call(Op::Hyper(h), Shape::Host, 0)
+    }
+
+    fn step_number(&self) -> NodeId {
+        self.call(Op::StepNumber, Shape::Host, 0)
+    }
+
+    fn count(&self, axis: Axis) -> NodeId {
+        self.call(Op::Count(axis), Shape::Scalar, 0)
+    }
+
+    fn grad(&self) -> NodeId {
+        self.node(Op::Grad, Shape::Full, 0)
+    }
+
+    fn param(&self) -> NodeId {
+        self.node(Op::Param, Shape::Full, 0)
+    }
+
+    fn unary(&self, op: Unary, a: NodeId) -> NodeId {
+        let (shape, level) = self.joined(&[a]);
+        self.call(Op::Unary(op, a), shape, level)
+    }
+
+    #[track_caller]
+    fn binary(&self, op: Binary, a: NodeId, b: NodeId) -> NodeId {
+        let (shape, level) = self.joined(&[a, b]);
+        if op == Binary::Pow && shape != Shape::Host {
+            let location = Location::caller();
+            self.fail(|g| {
+                g.error(
+                    format!("the power at {} has an operand of shape {shape}", place(location)),
+                    "powers are for Host values; write `square`, `sqrt` or products of them",
+                )
+            });
+        }
+        self.call(Op::Binary(op, a, b), shape, level)
+    }
+
+    fn select_less(&self, a: NodeId, b: NodeId, x: NodeId, y: NodeId) -> NodeId {
+        let args = [a, b, x, y];
+        let (shape, level) = self.joined(&args);
+        self.call(Op::Select(args), shape, level)
+    }
+
+    fn reduce(&self, kind: Reduction, axis: Axis, a: NodeId) -> NodeId {
+        let node = self.get(a);
+        let shape = node.shape.reduced(axis);
+        if shape == node.shape {
+            // Nothing varies along this axis: mean and max are the value itself.
+            self.graph.borrow_mut().calls.push(a);
+            return a;
+        }
+        let full = node.shape == Shape::Full;
+        let result = self.call(Op::Reduce(kind, axis, a), shape, node.level + u8::from(full));
+        if full {
+            self.graph.borrow_mut().reductions.push((a, result));
+        }
+        result
+    }
+
+    #[track_caller]
+    fn slot(&self, decl: SlotDecl) -> SlotId {
+        let location = Location::caller();
+        if decl.shape == Shape::Host {
+            self.fail(|g| {
+                g.error(
+                    format!("slot `{}` at {} has shape Host", decl.name, place(location)),
+                    "state belongs to a tensor: declare it with shape Scalar",
+                )
+            });
+        }
+        if self.graph.borrow().slots.iter().any(|s| s.name == decl.name) {
+            self.fail(|g| {
+                g.error(
+                    format!("slot `{}` is declared twice, again at {}", decl.name, place(location)),
+                    "declare it once and keep the `Slot`, which is `Copy`",
+                )
+            });
+        }
+        let mut graph = self.graph.borrow_mut();
+        graph.slots.push(decl);
+        graph.stores.push(usize::MAX);
+        graph.slots.len() - 1
+    }
+
+    fn old(&self, slot: SlotId) -> NodeId {
+        let shape = self.graph.borrow().slots[slot].shape;
+        self.call(Op::Old(slot), shape, 0)
+    }
+
+    #[track_caller]
+    fn store(&self, slot: SlotId, value: NodeId) -> NodeId {
+        let location = Location::caller();
+        let decl = self.graph.borrow().slots[slot];
+        let node = self.get(value);
+        if !node.shape.fits(decl.shape) {
+            self.fail(|g| {
+                Error::shape_clash(g.name, decl.name, decl.shape, node.shape, &place(location))
+            });
+        }
+        if self.graph.borrow().stores[slot] != usize::MAX {
+            self.fail(|g| {
+                g.error(
+                    format!("slot `{}` is set twice, again at {}", decl.name, place(location)),
+                    "set it once and use the value that `set` returns",
+                )
+            });
+        }
+        let stored = if decl.shape == Shape::Full {
+            self.node(Op::New(slot, value), Shape::Full, node.level)
+        } else {
+            value
+        };
+        let mut graph = self.graph.borrow_mut();
+        graph.calls.push(stored);
+        graph.stores[slot] = stored;
+        stored
+    }
+
+    #[track_caller]
+    fn store_param(&self, value: NodeId) {
+        let location = Location::caller();
+        if self.graph.borrow().param != usize::MAX {
+            self.fail(|g| {
+                g.error(
+                    format!("the parameter is set twice, again at {}", place(location)),
+                    "compute the whole update first and call `set_param` once",
+                )
+            });
+        }
+        self.graph.borrow_mut().param = value;
+    }
+}
