@@ -115,7 +115,12 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
     fn small(&self, shape: Shape, level: u8) -> Repr<V> {
         // SAFETY: lanes exist only inside kernels, whose contract covers the instruction set.
         let v = unsafe { V::splat(V::T::zero()) };
-        Repr { v, call: self.count_call(), shape, level }
+        Repr {
+            v,
+            call: self.count_call(),
+            shape,
+            level,
+        }
     }
 
     /// The value as a vector.
@@ -134,7 +139,12 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
     /// A value that is Full.
     #[inline(always)]
     fn computed(&self, v: V, level: u8) -> Repr<V> {
-        Repr { v, call: self.count_call(), shape: Shape::Full, level }
+        Repr {
+            v,
+            call: self.count_call(),
+            shape: Shape::Full,
+            level,
+        }
     }
 
     #[inline(always)]
@@ -177,7 +187,12 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
 
     #[inline(always)]
     fn full(&self, from: *const V::T) -> Repr<V> {
-        Repr { v: self.load(from), call: 0, shape: Shape::Full, level: 0 }
+        Repr {
+            v: self.load(from),
+            call: 0,
+            shape: Shape::Full,
+            level: 0,
+        }
     }
 
     /// Padding of a tail is never added: it is replaced by what the reduction starts from.
@@ -338,7 +353,10 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool> Interpreter
         if matches!(decl.shape, Shape::Full) {
             self.slots.set(full + 1);
         }
-        LaneSlot { full: full % MAX_FULL_SLOTS, shape: decl.shape }
+        LaneSlot {
+            full: full % MAX_FULL_SLOTS,
+            shape: decl.shape,
+        }
     }
 
     #[inline(always)]
@@ -393,13 +411,7 @@ unsafe fn join<V: Simd>(kind: Reduction, acc: V, v: V) -> V {
 /// # Safety
 /// As for [`Kernel`].
 #[inline(always)]
-unsafe fn body<
-    D: Definition,
-    V: Simd,
-    const LEVEL: u8,
-    const MATRIX: bool,
-    const TAIL: bool,
->(
+unsafe fn body<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>(
     tables: &Tables<V::T>,
     uniform: &Uniform<V::T>,
     span: Span,
@@ -519,7 +531,11 @@ pub(crate) struct LevelKernels<T> {
 }
 
 /// The compiled loops of a definition: `[level]`, none beyond its last level.
-#[allow(unnameable_types, missing_debug_implementations, reason = "an inner part of `Recipe`")]
+#[allow(
+    unnameable_types,
+    missing_debug_implementations,
+    reason = "an inner part of `Recipe`"
+)]
 pub struct Kernels<T> {
     pub(crate) vector: [Option<LevelKernels<T>>; MAX_LEVELS],
     pub(crate) matrix: [Option<LevelKernels<T>>; MAX_LEVELS],
@@ -531,7 +547,11 @@ struct At<D, T, const LEVEL: u8, const MATRIX: bool>(std::marker::PhantomData<(D
 
 impl<D: Definition, T: Element, const LEVEL: u8, const MATRIX: bool> At<D, T, LEVEL, MATRIX> {
     const KERNELS: Option<LevelKernels<T>> = {
-        let levels = if MATRIX { D::LEVELS.matrix } else { D::LEVELS.vector };
+        let levels = if MATRIX {
+            D::LEVELS.matrix
+        } else {
+            D::LEVELS.vector
+        };
         if LEVEL < levels {
             Some(LevelKernels {
                 baseline: baseline::<D, T::Baseline, LEVEL, MATRIX, false>,
@@ -561,6 +581,9 @@ impl<T: Element> Kernels<T> {
                 ]
             };
         }
-        Self { vector: levels!(false), matrix: levels!(true) }
+        Self {
+            vector: levels!(false),
+            matrix: levels!(true),
+        }
     }
 }
