@@ -1,6 +1,6 @@
 //! One step on one thread against the memory and against loops written by hand.
 //!
-//! `cargo bench --bench step [-- --quick]`. For each optimizer three loops take turns in one
+//! `cargo bench --bench step [-- [--quick] [NAME]]`. For each optimizer three loops take turns in one
 //! process, and the least time of all rounds counts, so that a busy machine disturbs little:
 //!
 //! * *floor*: reads and writes what the optimizer must, and computes next to nothing;
@@ -593,7 +593,8 @@ fn measure(contests: &mut [Contest<'_>], shape: &[usize], rounds: usize) {
     let repeat = (1_000_000 / n).clamp(1, 2000);
     println!("{shape:?} ({n} parameters)");
     println!("               ns/param    GB/s   × floor   × hand     µs/step");
-    for contest in contests {
+    let wanted = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
+    for contest in contests.iter_mut().filter(|c| c.name.contains(&wanted)) {
         let mut best = [f64::INFINITY; 3];
         for _ in 0..rounds {
             let loops = [&mut contest.floor, &mut contest.hand, &mut contest.gradstep];
@@ -736,7 +737,6 @@ fn lion<'a>(shape: &[usize], g: &'a [f32]) -> Contest<'a> {
 }
 
 fn main() {
-    // `cargo test --benches` runs it, too: then, as with --quick, once over a small matrix.
     let quick = std::env::args().any(|a| a == "--quick");
     let rounds = if quick { 30 } else { 100 };
     println!(

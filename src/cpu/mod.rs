@@ -557,7 +557,6 @@ impl<T: Element> Runner<T> {
 
         let mut levels = vec![LevelRun::default(); plan.levels.len()];
         let (mut sums, mut len) = (Vec::new(), 0);
-        let (mut row_like, mut maxima) = ([0u8; MAX_LEVELS], 0u8);
         let mut identity = [T::zero(); MAX_REDUCTIONS];
         let mut seen = Vec::new();
         let mut col_reductions = Vec::new();
@@ -568,7 +567,6 @@ impl<T: Element> Runner<T> {
                 col_reductions.push(r);
             }
             if kind == Reduction::Max {
-                maxima |= 1 << r;
                 identity[r] = T::neg_infinity();
             }
             if !used[node] || seen.contains(&node) {
@@ -576,9 +574,6 @@ impl<T: Element> Runner<T> {
             }
             seen.push(node);
             let level = usize::from(plan.graph.nodes[a].level);
-            if axis != Axis::Col {
-                row_like[level] |= 1 << r;
-            }
             let extent = match axis {
                 Axis::Row => dims.batch * dims.rows,
                 Axis::Col => dims.batch * small.stride,
@@ -642,8 +637,6 @@ impl<T: Element> Runner<T> {
                 slots: [std::ptr::null_mut(); MAX_FULL_SLOTS],
                 cols: [std::ptr::null(); MAX_CALLS],
                 identity,
-                row_like,
-                maxima,
             },
             cpu,
             plan,
