@@ -38,7 +38,7 @@ const TILE: usize = 4096;
 /// Rows whose column sums are kept in the element's own precision before they join an `f64`.
 const FOLD: usize = 64;
 /// Elements of a block of rows that a fused sweep goes over once for each level.
-const BLOCK: usize = 16 * 1024;
+const BLOCK: usize = 4 * 1024;
 /// Elements that make a segment, the unit of work of a thread.
 const SEGMENT: usize = 64 * 1024;
 /// Segments of a tensor at most.
