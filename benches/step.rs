@@ -342,7 +342,9 @@ by_hand! {
                 }
                 col.store(c);
             }
-            *rows_out = sums.map(|s| s.sum());
+            for (out, sum) in rows_out.iter_mut().zip(sums) {
+                *out = sum.sum();
+            }
         }
     }
 }
@@ -352,7 +354,7 @@ by_hand! {
     fn came_weighted<V>(g: &[f32], cols: usize, by: &[f32; TOGETHER], c: &mut [f32]) {
         // SAFETY: `g` has TOGETHER rows of whole vectors, `c` one.
         unsafe {
-            let by = by.map(|x| V::splat(x));
+            let by = [V::splat(by[0]), V::splat(by[1]), V::splat(by[2]), V::splat(by[3])];
             for j in (0..cols).step_by(8) {
                 let c = c.as_mut_ptr().add(j);
                 let mut col = V::load(c);
@@ -374,7 +376,8 @@ by_hand! {
     ) {
         // SAFETY: `g` and `m` have TOGETHER rows of whole vectors, `by_col` and `c` one.
         unsafe {
-            let by_row = by_row.map(|x| V::splat(x));
+            let [r0, r1, r2, r3] = *by_row;
+            let by_row = [V::splat(r0), V::splat(r1), V::splat(r2), V::splat(r3)];
             let beta = V::splat(beta);
             let mut sums = [V::splat(0.0); TOGETHER];
             for j in (0..cols).step_by(8) {
@@ -393,7 +396,9 @@ by_hand! {
                 }
                 col.store(c);
             }
-            *rows_out = sums.map(|s| s.sum());
+            for (out, sum) in rows_out.iter_mut().zip(sums) {
+                *out = sum.sum();
+            }
         }
     }
 }
@@ -539,7 +544,8 @@ by_hand! {
     fn lion_hand<V>(constants: [f32; 4], g: &[f32], w: &mut [f32], m: &mut [f32]) {
         // SAFETY: whole vectors of equally long slices.
         unsafe {
-            let [b1, b2, lr, keep] = constants.map(|x| V::splat(x));
+            let [b1, b2, lr, keep] = constants;
+            let (b1, b2, lr, keep) = (V::splat(b1), V::splat(b2), V::splat(lr), V::splat(keep));
             for i in (0..g.len()).step_by(8) {
                 let g = V::load(g.as_ptr().add(i));
                 let (w, m) = (w.as_mut_ptr().add(i), m.as_mut_ptr().add(i));
