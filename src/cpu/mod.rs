@@ -763,14 +763,16 @@ impl<T: Element> Runner<T> {
                 continue; // finished row by row
             }
             let out = self.small.node_ptr(sums.node);
-            let partials = &self.partials[sums.at..][..sums.len * sums.pieces];
+            let partials = &mut self.partials[sums.at..][..sums.len * sums.pieces];
             #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
             let n = settle::count(self.dims, sums.axis) as f64;
-            let all = |terms: &mut dyn Iterator<Item = f64>| {
-                terms.fold(identity(sums.kind), |a, b| join(sums.kind, a, b))
-            };
-            let total =
-                |i: usize| all(&mut (0..sums.pieces).map(|p| partials[p * sums.len + i]));
+            // Piece after piece, each from end to end: their columns lie far apart.
+            let (totals, pieces) = partials.split_at_mut(sums.len);
+            for piece in pieces.chunks_exact(sums.len) {
+                for (total, &x) in totals.iter_mut().zip(piece) {
+                    *total = join(sums.kind, *total, x);
+                }
+            }
             let value = |total: f64| {
                 T::narrow(if sums.kind == Reduction::Mean { total / n } else { total })
             };
@@ -779,10 +781,11 @@ impl<T: Element> Runner<T> {
                 unsafe { out.add(i).write(x) };
             };
             if sums.axis == Axis::Tensor {
-                write(0, value(all(&mut (0..sums.len).map(total))));
+                let all = totals.iter().fold(identity(sums.kind), |a, &b| join(sums.kind, a, b));
+                write(0, value(all));
             } else {
-                for i in 0..sums.len {
-                    write(i, value(total(i)));
+                for (i, &total) in totals.iter().enumerate() {
+                    write(i, value(total));
                 }
             }
         }
@@ -867,13 +870,12 @@ impl<T: Element> Job<'_, T> {
                     *self.partials.0.add(sums.piece(s) + b) = identity;
                 },
                 Axis::Col => {
-                    let place = 1 + self.place(sums.r);
-                    for j in 0..cols {
-                        // SAFETY: this segment's own piece and its own accumulators.
-                        unsafe {
-                            *self.partials.0.add(sums.piece(s) + first_col + j) = identity;
-                            *acc_of(place).add(j) = T::narrow(identity);
-                        }
+                    // SAFETY: this segment's own piece and its own accumulators.
+                    unsafe {
+                        let to = self.partials.0.add(sums.piece(s) + first_col);
+                        std::slice::from_raw_parts_mut(to, cols).fill(identity);
+                        let acc = acc_of(1 + self.place(sums.r));
+                        std::slice::from_raw_parts_mut(acc, cols).fill(T::narrow(identity));
                     }
                 }
             }
