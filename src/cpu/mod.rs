@@ -41,7 +41,7 @@ const TILE: usize = 4096;
 /// Rows whose column sums are kept in the element's own precision before they join an `f64`.
 const FOLD: usize = 64;
 /// Elements of a block of rows that a fused sweep goes over once for each level.
-const BLOCK: usize = 16 * 1024;
+const BLOCK: usize = 4 * 1024;
 /// Elements that make a segment, the unit of work of a thread.
 const SEGMENT: usize = 64 * 1024;
 /// Segments of a tensor at most.
@@ -595,7 +595,6 @@ impl<T: Element> Runner<T> {
 
         let mut levels = vec![LevelRun::default(); plan.levels.len()];
         let (mut sums, mut len) = (Vec::new(), 0);
-        let (mut row_like, mut maxima) = ([0u8; MAX_LEVELS], 0u8);
         let mut identity = [T::zero(); MAX_REDUCTIONS];
         let mut seen = Vec::new();
         let mut col_reductions = Vec::new();
@@ -608,7 +607,6 @@ impl<T: Element> Runner<T> {
                 col_reductions.push(r);
             }
             if kind == Reduction::Max {
-                maxima |= 1 << r;
                 identity[r] = T::neg_infinity();
             }
             if !used[node] || seen.contains(&node) {
@@ -616,9 +614,6 @@ impl<T: Element> Runner<T> {
             }
             seen.push(node);
             let level = usize::from(plan.graph.nodes[a].level);
-            if axis != Axis::Col {
-                row_like[level] |= 1 << r;
-            }
             let extent = match axis {
                 Axis::Row => dims.batch * dims.rows,
                 Axis::Col => dims.batch * small.stride,
@@ -696,8 +691,6 @@ impl<T: Element> Runner<T> {
                 slots: [std::ptr::null_mut(); MAX_FULL_SLOTS],
                 cols: [std::ptr::null(); MAX_CALLS],
                 identity,
-                row_like,
-                maxima,
             },
             cpu,
             plan,
@@ -830,13 +823,16 @@ impl<T: Element> Runner<T> {
                 continue; // finished row by row
             }
             let out = self.small.node_ptr(sums.node);
-            let partials = &self.partials[sums.at..][..sums.len * sums.pieces];
+            let partials = &mut self.partials[sums.at..][..sums.len * sums.pieces];
             #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
             let n = settle::count(self.dims, sums.axis) as f64;
-            let all = |terms: &mut dyn Iterator<Item = f64>| {
-                terms.fold(identity(sums.kind), |a, b| join(sums.kind, a, b))
-            };
-            let total = |i: usize| all(&mut (0..sums.pieces).map(|p| partials[p * sums.len + i]));
+            // Piece after piece, each from end to end: their columns lie far apart.
+            let (totals, pieces) = partials.split_at_mut(sums.len);
+            for piece in pieces.chunks_exact(sums.len) {
+                for (total, &x) in totals.iter_mut().zip(piece) {
+                    *total = join(sums.kind, *total, x);
+                }
+            }
             let value = |total: f64| {
                 T::narrow(if sums.kind == Reduction::Mean {
                     total / n
@@ -849,10 +845,11 @@ impl<T: Element> Runner<T> {
                 unsafe { out.add(i).write(x) };
             };
             if sums.axis == Axis::Tensor {
-                write(0, value(all(&mut (0..sums.len).map(total))));
+                let all = totals.iter().fold(identity(sums.kind), |a, &b| join(sums.kind, a, b));
+                write(0, value(all));
             } else {
-                for i in 0..sums.len {
-                    write(i, value(total(i)));
+                for (i, &total) in totals.iter().enumerate() {
+                    write(i, value(total));
                 }
             }
         }
@@ -945,13 +942,12 @@ impl<T: Element> Job<'_, T> {
                     *self.partials.0.add(sums.piece(s) + b) = identity;
                 },
                 Axis::Col => {
-                    let place = 1 + self.place(sums.r);
-                    for j in 0..cols {
-                        // SAFETY: this segment's own piece and its own accumulators.
-                        unsafe {
-                            *self.partials.0.add(sums.piece(s) + first_col + j) = identity;
-                            *acc_of(place).add(j) = T::narrow(identity);
-                        }
+                    // SAFETY: this segment's own piece and its own accumulators.
+                    unsafe {
+                        let to = self.partials.0.add(sums.piece(s) + first_col);
+                        std::slice::from_raw_parts_mut(to, cols).fill(identity);
+                        let acc = acc_of(1 + self.place(sums.r));
+                        std::slice::from_raw_parts_mut(acc, cols).fill(T::narrow(identity));
                     }
                 }
             }
