@@ -108,6 +108,8 @@ impl Layout {
         let rank = shape.len();
         let last_two = || match rank {
             0 | 1 => Dims::matrix(1, 1, n),
+            // A tensor without elements keeps no state, however large its other dimensions are.
+            _ if n == 0 => Dims::matrix(1, 0, 0),
             _ => {
                 let leading = shape[..rank - 2].iter().product();
                 Dims::matrix(leading, shape[rank - 2], shape[rank - 1])
@@ -115,6 +117,7 @@ impl Layout {
         };
         let flatten = || match rank {
             0 | 1 => Dims::matrix(1, 1, n),
+            _ if n == 0 => Dims::matrix(1, 0, 0),
             _ => Dims::matrix(1, shape[0], shape[1..].iter().product()),
         };
         match self {

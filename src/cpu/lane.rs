@@ -437,7 +437,8 @@ unsafe fn body<
                 // SAFETY: the kernel's contract; the array has as many elements as the vector.
                 unsafe { lane.acc[r].get().store(lanes.as_mut_ptr()) };
                 out[r] = if maximum {
-                    out[r].max(fold(lanes, |a, b| if a < b { b } else { a }).widen())
+                    let greatest = fold(lanes, |a, b| if a < b { b } else { a }).widen();
+                    if out[r] < greatest { greatest } else { out[r] }
                 } else {
                     out[r] + fold(lanes, |a, b| a + b).widen()
                 };

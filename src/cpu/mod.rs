@@ -308,7 +308,7 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
         let (mut param, grad) = (param.lend(), grad.lend());
         param.check("parameter", &self.shape)?;
         grad.check("gradient", &self.shape)?;
-        let t = self.t + 1;
+        let t = self.t.saturating_add(1);
         let optimizer = &self.optimizer;
         self.runner.prepare_step(t, |name| optimizer.hyper(name).unwrap_or(f64::NAN));
         let n = self.runner.dims.len();
@@ -512,7 +512,7 @@ fn segments(dims: Dims, by_rows: bool, lanes: usize) -> (Vec<Segment>, usize, us
     let (row_step, col_step) = if by_rows {
         (dims.rows.div_ceil(wanted).max(1), dims.cols.max(1))
     } else {
-        (dims.rows.max(1), dims.cols.div_ceil(wanted).next_multiple_of(lanes))
+        (dims.rows.max(1), dims.cols.max(1).div_ceil(wanted).next_multiple_of(lanes))
     };
     let (row_pieces, col_pieces) = (dims.rows.div_ceil(row_step), dims.cols.div_ceil(col_step));
     let mut list = Vec::new();
@@ -990,7 +990,9 @@ fn identity(kind: Reduction) -> f64 {
 fn join(kind: Reduction, a: f64, b: f64) -> f64 {
     match kind {
         Reduction::Mean => a + b,
-        Reduction::Max => a.max(b),
+        // One compare-and-select, as in the lanes: `f64::max` may pick either of two zeros.
+        Reduction::Max if a < b => b,
+        Reduction::Max => a,
     }
 }
 

@@ -59,8 +59,11 @@ impl<T: Element> Small<T> {
             .graph
             .nodes
             .iter()
-            .map(|n| match n.op {
-                Op::Old(s) => slots[s],
+            .enumerate()
+            .map(|(id, n)| match n.op {
+                // An old value is the slot itself, unless it becomes another slot's new one: slots
+                // are committed one after the other, so that one is copied first.
+                Op::Old(s) if !plan.graph.stores.contains(&id) => slots[s],
                 _ => place(small(n.shape)),
             })
             .collect();
@@ -258,7 +261,11 @@ impl<T: Element> Table<'_, T> {
                     }
                 }
                 Op::Reduce(kind, _, a) => self.reduce(plan, kind, a, out, node.shape),
-                // Counts are written once, old values are the slots themselves.
+                Op::Old(s) if self.nodes[n] != self.slots[s] => {
+                    let from = self.memory.add(self.slots[s]).cast_const();
+                    map1(out, batch, range, Operand { from, ..out }, |x| x);
+                }
+                // Counts are written once, other old values are the slots themselves.
                 _ => {}
             }
         }
@@ -285,7 +292,7 @@ impl<T: Element> Table<'_, T> {
             for i in 0..n {
                 // SAFETY: the caller's contract.
                 let x = unsafe { a.get(b, i) }.widen();
-                acc = (acc.0 + x, acc.1.max(x));
+                acc = (acc.0 + x, if acc.1 < x { x } else { acc.1 });
             }
             len += n;
             if to == Shape::Matrix {
