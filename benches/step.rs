@@ -599,7 +599,10 @@ fn measure(contests: &mut [Contest<'_>], shape: &[usize], rounds: usize) {
     let repeat = (1_000_000 / n).clamp(1, 2000);
     println!("{shape:?} ({n} parameters)");
     println!("               ns/param    GB/s   × floor   × hand     µs/step");
-    let wanted = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
+    let wanted = std::env::args()
+        .skip(1)
+        .find(|a| !a.starts_with("--"))
+        .unwrap_or_default();
     for contest in contests.iter_mut().filter(|c| c.name.contains(&wanted)) {
         let mut best = [f64::INFINITY; 3];
         for _ in 0..rounds {

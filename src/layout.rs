@@ -118,6 +118,10 @@ impl Layout {
         if kind == Kind::Vector {
             return Ok((Dims::vector(n), graph));
         }
+        if n == 0 {
+            // A tensor without elements keeps no state, however large its other dimensions are.
+            return Ok((Dims::matrix(1, 0, 0), graph));
+        }
         let leading = shape[..rank - 2].iter().product();
         let last_two = Dims::matrix(leading, shape[rank - 2], shape[rank - 1]);
         let flatten = Dims::matrix(1, shape[0], shape[1..].iter().product());

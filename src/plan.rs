@@ -90,9 +90,10 @@ impl Plan {
     pub fn new(graph: Graph, fused: bool) -> Result<Self> {
         let used = graph.reachable();
         let is_small = |n: &Node| n.shape != Shape::Full && n.shape != Shape::Host;
+        // The parameter may be given a small value: that takes a level too.
         let count = 1
             + (0..graph.nodes.len())
-                .filter(|&n| used[n] && graph.nodes[n].shape == Shape::Full)
+                .filter(|&n| used[n] && (graph.nodes[n].shape == Shape::Full || n == graph.param))
                 .map(|n| usize::from(graph.nodes[n].level))
                 .max()
                 .unwrap_or(0);

@@ -318,9 +318,7 @@ impl<'a> Printer<'a> {
             self.kept.extend(settle.commits.iter().map(|c| c.1));
         }
         let in_memory = |n: &NodeId| {
-            let node = &graph.nodes[*n];
-            !matches!(node.shape, Shape::Host | Shape::Full)
-                && !matches!(node.op, Op::Old(_) | Op::Count(_))
+            !matches!(graph.nodes[*n].shape, Shape::Host | Shape::Full) && !resides(self.plan, *n)
         };
         self.kept.retain(in_memory);
         for (s, decl) in graph.slots.iter().enumerate() {
@@ -481,7 +479,7 @@ impl<'a> Printer<'a> {
 
     fn place(&self, n: NodeId) -> String {
         match self.node(n).op {
-            Op::Old(s) => small_place(self.plan, Small::Slot(s)),
+            Op::Old(s) if resides(self.plan, n) => small_place(self.plan, Small::Slot(s)),
             _ => small_place(self.plan, Small::Node(n)),
         }
     }
@@ -522,6 +520,7 @@ impl<'a> Printer<'a> {
                 )
             }
             Op::New(_, a) => name(a),
+            Op::Old(s) => format!("small[{}(t) + i]", small_place(self.plan, Small::Slot(s))),
             _ => String::new(),
         }
     }
@@ -949,7 +948,7 @@ impl Settle {
             .clone()
             .flat_map(|k| plan.settles.get(k).into_iter().flatten().copied())
             .filter(|n| !local.contains(n))
-            .filter(|&n| !matches!(graph.nodes[n].op, Op::Old(_) | Op::Count(_)))
+            .filter(|&n| !resides(plan, n))
             .collect();
         let mut phase: BTreeMap<NodeId, usize> = BTreeMap::new();
         for &n in &nodes {
@@ -981,6 +980,16 @@ impl Settle {
                 Op::Reduce(_, _, a) => plan.graph.nodes[a].shape == Shape::Full,
                 _ => false,
             })
+    }
+}
+
+/// True for a value that needs no place of its own: a count, or a slot before the step. An old value
+/// that becomes the new one of another slot is copied first.
+fn resides(plan: &Plan, n: NodeId) -> bool {
+    match plan.graph.nodes[n].op {
+        Op::Old(_) => !plan.graph.stores.contains(&n),
+        Op::Count(_) => true,
+        _ => false,
     }
 }
 

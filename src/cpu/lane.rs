@@ -234,7 +234,9 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
             self.acc[r].set(unsafe { join(kind, self.acc[r].get(), v) });
             self.progress.used.set(self.progress.used.get() | 1 << r);
             if matches!(kind, Reduction::Max) {
-                self.progress.maxima.set(self.progress.maxima.get() | 1 << r);
+                self.progress
+                    .maxima
+                    .set(self.progress.maxima.get() | 1 << r);
             }
         }
     }
@@ -357,7 +359,9 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool> Interpreter
             if a.level == LEVEL {
                 self.accumulate(kind, axis, a.v);
             }
-            self.progress.reductions.set(self.progress.reductions.get() + 1);
+            self.progress
+                .reductions
+                .set(self.progress.reductions.get() + 1);
         }
         self.small(a.shape.reduced(axis), a.level + full as u8)
     }
@@ -462,7 +466,8 @@ unsafe fn body<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool, cons
                 // SAFETY: the kernel's contract; the array has as many elements as the vector.
                 unsafe { acc[$r].get().store(lanes.as_mut_ptr()) };
                 out[$r] = if progress.maxima.get() >> $r & 1 == 1 {
-                    out[$r].max(fold(lanes, |a, b| if a < b { b } else { a }).widen())
+                    let greatest = fold(lanes, |a, b| if a < b { b } else { a }).widen();
+                    if out[$r] < greatest { greatest } else { out[$r] }
                 } else {
                     out[$r] + fold(lanes, |a, b| a + b).widen()
                 };

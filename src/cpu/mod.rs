@@ -329,7 +329,7 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
         let (mut param, grad) = (param.lend(), grad.lend());
         param.check("parameter", &self.shape)?;
         grad.check("gradient", &self.shape)?;
-        let t = self.t + 1;
+        let t = self.t.saturating_add(1);
         let optimizer = &self.optimizer;
         self.runner
             .prepare_step(t, |name| optimizer.hyper(name).unwrap_or(f64::NAN));
@@ -547,7 +547,7 @@ fn segments(dims: Dims, by_rows: bool, lanes: usize) -> (Vec<Segment>, usize, us
     } else {
         (
             dims.rows.max(1),
-            dims.cols.div_ceil(wanted).next_multiple_of(lanes),
+            dims.cols.max(1).div_ceil(wanted).next_multiple_of(lanes),
         )
     };
     let (row_pieces, col_pieces) = (dims.rows.div_ceil(row_step), dims.cols.div_ceil(col_step));
@@ -845,7 +845,9 @@ impl<T: Element> Runner<T> {
                 unsafe { out.add(i).write(x) };
             };
             if sums.axis == Axis::Tensor {
-                let all = totals.iter().fold(identity(sums.kind), |a, &b| join(sums.kind, a, b));
+                let all = totals
+                    .iter()
+                    .fold(identity(sums.kind), |a, &b| join(sums.kind, a, b));
                 write(0, value(all));
             } else {
                 for (i, &total) in totals.iter().enumerate() {
@@ -1064,7 +1066,9 @@ fn identity(kind: Reduction) -> f64 {
 fn join(kind: Reduction, a: f64, b: f64) -> f64 {
     match kind {
         Reduction::Mean => a + b,
-        Reduction::Max => a.max(b),
+        // One compare-and-select, as in the lanes: `f64::max` may pick either of two zeros.
+        Reduction::Max if a < b => b,
+        Reduction::Max => a,
     }
 }
 

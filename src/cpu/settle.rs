@@ -64,8 +64,11 @@ impl<T: Element> Small<T> {
             .graph
             .nodes
             .iter()
-            .map(|n| match n.op {
-                Op::Old(s) => slots[s],
+            .enumerate()
+            .map(|(id, n)| match n.op {
+                // An old value is the slot itself, unless it becomes another slot's new one: slots
+                // are committed one after the other, so that one is copied first.
+                Op::Old(s) if !plan.graph.stores.contains(&id) => slots[s],
                 _ => place(small(n.shape)),
             })
             .collect();
@@ -273,7 +276,11 @@ impl<T: Element> Table<'_, T> {
                     }
                 }
                 Op::Reduce(kind, _, a) => self.reduce(plan, kind, a, out, node.shape),
-                // Counts are written once, old values are the slots themselves.
+                Op::Old(s) if self.nodes[n] != self.slots[s] => {
+                    let from = self.memory.add(self.slots[s]).cast_const();
+                    map1(out, batch, range, Operand { from, ..out }, |x| x);
+                }
+                // Counts are written once, other old values are the slots themselves.
                 _ => {}
             }
         }
@@ -308,7 +315,11 @@ impl<T: Element> Table<'_, T> {
         }
         if to == Shape::Scalar {
             // SAFETY: one value.
-            unsafe { out.from.cast_mut().write(acc.finished(kind, n * self.dims.batch)) };
+            unsafe {
+                out.from
+                    .cast_mut()
+                    .write(acc.finished(kind, n * self.dims.batch))
+            };
         }
     }
 
@@ -350,7 +361,9 @@ impl Acc {
     #[inline(always)]
     fn add(&mut self, x: f64, i: usize) {
         self.0[i % 8] += x;
-        self.1 = self.1.max(x);
+        if self.1 < x {
+            self.1 = x;
+        }
     }
 
     fn finished<T: Element>(&self, kind: Reduction, n: usize) -> T {

@@ -227,9 +227,10 @@ impl Gpu {
         // All of them are awaited, whatever the first one says.
         let errors = [c.await, b.await, a.await];
         match errors.into_iter().flatten().next() {
-            Some(error) => {
-                Err(Error::Gpu { what: what.to_string(), reason: error.to_string() })
-            }
+            Some(error) => Err(Error::Gpu {
+                what: what.to_string(),
+                reason: error.to_string(),
+            }),
             None => Ok(result),
         }
     }
