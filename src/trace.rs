@@ -174,16 +174,24 @@ impl Graph {
                 ));
             }
         }
-        let levels = 1 + self.stored().map(|n| self.nodes[n].level).max().unwrap_or(0);
+        let levels =
+            self.stored().map(|n| self.nodes[n].level).max().unwrap_or(0).saturating_add(1);
         // The last settle may be for small slots only: then no loop is needed at that level.
-        let loops = 1 + self
+        let loops = self
             .stored()
             .filter(|&n| self.nodes[n].shape == Shape::Full || n == self.param)
             .chain(self.needed_reductions())
             .map(|n| self.nodes[n].level)
             .max()
-            .unwrap_or(0);
+            .unwrap_or(0)
+            .saturating_add(1);
         debug_assert!(loops <= levels, "loops are counted among the levels");
+        if usize::from(loops) > crate::cpu::MAX_LEVELS {
+            return Err(self.error(
+                format!("it has {loops} levels, and the limit is {}", crate::cpu::MAX_LEVELS),
+                "let fewer reductions depend on one another",
+            ));
+        }
         if loops != stated {
             let kind = self.kind;
             return Err(self.error(
@@ -390,7 +398,7 @@ impl Interpreter for Trace {
             return a;
         }
         let full = node.shape == Shape::Full;
-        let result = self.call(Op::Reduce(kind, axis, a), shape, node.level + u8::from(full));
+        let result = self.call(Op::Reduce(kind, axis, a), shape, node.level.saturating_add(u8::from(full)));
         if full {
             self.graph.borrow_mut().reductions.push((a, result));
         }
