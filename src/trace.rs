@@ -360,6 +360,14 @@ impl Interpreter for Trace {
     }
 
     fn param(&self) -> NodeId {
+        if self.graph.borrow().param != usize::MAX {
+            self.fail(|g| {
+                g.error(
+                    "the parameter is read after it was set".into(),
+                    "call `param` first, and `set_param` at the end of `step`",
+                )
+            });
+        }
         self.node(Op::Param, Shape::Full, 0)
     }
 
@@ -431,7 +439,15 @@ impl Interpreter for Trace {
     }
 
     fn old(&self, slot: SlotId) -> NodeId {
-        let shape = self.graph.borrow().slots[slot].shape;
+        let SlotDecl { name, shape, .. } = self.graph.borrow().slots[slot];
+        if self.graph.borrow().stores[slot] != usize::MAX {
+            self.fail(|g| {
+                g.error(
+                    format!("the old value of slot `{name}` is read after it was set"),
+                    "call `old` before `set`, or use the value that `set` returns",
+                )
+            });
+        }
         self.call(Op::Old(slot), shape, 0)
     }
 
