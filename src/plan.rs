@@ -92,6 +92,7 @@ impl Plan {
         let is_small = |n: &Node| n.shape != Shape::Full && n.shape != Shape::Host;
         let count = 1 + (0..graph.nodes.len())
             .filter(|&n| used[n] && graph.nodes[n].shape == Shape::Full)
+            .chain([graph.param])
             .map(|n| usize::from(graph.nodes[n].level))
             .max()
             .unwrap_or(0);
