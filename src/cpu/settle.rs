@@ -55,12 +55,17 @@ impl<T: Element> Small<T> {
             at
         };
         let slots: Vec<usize> = plan.graph.slots.iter().map(|s| place(small(s.shape))).collect();
+        // An old value that another slot takes over is copied first: slots may exchange values.
+        let moves = |n: NodeId, s: usize| {
+            plan.graph.stores.iter().enumerate().any(|(to, &value)| value == n && to != s)
+        };
         let nodes: Vec<usize> = plan
             .graph
             .nodes
             .iter()
-            .map(|n| match n.op {
-                Op::Old(s) => slots[s],
+            .enumerate()
+            .map(|(i, n)| match n.op {
+                Op::Old(s) if !moves(i, s) => slots[s],
                 _ => place(small(n.shape)),
             })
             .collect();
@@ -258,7 +263,11 @@ impl<T: Element> Table<'_, T> {
                     }
                 }
                 Op::Reduce(kind, _, a) => self.reduce(plan, kind, a, out, node.shape),
-                // Counts are written once, old values are the slots themselves.
+                Op::Old(s) if self.nodes[n] != self.slots[s] => {
+                    let slot = Operand { from: self.memory.add(self.slots[s]).cast_const(), ..out };
+                    map1(out, batch, range, slot, |x| x);
+                }
+                // Counts are written once, other old values are the slots themselves.
                 _ => {}
             }
         }
