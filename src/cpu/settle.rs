@@ -54,12 +54,7 @@ impl<T: Element> Small<T> {
             len += Self::extent(dims, stride, shape).next_multiple_of(T::LANES);
             at
         };
-        let slots: Vec<usize> = plan
-            .graph
-            .slots
-            .iter()
-            .map(|s| place(small(s.shape)))
-            .collect();
+        let slots: Vec<usize> = plan.graph.slots.iter().map(|s| place(small(s.shape))).collect();
         let nodes: Vec<usize> = plan
             .graph
             .nodes
@@ -88,10 +83,7 @@ impl<T: Element> Small<T> {
         }
         for (n, node) in plan.graph.nodes.iter().enumerate() {
             if let Op::Count(axis) = node.op {
-                #[allow(
-                    clippy::cast_precision_loss,
-                    reason = "a count of elements, rounded once"
-                )]
+                #[allow(clippy::cast_precision_loss, reason = "a count of elements, rounded once")]
                 let count = count(dims, axis) as f64;
                 let at = this.nodes[n];
                 this.memory[at] = T::narrow(count);
@@ -170,11 +162,7 @@ macro_rules! each {
 }
 
 fn small(shape: Shape) -> Shape {
-    if shape == Shape::Full {
-        Shape::Host
-    } else {
-        shape
-    }
+    if shape == Shape::Full { Shape::Host } else { shape }
 }
 
 /// The number of elements that a reduction over `axis` runs over.
@@ -224,11 +212,7 @@ impl<T: Element> Table<'_, T> {
             Shape::Rows => (self.ptr(n), self.dims.rows),
             Shape::Cols => (self.ptr(n), self.stride),
         };
-        Operand {
-            from,
-            stride,
-            constant: shape.fits(Shape::Matrix),
-        }
+        Operand { from, stride, constant: shape.fits(Shape::Matrix) }
     }
 
     /// Settles one node. Row values only for rows `rows` of the batch entries `batch`, everything
@@ -315,11 +299,7 @@ impl<T: Element> Table<'_, T> {
         }
         if to == Shape::Scalar {
             // SAFETY: one value.
-            unsafe {
-                out.from
-                    .cast_mut()
-                    .write(acc.finished(kind, n * self.dims.batch))
-            };
+            unsafe { out.from.cast_mut().write(acc.finished(kind, n * self.dims.batch)) };
         }
     }
 
@@ -339,11 +319,7 @@ impl<T: Element> Table<'_, T> {
         // SAFETY: the slot's place was laid out within the memory, with this extent.
         unsafe {
             let from = self.memory.add(self.slots[slot]);
-            let out = Operand {
-                from: from.cast_const(),
-                stride,
-                constant: false,
-            };
+            let out = Operand { from: from.cast_const(), stride, constant: false };
             map1(out, 0..batch, 0..n, self.operand(plan, value), |x| x);
         }
     }
@@ -389,12 +365,7 @@ unsafe fn map1<T: Element>(
     for b in batch {
         for i in range.clone() {
             // SAFETY: the caller's contract.
-            unsafe {
-                out.from
-                    .cast_mut()
-                    .add(b * out.stride + i)
-                    .write(f(a.get(b, i)))
-            };
+            unsafe { out.from.cast_mut().add(b * out.stride + i).write(f(a.get(b, i))) };
         }
     }
 }
