@@ -135,8 +135,7 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
                 let w = (x.square() * (1.0 / r)).col_mean();
                 (w * (r.mean() / c)).tensor_mean().sqrt()
             }
-            Self::Whole(v) => (x.square() / v).tensor_mean().sqrt(),
-            Self::One => x.rms(),
+            Self::Whole(_) | Self::One => self.normalize(x).rms(),
         }
     }
 }
