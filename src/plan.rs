@@ -296,6 +296,9 @@ fn check_small_slots(graph: &Graph, used: &[bool]) -> Result<()> {
     for (s, decl) in graph.slots.iter().enumerate().filter(|(_, d)| d.shape != Shape::Full) {
         let stored = usize::from(graph.nodes[graph.stores[s]].level);
         let Some(old) = graph.nodes.iter().position(|n| n.op == Op::Old(s)) else { continue };
+        if graph.param == old {
+            return Err(stale(graph, decl.name, stored, 0));
+        }
         for (n, node) in graph.nodes.iter().enumerate().filter(|(n, _)| used[*n]) {
             if !node.op.args().any(|a| a == old) {
                 continue;
