@@ -49,7 +49,10 @@ impl<'a, I: Interpreter> Factored<'a, I> {
     #[inline(always)]
     #[must_use]
     pub fn scaled(self, factor: Value<'a, I>) -> Self {
-        Self { r: self.r * factor, c: self.c * factor }
+        Self {
+            r: self.r * factor,
+            c: self.c * factor,
+        }
     }
 
     /// `x / √V`
@@ -67,7 +70,9 @@ impl<'a, I: Interpreter> Factored<'a, I> {
     #[inline(always)]
     #[must_use]
     pub fn normalized_rms(self, x: Value<'a, I>) -> Value<'a, I> {
-        ((x.square() * (1.0 / self.r)).col_mean() * (self.r.mean() / self.c)).tensor_mean().sqrt()
+        ((x.square() * (1.0 / self.r)).col_mean() * (self.r.mean() / self.c))
+            .tensor_mean()
+            .sqrt()
     }
 }
 

@@ -91,19 +91,21 @@ impl Plan {
         let used = graph.reachable();
         let is_small = |n: &Node| n.shape != Shape::Full && n.shape != Shape::Host;
         // The parameter may be given a small value: that takes a level too.
-        let count = 1 + (0..graph.nodes.len())
-            .filter(|&n| used[n] && (graph.nodes[n].shape == Shape::Full || n == graph.param))
-            .map(|n| usize::from(graph.nodes[n].level))
-            .max()
-            .unwrap_or(0);
+        let count = 1
+            + (0..graph.nodes.len())
+                .filter(|&n| used[n] && (graph.nodes[n].shape == Shape::Full || n == graph.param))
+                .map(|n| usize::from(graph.nodes[n].level))
+                .max()
+                .unwrap_or(0);
         let last = (0..graph.nodes.len())
             .filter(|&n| used[n])
             .map(|n| usize::from(graph.nodes[n].level))
             .max()
             .unwrap_or(0);
 
-        let levels: Vec<_> =
-            (0..count).map(|k| Level::new(&graph, &used, k)).collect::<Result<_>>()?;
+        let levels: Vec<_> = (0..count)
+            .map(|k| Level::new(&graph, &used, k))
+            .collect::<Result<_>>()?;
         let settles: Vec<Vec<NodeId>> = (0..=last.max(count - 1) + 1)
             .map(|k| {
                 (0..graph.nodes.len())
@@ -145,7 +147,9 @@ impl Plan {
             let mut end = k + 1;
             let mut local = Vec::new();
             while self.fused && end < self.levels.len() {
-                let Some(more) = self.row_local(k, end) else { break };
+                let Some(more) = self.row_local(k, end) else {
+                    break;
+                };
                 local.extend(more);
                 end += 1;
             }
@@ -160,7 +164,12 @@ impl Plan {
                 }
                 stores.extend(level.stores.iter().map(|s| s.0));
             }
-            self.sweeps.push(Sweep { levels: k..end, local, loads, stores });
+            self.sweeps.push(Sweep {
+                levels: k..end,
+                local,
+                loads,
+                stores,
+            });
             k = end;
         }
     }
@@ -197,7 +206,10 @@ impl Plan {
     /// buffer that a sweep reads or writes, once each. Small values are not counted.
     #[must_use]
     pub fn bytes_per_parameter(&self, size: usize) -> usize {
-        self.sweeps.iter().map(|s| (s.loads.len() + s.stores.len()) * size).sum()
+        self.sweeps
+            .iter()
+            .map(|s| (s.loads.len() + s.stores.len()) * size)
+            .sum()
     }
 
     /// Slots that are committed by settle `k`, with their new values.
@@ -293,9 +305,16 @@ fn stale(graph: &Graph, name: &str, stored: usize, read: usize) -> crate::Error 
 /// A small slot is committed by the settle of its new value's level; nothing later may read the
 /// old one.
 fn check_small_slots(graph: &Graph, used: &[bool]) -> Result<()> {
-    for (s, decl) in graph.slots.iter().enumerate().filter(|(_, d)| d.shape != Shape::Full) {
+    for (s, decl) in graph
+        .slots
+        .iter()
+        .enumerate()
+        .filter(|(_, d)| d.shape != Shape::Full)
+    {
         let stored = usize::from(graph.nodes[graph.stores[s]].level);
-        let Some(old) = graph.nodes.iter().position(|n| n.op == Op::Old(s)) else { continue };
+        let Some(old) = graph.nodes.iter().position(|n| n.op == Op::Old(s)) else {
+            continue;
+        };
         if graph.param == old {
             return Err(stale(graph, decl.name, stored, 0));
         }
@@ -310,7 +329,11 @@ fn check_small_slots(graph: &Graph, used: &[bool]) -> Result<()> {
             } else {
                 usize::from(node.level)
             };
-            let late = if node.shape == Shape::Full { read >= stored } else { read > stored };
+            let late = if node.shape == Shape::Full {
+                read >= stored
+            } else {
+                read > stored
+            };
             if late {
                 return Err(stale(graph, decl.name, stored, read));
             }
@@ -330,7 +353,11 @@ fn last_evaluation(graph: &Graph, used: &[bool], n: NodeId) -> usize {
         let own = usize::from(node.level);
         last[m] = last[m].max(own);
         // A stored value is read back after its level, so its operands are needed only there.
-        let at = if matches!(node.op, Op::New(..)) { own } else { last[m] };
+        let at = if matches!(node.op, Op::New(..)) {
+            own
+        } else {
+            last[m]
+        };
         for a in node.op.args() {
             last[a] = last[a].max(at);
         }
@@ -342,7 +369,11 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |buffers: &[Buffer]| {
             let list: Vec<_> = buffers.iter().map(|&b| self.buffer_name(b)).collect();
-            if list.is_empty() { "nothing".to_string() } else { list.join(" ") }
+            if list.is_empty() {
+                "nothing".to_string()
+            } else {
+                list.join(" ")
+            }
         };
         writeln!(
             f,
@@ -358,7 +389,12 @@ impl fmt::Display for Plan {
             for k in settled..=upto {
                 for &n in self.settles[k].iter().filter(|n| !local.contains(n)) {
                     let node = &self.graph.nodes[n];
-                    writeln!(f, "    %{n:<3} {:6}  {}", node.shape, self.graph.describe(n))?;
+                    writeln!(
+                        f,
+                        "    %{n:<3} {:6}  {}",
+                        node.shape,
+                        self.graph.describe(n)
+                    )?;
                 }
                 for (s, n) in self.commits(k) {
                     writeln!(f, "    {} <- %{n}", self.graph.slots[s].name)?;
@@ -379,23 +415,45 @@ impl fmt::Display for Plan {
             )?;
             for k in sweep.levels.clone() {
                 writeln!(f, "  level {k}")?;
-                for &n in sweep.local.iter().filter(|&&n| usize::from(self.graph.nodes[n].level) == k) {
-                    writeln!(f, "    %{n:<3} {:6}  {}  (block of rows)", self.graph.nodes[n].shape, self.graph.describe(n))?;
+                for &n in sweep
+                    .local
+                    .iter()
+                    .filter(|&&n| usize::from(self.graph.nodes[n].level) == k)
+                {
+                    writeln!(
+                        f,
+                        "    %{n:<3} {:6}  {}  (block of rows)",
+                        self.graph.nodes[n].shape,
+                        self.graph.describe(n)
+                    )?;
                 }
                 for &n in &self.levels[k].full {
                     let node = &self.graph.nodes[n];
                     let again = if usize::from(node.level) < k && node.op.args().next().is_some() {
-                        if matches!(node.op, Op::New(..)) { "  (read back)" } else { "  (again)" }
+                        if matches!(node.op, Op::New(..)) {
+                            "  (read back)"
+                        } else {
+                            "  (again)"
+                        }
                     } else {
                         ""
                     };
-                    writeln!(f, "    %{n:<3} {:6}  {}{again}", node.shape, self.graph.describe(n))?;
+                    writeln!(
+                        f,
+                        "    %{n:<3} {:6}  {}{again}",
+                        node.shape,
+                        self.graph.describe(n)
+                    )?;
                 }
                 for &(b, n) in &self.levels[k].stores {
                     writeln!(f, "    {} <- %{n}", self.buffer_name(b))?;
                 }
             }
-            let upto = if i + 1 == self.sweeps.len() { self.settles.len() - 1 } else { sweep.levels.end };
+            let upto = if i + 1 == self.sweeps.len() {
+                self.settles.len() - 1
+            } else {
+                sweep.levels.end
+            };
             writeln!(f, "settle")?;
             settle(f, upto, &sweep.local)?;
         }

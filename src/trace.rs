@@ -141,12 +141,19 @@ impl Graph {
             return Err(error);
         }
         let graph = trace.graph.into_inner();
-        graph.check(D::LEVELS.of(kind), kind == Kind::Vector && D::LEVELS.matrix == 0)?;
+        graph.check(
+            D::LEVELS.of(kind),
+            kind == Kind::Vector && D::LEVELS.matrix == 0,
+        )?;
         Ok(graph)
     }
 
     pub(crate) fn error(&self, problem: String, remedy: impl Into<String>) -> Error {
-        Error::Definition { definition: self.name, problem, remedy: remedy.into() }
+        Error::Definition {
+            definition: self.name,
+            problem,
+            remedy: remedy.into(),
+        }
     }
 
     fn check(&self, stated: u8, flat: bool) -> Result<()> {
@@ -164,8 +171,16 @@ impl Graph {
         }
         for (what, len, most) in [
             ("operations", self.calls.len(), crate::cpu::MAX_CALLS),
-            ("full-size slots", self.full_slots().count(), crate::cpu::MAX_FULL_SLOTS),
-            ("full-size reductions", self.reductions.len(), crate::cpu::MAX_REDUCTIONS),
+            (
+                "full-size slots",
+                self.full_slots().count(),
+                crate::cpu::MAX_FULL_SLOTS,
+            ),
+            (
+                "full-size reductions",
+                self.reductions.len(),
+                crate::cpu::MAX_REDUCTIONS,
+            ),
         ] {
             if len > most {
                 return Err(self.error(
@@ -174,7 +189,12 @@ impl Graph {
                 ));
             }
         }
-        let levels = self.stored().map(|n| self.nodes[n].level).max().unwrap_or(0).saturating_add(1);
+        let levels = self
+            .stored()
+            .map(|n| self.nodes[n].level)
+            .max()
+            .unwrap_or(0)
+            .saturating_add(1);
         // The last settle may be for small slots only: then no loop is needed at that level.
         let loops = self
             .stored()
@@ -213,7 +233,10 @@ impl Graph {
     /// Operands of the full-size reductions that something stored depends on.
     fn needed_reductions(&self) -> impl Iterator<Item = NodeId> {
         let used = self.reachable();
-        self.reductions.iter().filter(move |(_, r)| used[*r]).map(|(a, _)| *a)
+        self.reductions
+            .iter()
+            .filter(move |(_, r)| used[*r])
+            .map(|(a, _)| *a)
     }
 
     /// Which nodes something stored depends on.
@@ -265,7 +288,13 @@ impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} of a {}", self.name, self.kind)?;
         for (n, node) in self.nodes.iter().enumerate() {
-            writeln!(f, "%{n:<3} {:6} level {}  {}", node.shape, node.level, self.describe(n))?;
+            writeln!(
+                f,
+                "%{n:<3} {:6} level {}  {}",
+                node.shape,
+                node.level,
+                self.describe(n)
+            )?;
         }
         for (slot, value) in self.slots.iter().zip(&self.stores) {
             writeln!(f, "{} ({}) <- %{value}", slot.name, slot.shape)?;
@@ -320,7 +349,12 @@ impl Trace {
 }
 
 fn place(location: &Location<'_>) -> String {
-    format!("{}:{}:{}", location.file(), location.line(), location.column())
+    format!(
+        "{}:{}:{}",
+        location.file(),
+        location.line(),
+        location.column()
+    )
 }
 
 impl Interpreter for Trace {
@@ -382,7 +416,10 @@ impl Interpreter for Trace {
             let location = Location::caller();
             self.fail(|g| {
                 g.error(
-                    format!("the power at {} has an operand of shape {shape}", place(location)),
+                    format!(
+                        "the power at {} has an operand of shape {shape}",
+                        place(location)
+                    ),
                     "powers are for Host values; write `square`, `sqrt` or products of them",
                 )
             });
@@ -424,10 +461,20 @@ impl Interpreter for Trace {
                 )
             });
         }
-        if self.graph.borrow().slots.iter().any(|s| s.name == decl.name) {
+        if self
+            .graph
+            .borrow()
+            .slots
+            .iter()
+            .any(|s| s.name == decl.name)
+        {
             self.fail(|g| {
                 g.error(
-                    format!("slot `{}` is declared twice, again at {}", decl.name, place(location)),
+                    format!(
+                        "slot `{}` is declared twice, again at {}",
+                        decl.name,
+                        place(location)
+                    ),
                     "declare it once and keep the `Slot`, which is `Copy`",
                 )
             });
@@ -444,7 +491,10 @@ impl Interpreter for Trace {
         if self.graph.borrow().stores[slot] != usize::MAX {
             self.fail(|g| {
                 g.error(
-                    format!("it reads the old value of slot `{}` after the new one is set", decl.name),
+                    format!(
+                        "it reads the old value of slot `{}` after the new one is set",
+                        decl.name
+                    ),
                     "call `old` before `set` and keep the value, which is `Copy`",
                 )
             });
@@ -465,7 +515,11 @@ impl Interpreter for Trace {
         if self.graph.borrow().stores[slot] != usize::MAX {
             self.fail(|g| {
                 g.error(
-                    format!("slot `{}` is set twice, again at {}", decl.name, place(location)),
+                    format!(
+                        "slot `{}` is set twice, again at {}",
+                        decl.name,
+                        place(location)
+                    ),
                     "set it once and use the value that `set` returns",
                 )
             });

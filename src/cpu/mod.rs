@@ -8,7 +8,10 @@
 
 mod lane;
 mod settle;
-#[allow(unnameable_types, reason = "reachable through `Lanes`, which seals `Element`")]
+#[allow(
+    unnameable_types,
+    reason = "reachable through `Lanes`, which seals `Element`"
+)]
 mod simd;
 mod tensor;
 
@@ -38,7 +41,7 @@ const TILE: usize = 4096;
 /// Rows whose column sums are kept in the element's own precision before they join an `f64`.
 const FOLD: usize = 64;
 /// Elements of a block of rows that a fused sweep goes over once for each level.
-const BLOCK: usize = 16 * 1024;
+const BLOCK: usize = 4 * 1024;
 /// Elements that make a segment, the unit of work of a thread.
 const SEGMENT: usize = 64 * 1024;
 /// Segments of a tensor at most.
@@ -92,7 +95,10 @@ macro_rules! element {
             }
 
             #[inline(always)]
-            #[allow(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
+            #[allow(
+                clippy::cast_possible_truncation,
+                reason = "rounding is what it is for"
+            )]
             fn narrow(x: f64) -> Self {
                 x as Self
             }
@@ -179,7 +185,10 @@ impl fmt::Debug for Cpu {
             #[cfg(feature = "parallel")]
             Threads::Own(pool) => pool.current_num_threads().to_string(),
         };
-        f.debug_struct("Cpu").field("isa", &self.isa).field("threads", &threads).finish()
+        f.debug_struct("Cpu")
+            .field("isa", &self.isa)
+            .field("threads", &threads)
+            .finish()
     }
 }
 
@@ -190,7 +199,10 @@ impl Default for Cpu {
         let threads = Threads::Current;
         #[cfg(not(feature = "parallel"))]
         let threads = Threads::One;
-        Self { isa: Isa::detect(), threads }
+        Self {
+            isa: Isa::detect(),
+            threads,
+        }
     }
 }
 
@@ -198,7 +210,10 @@ impl Cpu {
     /// The best instruction set, on the calling thread alone.
     #[must_use]
     pub fn single_threaded() -> Self {
-        Self { isa: Isa::detect(), threads: Threads::One }
+        Self {
+            isa: Isa::detect(),
+            threads: Threads::One,
+        }
     }
 
     /// Runs on a pool of `threads` threads of its own.
@@ -208,13 +223,22 @@ impl Cpu {
     #[cfg(feature = "parallel")]
     pub fn with_threads(self, threads: usize) -> Result<Self> {
         if threads == 1 {
-            return Ok(Self { threads: Threads::One, ..self });
+            return Ok(Self {
+                threads: Threads::One,
+                ..self
+            });
         }
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()
-            .map_err(|e| Error::Threads { threads, reason: e.to_string() })?;
-        Ok(Self { threads: Threads::Own(pool.into()), ..self })
+            .map_err(|e| Error::Threads {
+                threads,
+                reason: e.to_string(),
+            })?;
+        Ok(Self {
+            threads: Threads::Own(pool.into()),
+            ..self
+        })
     }
 
     /// Runs with another instruction set than the best one.
@@ -224,7 +248,10 @@ impl Cpu {
     pub fn with_isa(self, isa: Isa) -> Result<Self> {
         let best = Isa::detect();
         if isa != Isa::Baseline && isa != best {
-            return Err(Error::Isa { wanted: isa.name(), available: vec![best.name()] });
+            return Err(Error::Isa {
+                wanted: isa.name(),
+                available: vec![best.name()],
+            });
         }
         Ok(Self { isa, ..self })
     }
@@ -254,13 +281,7 @@ impl Cpu {
         optimizer.check()?;
         let recipe = optimizer.recipe();
         let (dims, plan) = layout.plan(recipe, shape.as_ref())?;
-        let unknown = plan.graph.hypers.iter().find(|name| optimizer.hyper(name).is_none());
-        if let Some(name) = unknown {
-            return Err(plan.graph.error(
-                format!("it asks for the hyper-parameter `{name}`, which its optimizer does not know"),
-                "return its value from `Optimizer::hyper`",
-            ));
-        }
+        crate::host::check_names(&plan.graph, &optimizer)?;
         Ok(CpuStep {
             optimizer,
             recipe,
@@ -310,12 +331,16 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
         grad.check("gradient", &self.shape)?;
         let t = self.t.saturating_add(1);
         let optimizer = &self.optimizer;
-        self.runner.prepare_step(t, |name| optimizer.hyper(name).unwrap_or(f64::NAN));
+        self.runner
+            .prepare_step(t, |name| optimizer.hyper(name).unwrap_or(f64::NAN));
         let n = self.runner.dims.len();
         let strided = |contiguous: bool| if contiguous { 0 } else { n };
-        let (p_len, g_len) =
-            (strided(param.slice().is_some()), strided(grad.slice().is_some()));
-        self.scratch.resize((p_len + g_len).max(self.scratch.len()), T::zero());
+        let (p_len, g_len) = (
+            strided(param.slice().is_some()),
+            strided(grad.slice().is_some()),
+        );
+        self.scratch
+            .resize((p_len + g_len).max(self.scratch.len()), T::zero());
         let (p_copy, rest) = self.scratch.split_at_mut(p_len);
         let g_copy = &mut rest[..g_len];
         let g = match grad.slice() {
@@ -368,12 +393,17 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
 
     /// Bytes of optimizer state.
     pub fn state_bytes(&self) -> usize {
-        self.runner.dims.state_len(&self.runner.plan) * size_of::<T>()
+        self.runner.dims.state_len(&self.runner.plan.graph) * size_of::<T>()
     }
 
     /// Names and shapes of the slots, in the order of the definition.
     pub fn slots(&self) -> impl Iterator<Item = (&'static str, Shape)> {
-        self.runner.plan.graph.slots.iter().map(|s| (s.name, s.shape))
+        self.runner
+            .plan
+            .graph
+            .slots
+            .iter()
+            .map(|s| (s.name, s.shape))
     }
 
     /// A copy of the values of a slot, in row-major order of its shape.
@@ -507,20 +537,25 @@ struct Context<T> {
 
 /// Cuts a tensor into segments. The shape alone decides, so that the order of every sum does.
 fn segments(dims: Dims, by_rows: bool, lanes: usize) -> (Vec<Segment>, usize, usize) {
+    if dims.is_empty() {
+        return (Vec::new(), 1, 1);
+    }
     let matrix = dims.rows * dims.cols;
     let wanted = (matrix / SEGMENT).clamp(1, (MAX_SEGMENTS / dims.batch.max(1)).max(1));
     let (row_step, col_step) = if by_rows {
         (dims.rows.div_ceil(wanted).max(1), dims.cols.max(1))
     } else {
-        (dims.rows.max(1), dims.cols.max(1).div_ceil(wanted).next_multiple_of(lanes))
+        (
+            dims.rows.max(1),
+            dims.cols.max(1).div_ceil(wanted).next_multiple_of(lanes),
+        )
     };
     let (row_pieces, col_pieces) = (dims.rows.div_ceil(row_step), dims.cols.div_ceil(col_step));
     let mut list = Vec::new();
-    if dims.is_empty() {
-        return (list, 1, 1);
-    }
     let batch_step = if wanted == 1 {
-        dims.batch.div_ceil(MAX_SEGMENTS).max((SEGMENT / matrix).max(1))
+        dims.batch
+            .div_ceil(MAX_SEGMENTS)
+            .max((SEGMENT / matrix).max(1))
     } else {
         1
     };
@@ -549,26 +584,29 @@ impl<T: Element> Runner<T> {
             Kind::Matrix => &compiled.matrix,
         };
         // The tracer has compared the number of levels with what is compiled.
-        let kernels: Vec<_> =
-            compiled.iter().flatten().map(|k| (cpu.isa.kernel(k), k.tail)).collect();
+        let kernels: Vec<_> = compiled
+            .iter()
+            .flatten()
+            .map(|k| (cpu.isa.kernel(k), k.tail))
+            .collect();
         let small = Small::new(&plan, dims);
         let by_rows = dims.kind == Kind::Matrix && plan.fused;
         let (segments, row_pieces, col_pieces) = segments(dims, by_rows, T::LANES);
 
         let mut levels = vec![LevelRun::default(); plan.levels.len()];
         let (mut sums, mut len) = (Vec::new(), 0);
-        let (mut row_like, mut maxima) = ([0u8; MAX_LEVELS], 0u8);
         let mut identity = [T::zero(); MAX_REDUCTIONS];
         let mut seen = Vec::new();
         let mut col_reductions = Vec::new();
         let used = plan.graph.reachable();
         for (r, &(a, node)) in plan.graph.reductions.iter().enumerate() {
-            let Op::Reduce(kind, axis, _) = plan.graph.nodes[node].op else { continue };
+            let Op::Reduce(kind, axis, _) = plan.graph.nodes[node].op else {
+                continue;
+            };
             if axis == Axis::Col {
                 col_reductions.push(r);
             }
             if kind == Reduction::Max {
-                maxima |= 1 << r;
                 identity[r] = T::neg_infinity();
             }
             if !used[node] || seen.contains(&node) {
@@ -576,9 +614,6 @@ impl<T: Element> Runner<T> {
             }
             seen.push(node);
             let level = usize::from(plan.graph.nodes[a].level);
-            if axis != Axis::Col {
-                row_like[level] |= 1 << r;
-            }
             let extent = match axis {
                 Axis::Row => dims.batch * dims.rows,
                 Axis::Col => dims.batch * small.stride,
@@ -590,7 +625,16 @@ impl<T: Element> Runner<T> {
                 Axis::Matrix | Axis::Tensor => row_pieces.max(col_pieces),
             };
             levels[level].sums.push(sums.len());
-            sums.push(Sums { r, node, axis, kind, level, at: len, pieces, len: extent });
+            sums.push(Sums {
+                r,
+                node,
+                axis,
+                kind,
+                level,
+                at: len,
+                pieces,
+                len: extent,
+            });
             len += extent * pieces;
         }
 
@@ -614,7 +658,11 @@ impl<T: Element> Runner<T> {
             }
         }
 
-        let widest = segments.iter().map(|s| s.cols.1 - s.cols.0).max().unwrap_or(0);
+        let widest = segments
+            .iter()
+            .map(|s| s.cols.1 - s.cols.0)
+            .max()
+            .unwrap_or(0);
         // A distance that is no multiple of 4096 bytes: accumulators of one column must not
         // compete for the same place in the cache.
         let step = widest.next_multiple_of(T::LANES) + 2 * T::LANES;
@@ -629,9 +677,10 @@ impl<T: Element> Runner<T> {
                 step,
             })
             .collect();
-        let full = plan.graph.full_slots().map(|s| {
-            vec![T::narrow(plan.graph.slots[s].init); dims.len()]
-        });
+        let full = plan
+            .graph
+            .full_slots()
+            .map(|s| vec![T::narrow(plan.graph.slots[s].init); dims.len()]);
         Self {
             full: full.collect(),
             spare: vec![T::zero(); dims.batch * small.stride],
@@ -642,8 +691,6 @@ impl<T: Element> Runner<T> {
                 slots: [std::ptr::null_mut(); MAX_FULL_SLOTS],
                 cols: [std::ptr::null(); MAX_CALLS],
                 identity,
-                row_like,
-                maxima,
             },
             cpu,
             plan,
@@ -663,11 +710,14 @@ impl<T: Element> Runner<T> {
 
     fn find(&self, name: &str) -> Result<usize> {
         let slots = &self.plan.graph.slots;
-        slots.iter().position(|s| s.name == name).ok_or_else(|| Error::NoSlot {
-            definition: self.plan.graph.name,
-            name: name.into(),
-            known: slots.iter().map(|s| s.name).collect::<Vec<_>>().join(", "),
-        })
+        slots
+            .iter()
+            .position(|s| s.name == name)
+            .ok_or_else(|| Error::NoSlot {
+                definition: self.plan.graph.name,
+                name: name.into(),
+                known: slots.iter().map(|s| s.name).collect::<Vec<_>>().join(", "),
+            })
     }
 
     fn full_index(&self, slot: usize) -> Option<usize> {
@@ -748,7 +798,10 @@ impl<T: Element> Runner<T> {
             #[cfg(feature = "parallel")]
             Threads::Current if self.segments.len() > 1 => {
                 use rayon::prelude::*;
-                self.segments.par_iter().zip(&mut self.contexts).for_each(work);
+                self.segments
+                    .par_iter()
+                    .zip(&mut self.contexts)
+                    .for_each(work);
             }
             #[cfg(feature = "parallel")]
             Threads::Own(pool) if self.segments.len() > 1 => {
@@ -770,26 +823,35 @@ impl<T: Element> Runner<T> {
                 continue; // finished row by row
             }
             let out = self.small.node_ptr(sums.node);
-            let partials = &self.partials[sums.at..][..sums.len * sums.pieces];
+            let partials = &mut self.partials[sums.at..][..sums.len * sums.pieces];
             #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
             let n = settle::count(self.dims, sums.axis) as f64;
-            let all = |terms: &mut dyn Iterator<Item = f64>| {
-                terms.fold(identity(sums.kind), |a, b| join(sums.kind, a, b))
-            };
-            let total =
-                |i: usize| all(&mut (0..sums.pieces).map(|p| partials[p * sums.len + i]));
+            // Piece after piece, each from end to end: their columns lie far apart.
+            let (totals, pieces) = partials.split_at_mut(sums.len);
+            for piece in pieces.chunks_exact(sums.len) {
+                for (total, &x) in totals.iter_mut().zip(piece) {
+                    *total = join(sums.kind, *total, x);
+                }
+            }
             let value = |total: f64| {
-                T::narrow(if sums.kind == Reduction::Mean { total / n } else { total })
+                T::narrow(if sums.kind == Reduction::Mean {
+                    total / n
+                } else {
+                    total
+                })
             };
             let write = |i: usize, x: T| {
                 // SAFETY: the node's array has the extent of its shape.
                 unsafe { out.add(i).write(x) };
             };
             if sums.axis == Axis::Tensor {
-                write(0, value(all(&mut (0..sums.len).map(total))));
+                let all = totals
+                    .iter()
+                    .fold(identity(sums.kind), |a, &b| join(sums.kind, a, b));
+                write(0, value(all));
             } else {
-                for i in 0..sums.len {
-                    write(i, value(total(i)));
+                for (i, &total) in totals.iter().enumerate() {
+                    write(i, value(total));
                 }
             }
         }
@@ -831,7 +893,11 @@ impl<T: Element> Job<'_, T> {
         for &(call, n) in self.fixed {
             let host = self.plan.graph.nodes[n].shape == Shape::Host;
             // SAFETY: the value was settled before the sweep.
-            let value = if host { self.table.host(n) } else { unsafe { *self.table.ptr(n) } };
+            let value = if host {
+                self.table.host(n)
+            } else {
+                unsafe { *self.table.ptr(n) }
+            };
             context.uniform.values[call] = value;
         }
         for b in s.b.0..s.b.1 {
@@ -842,7 +908,11 @@ impl<T: Element> Job<'_, T> {
 
     /// The sums of the sweep's levels.
     fn sums(&self) -> impl Iterator<Item = &Sums> {
-        self.sweep.levels.clone().flat_map(|k| &self.levels[k].sums).map(|&i| &self.sums[i])
+        self.sweep
+            .levels
+            .clone()
+            .flat_map(|k| &self.levels[k].sums)
+            .map(|&i| &self.sums[i])
     }
 
     /// One batch entry of a segment.
@@ -874,20 +944,23 @@ impl<T: Element> Job<'_, T> {
                     *self.partials.0.add(sums.piece(s) + b) = identity;
                 },
                 Axis::Col => {
-                    let place = 1 + self.place(sums.r);
-                    for j in 0..cols {
-                        // SAFETY: this segment's own piece and its own accumulators.
-                        unsafe {
-                            *self.partials.0.add(sums.piece(s) + first_col + j) = identity;
-                            *acc_of(place).add(j) = T::narrow(identity);
-                        }
+                    // SAFETY: this segment's own piece and its own accumulators.
+                    unsafe {
+                        let to = self.partials.0.add(sums.piece(s) + first_col);
+                        std::slice::from_raw_parts_mut(to, cols).fill(identity);
+                        let acc = acc_of(1 + self.place(sums.r));
+                        std::slice::from_raw_parts_mut(acc, cols).fill(T::narrow(identity));
                     }
                 }
             }
         }
 
         let levels = self.sweep.levels.clone();
-        let block = if levels.len() > 1 { (BLOCK / cols).clamp(1, FOLD) } else { FOLD };
+        let block = if levels.len() > 1 {
+            (BLOCK / cols).clamp(1, FOLD)
+        } else {
+            FOLD
+        };
         let mut unfolded = 0;
         let mut row = s.rows.0;
         while row < s.rows.1 {
@@ -922,7 +995,10 @@ impl<T: Element> Job<'_, T> {
 
     /// The place of a column reduction among the accumulators.
     fn place(&self, r: usize) -> usize {
-        self.col_reductions.iter().position(|&c| c == r).unwrap_or(0)
+        self.col_reductions
+            .iter()
+            .position(|&c| c == r)
+            .unwrap_or(0)
     }
 
     /// One level over one row of a segment.

@@ -54,7 +54,12 @@ impl<T: Element> Small<T> {
             len += Self::extent(dims, stride, shape).next_multiple_of(T::LANES);
             at
         };
-        let slots: Vec<usize> = plan.graph.slots.iter().map(|s| place(small(s.shape))).collect();
+        let slots: Vec<usize> = plan
+            .graph
+            .slots
+            .iter()
+            .map(|s| place(small(s.shape)))
+            .collect();
         let nodes: Vec<usize> = plan
             .graph
             .nodes
@@ -83,7 +88,10 @@ impl<T: Element> Small<T> {
         }
         for (n, node) in plan.graph.nodes.iter().enumerate() {
             if let Op::Count(axis) = node.op {
-                #[allow(clippy::cast_precision_loss, reason = "a count of elements, rounded once")]
+                #[allow(
+                    clippy::cast_precision_loss,
+                    reason = "a count of elements, rounded once"
+                )]
                 let count = count(dims, axis) as f64;
                 let at = this.nodes[n];
                 this.memory[at] = T::narrow(count);
@@ -102,10 +110,9 @@ impl<T: Element> Small<T> {
 
     /// Evaluates all Host values in `f64`.
     pub(crate) fn eval_hosts(&mut self, plan: &Plan, t: u64, hyper: impl Fn(&str) -> f64) {
-        for &n in &plan.host_program {
-            let value = crate::host::eval(plan, n, &self.host_values, t, &hyper);
-            self.host_values[n] = value;
-            self.hosts[n] = T::narrow(value);
+        crate::host::eval_all(plan, &mut self.host_values, t, hyper);
+        for &n in &plan.hosts {
+            self.hosts[n] = T::narrow(self.host_values[n]);
         }
     }
 
@@ -163,7 +170,11 @@ macro_rules! each {
 }
 
 fn small(shape: Shape) -> Shape {
-    if shape == Shape::Full { Shape::Host } else { shape }
+    if shape == Shape::Full {
+        Shape::Host
+    } else {
+        shape
+    }
 }
 
 /// The number of elements that a reduction over `axis` runs over.
@@ -213,7 +224,11 @@ impl<T: Element> Table<'_, T> {
             Shape::Rows => (self.ptr(n), self.dims.rows),
             Shape::Cols => (self.ptr(n), self.stride),
         };
-        Operand { from, stride, constant: shape.fits(Shape::Matrix) }
+        Operand {
+            from,
+            stride,
+            constant: shape.fits(Shape::Matrix),
+        }
     }
 
     /// Settles one node. Row values only for rows `rows` of the batch entries `batch`, everything
@@ -286,24 +301,25 @@ impl<T: Element> Table<'_, T> {
             Shape::Cols => self.dims.cols,
             _ => 1,
         };
-        let mut acc = (0.0f64, f64::NEG_INFINITY);
-        let mut len = 0usize;
+        let mut acc = Acc::new();
         for b in 0..self.dims.batch {
             for i in 0..n {
                 // SAFETY: the caller's contract.
-                let x = unsafe { a.get(b, i) }.widen();
-                acc = (acc.0 + x, if acc.1 < x { x } else { acc.1 });
+                acc.add(unsafe { a.get(b, i) }.widen(), i);
             }
-            len += n;
             if to == Shape::Matrix {
                 // SAFETY: one value per batch entry.
-                unsafe { out.from.cast_mut().add(b).write(finished(kind, acc, len)) };
-                (acc, len) = ((0.0, f64::NEG_INFINITY), 0);
+                unsafe { out.from.cast_mut().add(b).write(acc.finished(kind, n)) };
+                acc = Acc::new();
             }
         }
         if to == Shape::Scalar {
             // SAFETY: one value.
-            unsafe { out.from.cast_mut().write(finished(kind, acc, len)) };
+            unsafe {
+                out.from
+                    .cast_mut()
+                    .write(acc.finished(kind, n * self.dims.batch))
+            };
         }
     }
 
@@ -323,18 +339,41 @@ impl<T: Element> Table<'_, T> {
         // SAFETY: the slot's place was laid out within the memory, with this extent.
         unsafe {
             let from = self.memory.add(self.slots[slot]);
-            let out = Operand { from: from.cast_const(), stride, constant: false };
+            let out = Operand {
+                from: from.cast_const(),
+                stride,
+                constant: false,
+            };
             map1(out, 0..batch, 0..n, self.operand(plan, value), |x| x);
         }
     }
 }
 
-fn finished<T: Element>(kind: Reduction, acc: (f64, f64), n: usize) -> T {
-    #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
-    T::narrow(match kind {
-        Reduction::Mean => acc.0 / n as f64,
-        Reduction::Max => acc.1,
-    })
+/// A sum and a maximum in progress. Eight sums side by side: the rounding errors of a long sum in
+/// sequence show in `f64`.
+struct Acc([f64; 8], f64);
+
+impl Acc {
+    fn new() -> Self {
+        Self([0.0; 8], f64::NEG_INFINITY)
+    }
+
+    #[inline(always)]
+    fn add(&mut self, x: f64, i: usize) {
+        self.0[i % 8] += x;
+        if self.1 < x {
+            self.1 = x;
+        }
+    }
+
+    fn finished<T: Element>(&self, kind: Reduction, n: usize) -> T {
+        let [a, b, c, d, e, f, g, h] = self.0;
+        #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
+        T::narrow(match kind {
+            Reduction::Mean => (((a + b) + (c + d)) + ((e + f) + (g + h))) / n as f64,
+            Reduction::Max => self.1,
+        })
+    }
 }
 
 /// # Safety
@@ -350,7 +389,12 @@ unsafe fn map1<T: Element>(
     for b in batch {
         for i in range.clone() {
             // SAFETY: the caller's contract.
-            unsafe { out.from.cast_mut().add(b * out.stride + i).write(f(a.get(b, i))) };
+            unsafe {
+                out.from
+                    .cast_mut()
+                    .add(b * out.stride + i)
+                    .write(f(a.get(b, i)))
+            };
         }
     }
 }

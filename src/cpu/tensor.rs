@@ -1,6 +1,8 @@
 //! What may be stepped: slices, arrays and views that lend their memory for one step.
 
-use ndarray::{ArrayBase, ArrayView, ArrayViewD, ArrayViewMut, ArrayViewMutD, Data, DataMut, Dimension};
+use ndarray::{
+    ArrayBase, ArrayView, ArrayViewD, ArrayViewMut, ArrayViewMutD, Data, DataMut, Dimension,
+};
 
 use super::Element;
 use crate::error::{Error, Result};
@@ -41,15 +43,22 @@ fn check(what: &str, shape: &[usize], found: &[usize], fits: bool) -> Result<()>
     if fits {
         return Ok(());
     }
-    Err(Error::Shape { what: what.into(), expected: shape.to_vec(), found: found.to_vec() })
+    Err(Error::Shape {
+        what: what.into(),
+        expected: shape.to_vec(),
+        found: found.to_vec(),
+    })
 }
 
 impl<T: Element> LentMut<'_, T> {
     pub(crate) fn check(&self, what: &str, shape: &[usize]) -> Result<()> {
         match self {
-            Self::Slice(s) => {
-                check(what, shape, &[s.len()], s.len() == shape.iter().product::<usize>())
-            }
+            Self::Slice(s) => check(
+                what,
+                shape,
+                &[s.len()],
+                s.len() == shape.iter().product::<usize>(),
+            ),
             Self::View(v) => check(what, shape, v.shape(), v.shape() == shape),
         }
     }
@@ -79,9 +88,12 @@ impl<T: Element> LentMut<'_, T> {
 impl<T: Element> Lent<'_, T> {
     pub(crate) fn check(&self, what: &str, shape: &[usize]) -> Result<()> {
         match self {
-            Self::Slice(s) => {
-                check(what, shape, &[s.len()], s.len() == shape.iter().product::<usize>())
-            }
+            Self::Slice(s) => check(
+                what,
+                shape,
+                &[s.len()],
+                s.len() == shape.iter().product::<usize>(),
+            ),
             Self::View(v) => check(what, shape, v.shape(), v.shape() == shape),
         }
     }
@@ -102,13 +114,13 @@ impl<T: Element> Lent<'_, T> {
 }
 
 impl<'a, T: Element> TensorMut<'a, T> for LentMut<'a, T> {
-    fn lend(self) -> LentMut<'a, T> {
+    fn lend(self) -> Self {
         self
     }
 }
 
 impl<'a, T: Element> TensorRef<'a, T> for Lent<'a, T> {
-    fn lend(self) -> Lent<'a, T> {
+    fn lend(self) -> Self {
         self
     }
 }

@@ -1,16 +1,31 @@
 //! x
-use crate::{Definition, Levels, Optimizer, Recipe, value::{Interpreter, Step}, blocks::*};
+use crate::{
+    Definition, Levels, Optimizer, Recipe,
+    blocks::*,
+    value::{Interpreter, Step},
+};
 /// x
 #[derive(Clone, Debug)]
-pub struct Came { /// x
- pub lr: f64 }
+pub struct Came {
+    /// x
+    pub lr: f64,
+}
 struct Step1;
 impl Definition for Step1 {
     const NAME: &'static str = "came";
     const LEVELS: Levels = Levels::factored(2, 4);
     #[inline(always)]
     fn step<I: Interpreter>(s: Step<'_, I>) {
-        let [lr, beta1, beta2, beta3, eps1, eps2, clip, weight_decay] = s.hyper(["lr", "beta1", "beta2", "beta3", "eps1", "eps2", "clip_threshold", "weight_decay"]);
+        let [lr, beta1, beta2, beta3, eps1, eps2, clip, weight_decay] = s.hyper([
+            "lr",
+            "beta1",
+            "beta2",
+            "beta3",
+            "eps1",
+            "eps2",
+            "clip_threshold",
+            "weight_decay",
+        ]);
         let (g, w) = (s.grad(), s.param());
         let sq = g.square() + eps1;
         if s.is_matrix() {
@@ -30,6 +45,20 @@ impl Definition for Step1 {
     }
 }
 impl Optimizer for Came {
-    fn hyper(&self, name: &str) -> Option<f64> { Some(match name { "lr" => self.lr, "beta1" => 0.9, "beta2" => 0.999, "beta3" => 0.9999, "eps1" => 1e-30, "eps2" => 1e-16, "clip_threshold" => 1.0, "weight_decay" => 0.0, _ => return None }) }
-    fn recipe(&self) -> Recipe { Recipe::of::<Step1>() }
+    fn hyper(&self, name: &str) -> Option<f64> {
+        Some(match name {
+            "lr" => self.lr,
+            "beta1" => 0.9,
+            "beta2" => 0.999,
+            "beta3" => 0.9999,
+            "eps1" => 1e-30,
+            "eps2" => 1e-16,
+            "clip_threshold" => 1.0,
+            "weight_decay" => 0.0,
+            _ => return None,
+        })
+    }
+    fn recipe(&self) -> Recipe {
+        Recipe::of::<Step1>()
+    }
 }
