@@ -90,13 +90,12 @@ impl Plan {
     pub fn new(graph: Graph, fused: bool) -> Result<Self> {
         let used = graph.reachable();
         let is_small = |n: &Node| n.shape != Shape::Full && n.shape != Shape::Host;
-        // The parameter may be given a small value: that takes a level too.
-        let count = 1
-            + (0..graph.nodes.len())
-                .filter(|&n| used[n] && (graph.nodes[n].shape == Shape::Full || n == graph.param))
-                .map(|n| usize::from(graph.nodes[n].level))
-                .max()
-                .unwrap_or(0);
+        let count = 1 + (0..graph.nodes.len())
+            .filter(|&n| used[n] && graph.nodes[n].shape == Shape::Full)
+            .chain([graph.param])
+            .map(|n| usize::from(graph.nodes[n].level))
+            .max()
+            .unwrap_or(0);
         let last = (0..graph.nodes.len())
             .filter(|&n| used[n])
             .map(|n| usize::from(graph.nodes[n].level))
@@ -312,10 +311,8 @@ fn check_small_slots(graph: &Graph, used: &[bool]) -> Result<()> {
         .filter(|(_, d)| d.shape != Shape::Full)
     {
         let stored = usize::from(graph.nodes[graph.stores[s]].level);
-        let Some(old) = graph.nodes.iter().position(|n| n.op == Op::Old(s)) else {
-            continue;
-        };
-        if graph.param == old {
+        let Some(old) = graph.nodes.iter().position(|n| n.op == Op::Old(s)) else { continue };
+        if graph.param == old && stored == 0 {
             return Err(stale(graph, decl.name, stored, 0));
         }
         for (n, node) in graph.nodes.iter().enumerate().filter(|(n, _)| used[*n]) {

@@ -189,12 +189,8 @@ impl Graph {
                 ));
             }
         }
-        let levels = self
-            .stored()
-            .map(|n| self.nodes[n].level)
-            .max()
-            .unwrap_or(0)
-            .saturating_add(1);
+        let levels =
+            self.stored().map(|n| self.nodes[n].level).max().unwrap_or(0).saturating_add(1);
         // The last settle may be for small slots only: then no loop is needed at that level.
         let loops = self
             .stored()
@@ -205,10 +201,10 @@ impl Graph {
             .unwrap_or(0)
             .saturating_add(1);
         debug_assert!(loops <= levels, "loops are counted among the levels");
-        if loops > Levels::MAX {
+        if usize::from(loops) > crate::cpu::MAX_LEVELS {
             return Err(self.error(
-                format!("it has {loops} levels, and the limit is {}", Levels::MAX),
-                "make fewer of its reductions depend on each other",
+                format!("it has {loops} levels, and the limit is {}", crate::cpu::MAX_LEVELS),
+                "let fewer reductions depend on one another",
             ));
         }
         if loops != stated {
@@ -396,8 +392,8 @@ impl Interpreter for Trace {
         if self.graph.borrow().param != usize::MAX {
             self.fail(|g| {
                 g.error(
-                    "it reads the old parameter after the new one was set".into(),
-                    "call `param` once, at the beginning of `step`, and `set_param` at its end",
+                    "the parameter is read after it was set".into(),
+                    "call `param` first, and `set_param` at the end of `step`",
                 )
             });
         }
@@ -442,8 +438,7 @@ impl Interpreter for Trace {
             return a;
         }
         let full = node.shape == Shape::Full;
-        let level = node.level.saturating_add(u8::from(full));
-        let result = self.call(Op::Reduce(kind, axis, a), shape, level);
+        let result = self.call(Op::Reduce(kind, axis, a), shape, node.level.saturating_add(u8::from(full)));
         if full {
             self.graph.borrow_mut().reductions.push((a, result));
         }
@@ -486,20 +481,16 @@ impl Interpreter for Trace {
     }
 
     fn old(&self, slot: SlotId) -> NodeId {
-        let decl = self.graph.borrow().slots[slot];
-        // The lanes load where they stand, and by now they would load the new value.
+        let SlotDecl { name, shape, .. } = self.graph.borrow().slots[slot];
         if self.graph.borrow().stores[slot] != usize::MAX {
             self.fail(|g| {
                 g.error(
-                    format!(
-                        "it reads the old value of slot `{}` after the new one is set",
-                        decl.name
-                    ),
-                    "call `old` before `set` and keep the value, which is `Copy`",
+                    format!("the old value of slot `{name}` is read after it was set"),
+                    "call `old` before `set`, or use the value that `set` returns",
                 )
             });
         }
-        self.call(Op::Old(slot), decl.shape, 0)
+        self.call(Op::Old(slot), shape, 0)
     }
 
     #[track_caller]

@@ -54,21 +54,18 @@ impl<T: Element> Small<T> {
             len += Self::extent(dims, stride, shape).next_multiple_of(T::LANES);
             at
         };
-        let slots: Vec<usize> = plan
-            .graph
-            .slots
-            .iter()
-            .map(|s| place(small(s.shape)))
-            .collect();
+        let slots: Vec<usize> = plan.graph.slots.iter().map(|s| place(small(s.shape))).collect();
+        // An old value that another slot takes over is copied first: slots may exchange values.
+        let moves = |n: NodeId, s: usize| {
+            plan.graph.stores.iter().enumerate().any(|(to, &value)| value == n && to != s)
+        };
         let nodes: Vec<usize> = plan
             .graph
             .nodes
             .iter()
             .enumerate()
-            .map(|(id, n)| match n.op {
-                // An old value is the slot itself, unless it becomes another slot's new one: slots
-                // are committed one after the other, so that one is copied first.
-                Op::Old(s) if !plan.graph.stores.contains(&id) => slots[s],
+            .map(|(i, n)| match n.op {
+                Op::Old(s) if !moves(i, s) => slots[s],
                 _ => place(small(n.shape)),
             })
             .collect();
@@ -277,8 +274,8 @@ impl<T: Element> Table<'_, T> {
                 }
                 Op::Reduce(kind, _, a) => self.reduce(plan, kind, a, out, node.shape),
                 Op::Old(s) if self.nodes[n] != self.slots[s] => {
-                    let from = self.memory.add(self.slots[s]).cast_const();
-                    map1(out, batch, range, Operand { from, ..out }, |x| x);
+                    let slot = Operand { from: self.memory.add(self.slots[s]).cast_const(), ..out };
+                    map1(out, batch, range, slot, |x| x);
                 }
                 // Counts are written once, other old values are the slots themselves.
                 _ => {}
