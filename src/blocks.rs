@@ -91,13 +91,7 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
     #[track_caller]
     pub fn ema(s: Step<'a, I>, x: Value<'a, I>, beta: Value<'a, I>) -> Self {
         if s.is_matrix() {
-            Self::Factored(Factored::ema(
-                s,
-                ["exp_avg_sq_row", "exp_avg_sq_col"],
-                0.0,
-                x,
-                beta,
-            ))
+            Self::Factored(Factored::ema(s, ["exp_avg_sq_row", "exp_avg_sq_col"], 0.0, x, beta))
         } else {
             Self::Whole(s.full("exp_avg_sq").ema(x, beta))
         }

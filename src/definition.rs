@@ -24,10 +24,7 @@ impl Levels {
     /// A definition that does not tell rows from columns: every tensor is one long vector to it.
     #[must_use]
     pub const fn flat(levels: u8) -> Self {
-        Self {
-            vector: levels,
-            matrix: 0,
-        }
+        Self { vector: levels, matrix: 0 }
     }
 
     /// A definition that treats matrices apart ([`Step::is_matrix`]).

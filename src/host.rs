@@ -15,11 +15,7 @@ pub(crate) fn eval_all(plan: &Plan, values: &mut [f64], t: u64, hyper: impl Fn(&
 
 /// Checks that the optimizer knows every hyper-parameter that its definition asks for.
 pub(crate) fn check_names<O: Optimizer>(graph: &Graph, optimizer: &O) -> Result<()> {
-    match graph
-        .hypers
-        .iter()
-        .find(|name| optimizer.hyper(name).is_none())
-    {
+    match graph.hypers.iter().find(|name| optimizer.hyper(name).is_none()) {
         None => Ok(()),
         Some(name) => Err(graph.error(
             format!("it asks for the hyper-parameter `{name}`, which its optimizer does not know"),

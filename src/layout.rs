@@ -50,21 +50,11 @@ impl Dims {
     }
 
     const fn vector(n: usize) -> Self {
-        Self {
-            kind: Kind::Vector,
-            batch: 1,
-            rows: 1,
-            cols: n,
-        }
+        Self { kind: Kind::Vector, batch: 1, rows: 1, cols: n }
     }
 
     const fn matrix(batch: usize, rows: usize, cols: usize) -> Self {
-        Self {
-            kind: Kind::Matrix,
-            batch,
-            rows,
-            cols,
-        }
+        Self { kind: Kind::Matrix, batch, rows, cols }
     }
 
     /// Number of elements.
@@ -156,9 +146,7 @@ impl Dims {
 fn element_count(shape: &[usize]) -> Result<usize> {
     let most = isize::MAX as usize / 8;
     // Zero dimensions do not hide an overflow among the others.
-    let product = shape
-        .iter()
-        .try_fold(1usize, |n, &d| n.checked_mul(d.max(1)));
+    let product = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)));
     match product {
         Some(p) if p <= most => Ok(if shape.contains(&0) { 0 } else { p }),
         _ => Err(Error::TooLarge {

@@ -90,21 +90,21 @@ impl Plan {
     pub fn new(graph: Graph, fused: bool) -> Result<Self> {
         let used = graph.reachable();
         let is_small = |n: &Node| n.shape != Shape::Full && n.shape != Shape::Host;
-        let count = 1 + (0..graph.nodes.len())
-            .filter(|&n| used[n] && graph.nodes[n].shape == Shape::Full)
-            .chain([graph.param])
-            .map(|n| usize::from(graph.nodes[n].level))
-            .max()
-            .unwrap_or(0);
+        // The parameter may be given a small value: that takes a level too.
+        let count = 1
+            + (0..graph.nodes.len())
+                .filter(|&n| used[n] && (graph.nodes[n].shape == Shape::Full || n == graph.param))
+                .map(|n| usize::from(graph.nodes[n].level))
+                .max()
+                .unwrap_or(0);
         let last = (0..graph.nodes.len())
             .filter(|&n| used[n])
             .map(|n| usize::from(graph.nodes[n].level))
             .max()
             .unwrap_or(0);
 
-        let levels: Vec<_> = (0..count)
-            .map(|k| Level::new(&graph, &used, k))
-            .collect::<Result<_>>()?;
+        let levels: Vec<_> =
+            (0..count).map(|k| Level::new(&graph, &used, k)).collect::<Result<_>>()?;
         let settles: Vec<Vec<NodeId>> = (0..=last.max(count - 1) + 1)
             .map(|k| {
                 (0..graph.nodes.len())
@@ -127,15 +127,8 @@ impl Plan {
         graph.stored().for_each(|n| read[n] = true);
         let hosts = host_program.iter().copied().filter(|&n| read[n]).collect();
 
-        let mut plan = Self {
-            graph,
-            fused,
-            levels,
-            sweeps: Vec::new(),
-            settles,
-            hosts,
-            host_program,
-        };
+        let mut plan =
+            Self { graph, fused, levels, sweeps: Vec::new(), settles, hosts, host_program };
         plan.make_sweeps();
         Ok(plan)
     }
@@ -163,12 +156,7 @@ impl Plan {
                 }
                 stores.extend(level.stores.iter().map(|s| s.0));
             }
-            self.sweeps.push(Sweep {
-                levels: k..end,
-                local,
-                loads,
-                stores,
-            });
+            self.sweeps.push(Sweep { levels: k..end, local, loads, stores });
             k = end;
         }
     }
@@ -205,10 +193,7 @@ impl Plan {
     /// buffer that a sweep reads or writes, once each. Small values are not counted.
     #[must_use]
     pub fn bytes_per_parameter(&self, size: usize) -> usize {
-        self.sweeps
-            .iter()
-            .map(|s| (s.loads.len() + s.stores.len()) * size)
-            .sum()
+        self.sweeps.iter().map(|s| (s.loads.len() + s.stores.len()) * size).sum()
     }
 
     /// Slots that are committed by settle `k`, with their new values.
@@ -304,12 +289,7 @@ fn stale(graph: &Graph, name: &str, stored: usize, read: usize) -> crate::Error 
 /// A small slot is committed by the settle of its new value's level; nothing later may read the
 /// old one.
 fn check_small_slots(graph: &Graph, used: &[bool]) -> Result<()> {
-    for (s, decl) in graph
-        .slots
-        .iter()
-        .enumerate()
-        .filter(|(_, d)| d.shape != Shape::Full)
-    {
+    for (s, decl) in graph.slots.iter().enumerate().filter(|(_, d)| d.shape != Shape::Full) {
         let stored = usize::from(graph.nodes[graph.stores[s]].level);
         let Some(old) = graph.nodes.iter().position(|n| n.op == Op::Old(s)) else { continue };
         if graph.param == old && stored == 0 {
@@ -326,11 +306,7 @@ fn check_small_slots(graph: &Graph, used: &[bool]) -> Result<()> {
             } else {
                 usize::from(node.level)
             };
-            let late = if node.shape == Shape::Full {
-                read >= stored
-            } else {
-                read > stored
-            };
+            let late = if node.shape == Shape::Full { read >= stored } else { read > stored };
             if late {
                 return Err(stale(graph, decl.name, stored, read));
             }
@@ -350,11 +326,7 @@ fn last_evaluation(graph: &Graph, used: &[bool], n: NodeId) -> usize {
         let own = usize::from(node.level);
         last[m] = last[m].max(own);
         // A stored value is read back after its level, so its operands are needed only there.
-        let at = if matches!(node.op, Op::New(..)) {
-            own
-        } else {
-            last[m]
-        };
+        let at = if matches!(node.op, Op::New(..)) { own } else { last[m] };
         for a in node.op.args() {
             last[a] = last[a].max(at);
         }
@@ -366,11 +338,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |buffers: &[Buffer]| {
             let list: Vec<_> = buffers.iter().map(|&b| self.buffer_name(b)).collect();
-            if list.is_empty() {
-                "nothing".to_string()
-            } else {
-                list.join(" ")
-            }
+            if list.is_empty() { "nothing".to_string() } else { list.join(" ") }
         };
         writeln!(
             f,
@@ -386,12 +354,7 @@ impl fmt::Display for Plan {
             for k in settled..=upto {
                 for &n in self.settles[k].iter().filter(|n| !local.contains(n)) {
                     let node = &self.graph.nodes[n];
-                    writeln!(
-                        f,
-                        "    %{n:<3} {:6}  {}",
-                        node.shape,
-                        self.graph.describe(n)
-                    )?;
+                    writeln!(f, "    %{n:<3} {:6}  {}", node.shape, self.graph.describe(n))?;
                 }
                 for (s, n) in self.commits(k) {
                     writeln!(f, "    {} <- %{n}", self.graph.slots[s].name)?;
@@ -412,10 +375,8 @@ impl fmt::Display for Plan {
             )?;
             for k in sweep.levels.clone() {
                 writeln!(f, "  level {k}")?;
-                for &n in sweep
-                    .local
-                    .iter()
-                    .filter(|&&n| usize::from(self.graph.nodes[n].level) == k)
+                for &n in
+                    sweep.local.iter().filter(|&&n| usize::from(self.graph.nodes[n].level) == k)
                 {
                     writeln!(
                         f,
@@ -427,30 +388,18 @@ impl fmt::Display for Plan {
                 for &n in &self.levels[k].full {
                     let node = &self.graph.nodes[n];
                     let again = if usize::from(node.level) < k && node.op.args().next().is_some() {
-                        if matches!(node.op, Op::New(..)) {
-                            "  (read back)"
-                        } else {
-                            "  (again)"
-                        }
+                        if matches!(node.op, Op::New(..)) { "  (read back)" } else { "  (again)" }
                     } else {
                         ""
                     };
-                    writeln!(
-                        f,
-                        "    %{n:<3} {:6}  {}{again}",
-                        node.shape,
-                        self.graph.describe(n)
-                    )?;
+                    writeln!(f, "    %{n:<3} {:6}  {}{again}", node.shape, self.graph.describe(n))?;
                 }
                 for &(b, n) in &self.levels[k].stores {
                     writeln!(f, "    {} <- %{n}", self.buffer_name(b))?;
                 }
             }
-            let upto = if i + 1 == self.sweeps.len() {
-                self.settles.len() - 1
-            } else {
-                sweep.levels.end
-            };
+            let upto =
+                if i + 1 == self.sweeps.len() { self.settles.len() - 1 } else { sweep.levels.end };
             writeln!(f, "settle")?;
             settle(f, upto, &sweep.local)?;
         }

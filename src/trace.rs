@@ -141,19 +141,12 @@ impl Graph {
             return Err(error);
         }
         let graph = trace.graph.into_inner();
-        graph.check(
-            D::LEVELS.of(kind),
-            kind == Kind::Vector && D::LEVELS.matrix == 0,
-        )?;
+        graph.check(D::LEVELS.of(kind), kind == Kind::Vector && D::LEVELS.matrix == 0)?;
         Ok(graph)
     }
 
     pub(crate) fn error(&self, problem: String, remedy: impl Into<String>) -> Error {
-        Error::Definition {
-            definition: self.name,
-            problem,
-            remedy: remedy.into(),
-        }
+        Error::Definition { definition: self.name, problem, remedy: remedy.into() }
     }
 
     fn check(&self, stated: u8, flat: bool) -> Result<()> {
@@ -171,16 +164,8 @@ impl Graph {
         }
         for (what, len, most) in [
             ("operations", self.calls.len(), crate::cpu::MAX_CALLS),
-            (
-                "full-size slots",
-                self.full_slots().count(),
-                crate::cpu::MAX_FULL_SLOTS,
-            ),
-            (
-                "full-size reductions",
-                self.reductions.len(),
-                crate::cpu::MAX_REDUCTIONS,
-            ),
+            ("full-size slots", self.full_slots().count(), crate::cpu::MAX_FULL_SLOTS),
+            ("full-size reductions", self.reductions.len(), crate::cpu::MAX_REDUCTIONS),
         ] {
             if len > most {
                 return Err(self.error(
@@ -201,10 +186,10 @@ impl Graph {
             .unwrap_or(0)
             .saturating_add(1);
         debug_assert!(loops <= levels, "loops are counted among the levels");
-        if usize::from(loops) > crate::cpu::MAX_LEVELS {
+        if loops > Levels::MAX {
             return Err(self.error(
-                format!("it has {loops} levels, and the limit is {}", crate::cpu::MAX_LEVELS),
-                "let fewer reductions depend on one another",
+                format!("it has {loops} levels, and the limit is {}", Levels::MAX),
+                "make fewer of its reductions depend on each other",
             ));
         }
         if loops != stated {
@@ -229,10 +214,7 @@ impl Graph {
     /// Operands of the full-size reductions that something stored depends on.
     fn needed_reductions(&self) -> impl Iterator<Item = NodeId> {
         let used = self.reachable();
-        self.reductions
-            .iter()
-            .filter(move |(_, r)| used[*r])
-            .map(|(a, _)| *a)
+        self.reductions.iter().filter(move |(_, r)| used[*r]).map(|(a, _)| *a)
     }
 
     /// Which nodes something stored depends on.
@@ -284,13 +266,7 @@ impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} of a {}", self.name, self.kind)?;
         for (n, node) in self.nodes.iter().enumerate() {
-            writeln!(
-                f,
-                "%{n:<3} {:6} level {}  {}",
-                node.shape,
-                node.level,
-                self.describe(n)
-            )?;
+            writeln!(f, "%{n:<3} {:6} level {}  {}", node.shape, node.level, self.describe(n))?;
         }
         for (slot, value) in self.slots.iter().zip(&self.stores) {
             writeln!(f, "{} ({}) <- %{value}", slot.name, slot.shape)?;
@@ -345,12 +321,7 @@ impl Trace {
 }
 
 fn place(location: &Location<'_>) -> String {
-    format!(
-        "{}:{}:{}",
-        location.file(),
-        location.line(),
-        location.column()
-    )
+    format!("{}:{}:{}", location.file(), location.line(), location.column())
 }
 
 impl Interpreter for Trace {
@@ -392,8 +363,8 @@ impl Interpreter for Trace {
         if self.graph.borrow().param != usize::MAX {
             self.fail(|g| {
                 g.error(
-                    "the parameter is read after it was set".into(),
-                    "call `param` first, and `set_param` at the end of `step`",
+                    "it reads the old parameter after the new one was set".into(),
+                    "call `param` once, at the beginning of `step`, and `set_param` at its end",
                 )
             });
         }
@@ -412,10 +383,7 @@ impl Interpreter for Trace {
             let location = Location::caller();
             self.fail(|g| {
                 g.error(
-                    format!(
-                        "the power at {} has an operand of shape {shape}",
-                        place(location)
-                    ),
+                    format!("the power at {} has an operand of shape {shape}", place(location)),
                     "powers are for Host values; write `square`, `sqrt` or products of them",
                 )
             });
@@ -438,7 +406,8 @@ impl Interpreter for Trace {
             return a;
         }
         let full = node.shape == Shape::Full;
-        let result = self.call(Op::Reduce(kind, axis, a), shape, node.level.saturating_add(u8::from(full)));
+        let level = node.level.saturating_add(u8::from(full));
+        let result = self.call(Op::Reduce(kind, axis, a), shape, level);
         if full {
             self.graph.borrow_mut().reductions.push((a, result));
         }
@@ -456,20 +425,10 @@ impl Interpreter for Trace {
                 )
             });
         }
-        if self
-            .graph
-            .borrow()
-            .slots
-            .iter()
-            .any(|s| s.name == decl.name)
-        {
+        if self.graph.borrow().slots.iter().any(|s| s.name == decl.name) {
             self.fail(|g| {
                 g.error(
-                    format!(
-                        "slot `{}` is declared twice, again at {}",
-                        decl.name,
-                        place(location)
-                    ),
+                    format!("slot `{}` is declared twice, again at {}", decl.name, place(location)),
                     "declare it once and keep the `Slot`, which is `Copy`",
                 )
             });
@@ -481,16 +440,20 @@ impl Interpreter for Trace {
     }
 
     fn old(&self, slot: SlotId) -> NodeId {
-        let SlotDecl { name, shape, .. } = self.graph.borrow().slots[slot];
+        let decl = self.graph.borrow().slots[slot];
+        // The lanes load where they stand, and by now they would load the new value.
         if self.graph.borrow().stores[slot] != usize::MAX {
             self.fail(|g| {
                 g.error(
-                    format!("the old value of slot `{name}` is read after it was set"),
-                    "call `old` before `set`, or use the value that `set` returns",
+                    format!(
+                        "it reads the old value of slot `{}` after the new one is set",
+                        decl.name
+                    ),
+                    "call `old` before `set` and keep the value, which is `Copy`",
                 )
             });
         }
-        self.call(Op::Old(slot), shape, 0)
+        self.call(Op::Old(slot), decl.shape, 0)
     }
 
     #[track_caller]
@@ -506,11 +469,7 @@ impl Interpreter for Trace {
         if self.graph.borrow().stores[slot] != usize::MAX {
             self.fail(|g| {
                 g.error(
-                    format!(
-                        "slot `{}` is set twice, again at {}",
-                        decl.name,
-                        place(location)
-                    ),
+                    format!("slot `{}` is set twice, again at {}", decl.name, place(location)),
                     "set it once and use the value that `set` returns",
                 )
             });

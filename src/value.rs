@@ -281,18 +281,12 @@ impl<'a, I: Interpreter> Value<'a, I> {
     #[track_caller]
     fn binary(self, op: Binary, other: impl Operand<'a, I>) -> Self {
         let other = other.value(self.interpreter);
-        Self::of(
-            self.interpreter,
-            self.interpreter.binary(op, self.repr, other.repr),
-        )
+        Self::of(self.interpreter, self.interpreter.binary(op, self.repr, other.repr))
     }
 
     #[inline(always)]
     fn reduce(self, kind: Reduction, axis: Axis) -> Self {
-        Self::of(
-            self.interpreter,
-            self.interpreter.reduce(kind, axis, self.repr),
-        )
+        Self::of(self.interpreter, self.interpreter.reduce(kind, axis, self.repr))
     }
 
     /// `x²`, as `x · x`.
@@ -362,10 +356,7 @@ impl<'a, I: Interpreter> Value<'a, I> {
     /// The comparison `self < other`, for [`Less::select`].
     #[inline(always)]
     pub fn less_than(self, other: impl Operand<'a, I>) -> Less<'a, I> {
-        Less {
-            a: self,
-            b: other.value(self.interpreter),
-        }
+        Less { a: self, b: other.value(self.interpreter) }
     }
 
     /// The mean of each row. Rows.
@@ -610,10 +601,7 @@ impl<'a, I: Interpreter> Step<'a, I> {
     #[track_caller]
     pub fn slot(self, name: &'static str, shape: Shape, init: f64) -> Slot<'a, I> {
         let slot = self.interpreter.slot(SlotDecl { name, shape, init });
-        Slot {
-            interpreter: self.interpreter,
-            slot,
-        }
+        Slot { interpreter: self.interpreter, slot }
     }
 
     /// Gives the parameter its new value. Every definition does this once.
@@ -657,10 +645,7 @@ impl<'a, I: Interpreter> Slot<'a, I> {
     #[inline(always)]
     #[track_caller]
     pub fn set(self, value: Value<'a, I>) -> Value<'a, I> {
-        Value::of(
-            self.interpreter,
-            self.interpreter.store(self.slot, value.repr),
-        )
+        Value::of(self.interpreter, self.interpreter.store(self.slot, value.repr))
     }
 
     /// Exponential moving average: stores and returns `β·old + (1−β)·x`, computed as

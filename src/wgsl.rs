@@ -121,10 +121,7 @@ impl Places {
 
     /// Where a small slot begins, from the start of its tensor's small values.
     pub(crate) fn slot(&self, slot: SlotId, dims: &Dims) -> usize {
-        let before = self
-            .small
-            .iter()
-            .take_while(|(s, _)| *s != Small::Slot(slot));
+        let before = self.small.iter().take_while(|(s, _)| *s != Small::Slot(slot));
         before.map(|&(_, shape)| dims.count(shape)).sum()
     }
 
@@ -148,10 +145,7 @@ impl Places {
                 *before.entry(extent).or_insert(0) += 1;
             }
         };
-        let small = self
-            .small
-            .iter()
-            .map(|&(s, shape)| (small_place(plan, s), extent(shape).0));
+        let small = self.small.iter().map(|&(s, shape)| (small_place(plan, s), extent(shape).0));
         places("t.small", small.collect());
         let partials = self.partials.iter().map(|&(n, axis)| {
             let extent = match axis {
@@ -228,16 +222,10 @@ impl<'a> Printer<'a> {
         let local: BTreeSet<_> = plan.sweeps.iter().flat_map(|s| s.local.clone()).collect();
         let mut shared = BTreeSet::new();
         for sweep in &plan.sweeps {
-            let reads = sweep
-                .levels
-                .clone()
-                .flat_map(|k| plan.levels[k].reads.iter().copied());
+            let reads = sweep.levels.clone().flat_map(|k| plan.levels[k].reads.iter().copied());
             let later = sweep.local.iter().flat_map(|&n| {
                 let level = plan.graph.nodes[n].level;
-                plan.graph.nodes[n]
-                    .op
-                    .args()
-                    .filter(move |&a| plan.graph.nodes[a].level < level)
+                plan.graph.nodes[n].op.args().filter(move |&a| plan.graph.nodes[a].level < level)
             });
             shared.extend(reads.chain(later).filter(|n| sweep.local.contains(n)));
         }
@@ -268,11 +256,7 @@ impl<'a> Printer<'a> {
         printer.keep();
         let limit = (16 * 1024 - 4 * 256) / (4 * WIDTH * ROWS);
         for (k, level) in plan.levels.iter().enumerate() {
-            let n = level
-                .reductions
-                .iter()
-                .filter(|&&n| printer.axis(n) == Axis::Row)
-                .count();
+            let n = level.reductions.iter().filter(|&&n| printer.axis(n) == Axis::Row).count();
             if n > limit as usize {
                 return Err(plan.graph.error(
                     format!("level {k} has {n} row reductions, and the GPU has room for {limit}"),
@@ -327,9 +311,7 @@ impl<'a> Printer<'a> {
             }
         }
         for &n in &self.kept {
-            self.places
-                .small
-                .push((Small::Node(n), graph.nodes[n].shape));
+            self.places.small.push((Small::Node(n), graph.nodes[n].shape));
         }
         for level in &self.plan.levels {
             for &n in &level.reductions {
@@ -350,10 +332,8 @@ impl<'a> Printer<'a> {
                 entries.push(self.sweep(i - 1, &name, pooled));
                 dispatches.push(Dispatch::Sweep(name));
             }
-            let columns: Vec<_> = settle
-                .full_reductions(self.plan)
-                .filter(|&n| self.axis(n) == Axis::Col)
-                .collect();
+            let columns: Vec<_> =
+                settle.full_reductions(self.plan).filter(|&n| self.axis(n) == Axis::Col).collect();
             if !columns.is_empty() && self.plan.fused {
                 let name = format!("gather_{i}");
                 entries.push(self.gather(&columns, &name));
@@ -369,12 +349,7 @@ impl<'a> Printer<'a> {
             .plan
             .levels
             .iter()
-            .map(|l| {
-                l.reductions
-                    .iter()
-                    .filter(|&&n| self.axis(n) == Axis::Row)
-                    .count()
-            })
+            .map(|l| l.reductions.iter().filter(|&&n| self.axis(n) == Axis::Row).count())
             .max()
             .unwrap_or(0);
         let mut shared = String::new();
@@ -395,15 +370,10 @@ impl<'a> Printer<'a> {
         if pooled {
             let _ = writeln!(buffers, "// Parameters and gradients, in one buffer.");
         } else {
-            let _ = writeln!(
-                buffers,
-                "@group(0) @binding(4) var<storage, read> grad: array<f32>;"
-            );
+            let _ = writeln!(buffers, "@group(0) @binding(4) var<storage, read> grad: array<f32>;");
         }
-        let _ = writeln!(
-            buffers,
-            "@group(0) @binding(5) var<storage, read_write> param: array<f32>;"
-        );
+        let _ =
+            writeln!(buffers, "@group(0) @binding(5) var<storage, read_write> param: array<f32>;");
         for (binding, s) in (FIRST_SLOT..).zip(self.plan.graph.full_slots()) {
             let name = ident(self.plan.graph.slots[s].name);
             let _ = writeln!(
@@ -421,9 +391,7 @@ impl<'a> Printer<'a> {
         source = fill(&source, "shared", &shared);
         source = fill(&source, "places", &self.places.wgsl(self.plan));
         // The skeleton's own introduction gives way to the definition's.
-        let body = source
-            .find("\n\n")
-            .map_or(source.as_str(), |at| &source[at..]);
+        let body = source.find("\n\n").map_or(source.as_str(), |at| &source[at..]);
         let text = format!(
             "// {} of a {}{}: {} bytes a parameter in {} sweeps.\n\
              // Printed from the definition into shaders/step.wgsl; do not edit.{}{}{}",
@@ -442,12 +410,7 @@ impl<'a> Printer<'a> {
             entries.join("\n"),
             tail,
         );
-        Ok(Program {
-            source: tidy(&text),
-            dispatches,
-            hosts: self.hosts,
-            places: self.places,
-        })
+        Ok(Program { source: tidy(&text), dispatches, hosts: self.hosts, places: self.places })
     }
 
     // ------------------------------------------------------------------ names
@@ -511,13 +474,7 @@ impl<'a> Printer<'a> {
                 }
             }
             Op::Select([a, b, x, y]) => {
-                format!(
-                    "select({}, {}, {} < {})",
-                    name(y),
-                    name(x),
-                    name(a),
-                    name(b)
-                )
+                format!("select({}, {}, {} < {})", name(y), name(x), name(a), name(b))
             }
             Op::New(_, a) => name(a),
             Op::Old(s) => format!("small[{}(t) + i]", small_place(self.plan, Small::Slot(s))),
@@ -531,24 +488,16 @@ impl<'a> Printer<'a> {
         let (_, (section, _)) = split(SKELETON, "sweep");
         let (before, (level, after)) = split(&section, "level");
         let sweep = &self.plan.sweeps[index];
-        let body: Vec<_> = sweep
-            .levels
-            .clone()
-            .map(|k| self.level(&level, index, k, pooled))
-            .collect();
+        let body: Vec<_> =
+            sweep.levels.clone().map(|k| self.level(&level, index, k, pooled)).collect();
         format!("{before}{}{after}", body.concat()).replace("fn sweep(", &format!("fn {entry}("))
     }
 
     fn level(&self, template: &str, sweep: usize, k: usize, pooled: bool) -> String {
         let level = &self.plan.levels[k];
         let sweep = &self.plan.sweeps[sweep];
-        let (mut before, mut column, mut element, mut done, mut after) = (
-            String::new(),
-            String::new(),
-            String::new(),
-            String::new(),
-            String::new(),
-        );
+        let (mut before, mut column, mut element, mut done, mut after) =
+            (String::new(), String::new(), String::new(), String::new(), String::new());
         let value = |n: NodeId| self.constant(n).unwrap_or_else(|| format!("v{n}"));
 
         // Small values, each read as far out as it is constant.
@@ -666,10 +615,7 @@ impl<'a> Printer<'a> {
                 }
             }
             // The rows at hand are settled before the next level of this sweep.
-            let local = sweep
-                .local
-                .iter()
-                .filter(|&&n| usize::from(self.node(n).level) == k + 1);
+            let local = sweep.local.iter().filter(|&&n| usize::from(self.node(n).level) == k + 1);
             let mut named = BTreeSet::new();
             for &n in local {
                 if !matches!(self.node(n).op, Op::Reduce(..)) {
@@ -688,11 +634,8 @@ impl<'a> Printer<'a> {
                     let _ = writeln!(after, "    local_{n}[lid] = v{n};");
                 }
                 if self.kept.contains(&n) {
-                    let _ = writeln!(
-                        after,
-                        "    small[{}(t) + tile.row + lid] = v{n};",
-                        self.place(n)
-                    );
+                    let _ =
+                        writeln!(after, "    small[{}(t) + tile.row + lid] = v{n};", self.place(n));
                 }
             }
             let _ = writeln!(after, "}}\nworkgroupBarrier();");
@@ -743,20 +686,14 @@ impl<'a> Printer<'a> {
             let Op::Reduce(kind, ..) = self.node(n).op else {
                 continue;
             };
-            let _ = writeln!(
-                sums,
-                "var sum_{n} = small[partials_{n}(t) + first * span + c];"
-            );
+            let _ = writeln!(sums, "var sum_{n} = small[partials_{n}(t) + first * span + c];");
             let _ = writeln!(sums, "for (var i = first + 1u; i < end; i++) {{");
             let x = format!("small[partials_{n}(t) + i * span + c]");
             let _ = match kind {
                 Reduction::Mean => writeln!(sums, "    sum_{n} += {x};"),
                 Reduction::Max => writeln!(sums, "    sum_{n} = max(sum_{n}, {x});"),
             };
-            let _ = writeln!(
-                sums,
-                "}}\nsmall[partials_{n}(t) + first * span + c] = sum_{n};"
-            );
+            let _ = writeln!(sums, "}}\nsmall[partials_{n}(t) + first * span + c] = sum_{n};");
         }
         fill(&section, "sums", &sums).replace("fn gather(", &format!("fn {entry}("))
     }
@@ -769,17 +706,9 @@ impl<'a> Printer<'a> {
             if phase > 0 {
                 let _ = writeln!(out, "storageBarrier();");
             }
-            let of_phase = || {
-                settle
-                    .nodes
-                    .iter()
-                    .copied()
-                    .filter(|n| settle.phase[n] == phase)
-            };
+            let of_phase = || settle.nodes.iter().copied().filter(|n| settle.phase[n] == phase);
             for shape in [Shape::Scalar, Shape::Matrix, Shape::Rows, Shape::Cols] {
-                let nodes: Vec<_> = of_phase()
-                    .filter(|&n| self.node(n).shape == shape)
-                    .collect();
+                let nodes: Vec<_> = of_phase().filter(|&n| self.node(n).shape == shape).collect();
                 self.settle_shape(&mut out, shape, &nodes);
             }
         }
@@ -833,10 +762,7 @@ impl<'a> Printer<'a> {
 
     /// Adds the partial sums of a row or column reduction at index `i`.
     fn finish_by_index(&self, out: &mut String, n: NodeId, kind: Reduction, axis: Axis, a: NodeId) {
-        debug_assert!(
-            self.node(a).shape == Shape::Full,
-            "only Full values leave rows or columns"
-        );
+        debug_assert!(self.node(a).shape == Shape::Full, "only Full values leave rows or columns");
         let start = identity(kind);
         let _ = writeln!(out, "    var sum_{n} = {start};");
         let (loops, x, count) = if axis == Axis::Row {
@@ -857,11 +783,7 @@ impl<'a> Printer<'a> {
             Reduction::Max => format!("sum_{n} = max(sum_{n}, {x});"),
         };
         let _ = writeln!(out, "    {loops} {{\n        {join}\n    }}");
-        let _ = writeln!(
-            out,
-            "    let v{n} = {};",
-            finished(kind, &format!("sum_{n}"), count)
-        );
+        let _ = writeln!(out, "    let v{n} = {};", finished(kind, &format!("sum_{n}"), count));
     }
 
     /// A reduction to one value per batch entry or one for all, by the whole workgroup.
@@ -893,20 +815,13 @@ impl<'a> Printer<'a> {
         let to = self.place(n);
         if self.node(n).shape == Shape::Scalar || axis == Axis::Tensor {
             let _ = writeln!(out, "var sum_{n} = {start};");
-            let _ = writeln!(
-                out,
-                "for (var i = lid; i < t.batch * {terms}; i += SETTLE) {{"
-            );
+            let _ = writeln!(out, "for (var i = lid; i < t.batch * {terms}; i += SETTLE) {{");
             let _ = writeln!(
                 out,
                 "    {}\n}}",
                 join(&format!("sum_{n}"), &format!("small[{place} + i]"))
             );
-            let value = finished(
-                kind,
-                &format!("total_{n}"),
-                &format!("(f32(t.batch) * {count})"),
-            );
+            let value = finished(kind, &format!("total_{n}"), &format!("(f32(t.batch) * {count})"));
             let _ = writeln!(out, "let total_{n} = {};", total(&format!("sum_{n}")));
             let _ = writeln!(out, "if (lid == 0u) {{\n    small[{to}(t)] = {value};\n}}");
             return;
@@ -918,26 +833,16 @@ impl<'a> Printer<'a> {
         let _ = writeln!(out, "        var sum_{n} = {start};");
         let _ = writeln!(out, "        for (var i = 0u; i < {terms}; i++) {{");
         let x = format!("small[{place} + b * {terms} + i]");
-        let _ = writeln!(
-            out,
-            "            {}\n        }}",
-            join(&format!("sum_{n}"), &x)
-        );
+        let _ = writeln!(out, "            {}\n        }}", join(&format!("sum_{n}"), &x));
         let _ = writeln!(out, "        small[{to}(t) + b] = {value};\n    }}");
         let _ = writeln!(out, "}} else {{");
         let _ = writeln!(out, "    for (var b = 0u; b < t.batch; b++) {{");
         let _ = writeln!(out, "        var part = {start};");
-        let _ = writeln!(
-            out,
-            "        for (var i = lid; i < {terms}; i += SETTLE) {{"
-        );
+        let _ = writeln!(out, "        for (var i = lid; i < {terms}; i += SETTLE) {{");
         let _ = writeln!(out, "            {}\n        }}", join("part", &x));
         let _ = writeln!(out, "        let sum_{n} = {};", total("part"));
         let _ = writeln!(out, "        if (lid == 0u) {{");
-        let _ = writeln!(
-            out,
-            "            small[{to}(t) + b] = {value};\n        }}\n    }}\n}}"
-        );
+        let _ = writeln!(out, "            small[{to}(t) + b] = {value};\n        }}\n    }}\n}}");
     }
 }
 
@@ -953,33 +858,23 @@ impl Settle {
         let mut phase: BTreeMap<NodeId, usize> = BTreeMap::new();
         for &n in &nodes {
             let node = &graph.nodes[n];
-            let after = node.op.args().filter_map(|a| {
-                phase
-                    .get(&a)
-                    .map(|p| if near(plan, a, n) { *p } else { p + 1 })
-            });
+            let after = node
+                .op
+                .args()
+                .filter_map(|a| phase.get(&a).map(|p| if near(plan, a, n) { *p } else { p + 1 }));
             let p = after.max().unwrap_or(0);
             phase.insert(n, p);
         }
-        let commits = levels
-            .flat_map(|k| plan.commits(k).collect::<Vec<_>>())
-            .collect();
-        Self {
-            nodes,
-            commits,
-            phase,
-        }
+        let commits = levels.flat_map(|k| plan.commits(k).collect::<Vec<_>>()).collect();
+        Self { nodes, commits, phase }
     }
 
     /// The reductions of Full values that this settle finishes.
     fn full_reductions<'p>(&'p self, plan: &'p Plan) -> impl Iterator<Item = NodeId> + 'p {
-        self.nodes
-            .iter()
-            .copied()
-            .filter(move |&n| match plan.graph.nodes[n].op {
-                Op::Reduce(_, _, a) => plan.graph.nodes[a].shape == Shape::Full,
-                _ => false,
-            })
+        self.nodes.iter().copied().filter(move |&n| match plan.graph.nodes[n].op {
+            Op::Reduce(_, _, a) => plan.graph.nodes[a].shape == Shape::Full,
+            _ => false,
+        })
     }
 }
 
@@ -1032,19 +927,12 @@ fn finished(kind: Reduction, sum: &str, count: &str) -> String {
 /// A number in the text, as WGSL. What WGSL cannot write becomes a uniform.
 fn literal(op: Op) -> Option<String> {
     let Op::Literal(bits) = op else { return None };
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "rounded once, as every Host value is"
-    )]
+    #[allow(clippy::cast_possible_truncation, reason = "rounded once, as every Host value is")]
     let x = f64::from_bits(bits) as f32;
     if !x.is_finite() || (x != 0.0 && !x.is_normal()) {
         return None;
     }
-    Some(if x < 0.0 {
-        format!("({x:?})")
-    } else {
-        format!("{x:?}")
-    })
+    Some(if x < 0.0 { format!("({x:?})") } else { format!("{x:?}") })
 }
 
 /// Replaces the lines between the markers of `name`, markers included, at the same indentation.

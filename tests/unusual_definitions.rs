@@ -35,9 +35,7 @@ macro_rules! definition {
 }
 
 fn prepare<O: Optimizer>(optimizer: O, shape: &[usize]) -> CpuStep<f64, O> {
-    Cpu::single_threaded()
-        .prepare(optimizer, shape)
-        .expect("a valid definition")
+    Cpu::single_threaded().prepare(optimizer, shape).expect("a valid definition")
 }
 
 fn refused<O: Optimizer + 'static>(optimizer: O, shape: &[usize]) -> String {
@@ -55,9 +53,7 @@ definition!(MeanAsParameter, Levels::flat(2), |s| {
 fn a_small_value_may_become_the_parameter() {
     let mut w = vec![7.0; 21];
     let g: Vec<f64> = (0..21).map(f64::from).collect();
-    prepare(MeanAsParameter, &[21])
-        .step(&mut w, &g)
-        .expect("a step");
+    prepare(MeanAsParameter, &[21]).step(&mut w, &g).expect("a step");
     assert_eq!(w, vec![10.0; 21], "the mean, everywhere");
 }
 
@@ -69,9 +65,7 @@ definition!(RowMeanAsParameter, Levels::factored(2, 2), |s| {
 fn a_row_value_may_become_the_parameter() {
     let mut w = vec![7.0; 3 * 20];
     let g: Vec<f64> = (0..60).map(|i| f64::from(i / 20)).collect();
-    prepare(RowMeanAsParameter, &[3, 20])
-        .step(&mut w, &g)
-        .expect("a step");
+    prepare(RowMeanAsParameter, &[3, 20]).step(&mut w, &g).expect("a step");
     assert_eq!(w, g, "each row its own mean");
 }
 
@@ -102,10 +96,7 @@ definition!(ParamAfterSet, Levels::flat(1), |s| {
 #[test]
 fn reading_an_old_value_after_the_new_one_is_set_is_refused() {
     let message = refused(OldAfterSet, &[5]);
-    assert!(
-        message.contains("`m`") && message.contains("old"),
-        "{message}"
-    );
+    assert!(message.contains("`m`") && message.contains("old"), "{message}");
     let message = refused(ParamAfterSet, &[5]);
     assert!(message.contains("parameter"), "{message}");
 }
@@ -135,10 +126,7 @@ definition!(SwapFull, Levels::flat(1), |s| {
 });
 
 definition!(SwapSmall, Levels::flat(2), |s| {
-    let (a, b) = (
-        s.slot("a", Shape::Scalar, 0.0),
-        s.slot("b", Shape::Scalar, 1.0),
-    );
+    let (a, b) = (s.slot("a", Shape::Scalar, 0.0), s.slot("b", Shape::Scalar, 1.0));
     let (x, y) = (a.old(), b.old());
     a.set(y);
     b.set(x);
@@ -146,10 +134,7 @@ definition!(SwapSmall, Levels::flat(2), |s| {
 });
 
 definition!(DelaySmall, Levels::factored(1, 1), |s| {
-    let (a, b) = (
-        s.slot("now", Shape::Cols, 0.0),
-        s.slot("before", Shape::Cols, 0.0),
-    );
+    let (a, b) = (s.slot("now", Shape::Cols, 0.0), s.slot("before", Shape::Cols, 0.0));
     let x = a.old();
     a.set(x + 1.0);
     b.set(x);
@@ -162,11 +147,7 @@ fn slots_may_be_swapped_and_shifted() {
     let mut full = prepare(SwapFull, &[6]);
     full.step(&mut w, &g).expect("a step");
     assert_eq!(full.slot("a").expect("a slot"), vec![1.0; 6], "full, first");
-    assert_eq!(
-        full.slot("b").expect("a slot"),
-        vec![0.0; 6],
-        "full, second"
-    );
+    assert_eq!(full.slot("b").expect("a slot"), vec![0.0; 6], "full, second");
     let mut small = prepare(SwapSmall, &[6]);
     for (a, b) in [(1.0, 0.0), (0.0, 1.0)] {
         small.step(&mut w, &g).expect("a step");
@@ -176,16 +157,8 @@ fn slots_may_be_swapped_and_shifted() {
     let mut delay = prepare(DelaySmall, &[2, 3]);
     for t in 1..4 {
         delay.step(&mut w, &g).expect("a step");
-        assert_eq!(
-            delay.slot("now").expect("a slot"),
-            vec![f64::from(t); 3],
-            "the counter"
-        );
-        assert_eq!(
-            delay.slot("before").expect("a slot"),
-            vec![f64::from(t - 1); 3],
-            "delayed"
-        );
+        assert_eq!(delay.slot("now").expect("a slot"), vec![f64::from(t); 3], "the counter");
+        assert_eq!(delay.slot("before").expect("a slot"), vec![f64::from(t - 1); 3], "delayed");
     }
 }
 
@@ -216,15 +189,10 @@ definition!(AsDeepAsAllowed, Levels::flat(8), |s| {
 #[test]
 fn depth_is_limited_and_the_limit_is_named() {
     let message = refused(TooDeep, &[4]);
-    assert!(
-        message.contains('8') && message.contains("level"),
-        "{message}"
-    );
+    assert!(message.contains('8') && message.contains("level"), "{message}");
     refused(FarTooDeep, &[4]);
     let mut w = vec![0.0; 4];
-    prepare(AsDeepAsAllowed, &[4])
-        .step(&mut w, &[1.0; 4])
-        .expect("a step");
+    prepare(AsDeepAsAllowed, &[4]).step(&mut w, &[1.0; 4]).expect("a step");
     assert_eq!(w, vec![8.0; 4], "seven means of ones");
 }
 
@@ -258,18 +226,12 @@ fn empty_tensors_of_any_size_are_stepped() {
         &[large, 0, 1, 1],
     ];
     for shape in shapes {
-        for layout in [
-            Layout::Auto,
-            Layout::Vector,
-            Layout::LastTwo,
-            Layout::Flatten,
-        ] {
+        for layout in [Layout::Auto, Layout::Vector, Layout::LastTwo, Layout::Flatten] {
             let cpu = Cpu::single_threaded();
             let mut step = cpu
                 .prepare_with::<f64, _>(Factors, shape, layout)
                 .unwrap_or_else(|e| panic!("{shape:?} {layout:?}: {e}"));
-            step.step(&mut [0.0; 0], &[0.0; 0])
-                .expect("a step of nothing");
+            step.step(&mut [0.0; 0], &[0.0; 0]).expect("a step of nothing");
             assert_eq!(step.steps(), 1, "it counts");
             for name in step.slots().map(|s| s.0).collect::<Vec<_>>() {
                 let values = step.slot(name).expect("a slot");
@@ -289,37 +251,19 @@ fn shapes_that_memory_cannot_hold_are_refused() {
         &[1 << 31, 1 << 31],
     ];
     for shape in shapes {
-        let error = Cpu::single_threaded()
-            .prepare::<f32, _>(Factors, shape)
-            .err();
-        assert!(
-            matches!(error, Some(Error::TooLarge { .. })),
-            "{shape:?}: {error:?}"
-        );
+        let error = Cpu::single_threaded().prepare::<f32, _>(Factors, shape).err();
+        assert!(matches!(error, Some(Error::TooLarge { .. })), "{shape:?}: {error:?}");
     }
 }
 
 #[test]
 fn tensors_of_rank_six_and_of_one_element_are_stepped() {
-    let shapes: [&[usize]; 6] = [
-        &[],
-        &[1],
-        &[1, 1],
-        &[1, 1, 1, 1, 1, 1],
-        &[2, 1, 3, 1, 2, 5],
-        &[1, 7, 1, 1, 1, 1],
-    ];
+    let shapes: [&[usize]; 6] =
+        [&[], &[1], &[1, 1], &[1, 1, 1, 1, 1, 1], &[2, 1, 3, 1, 2, 5], &[1, 7, 1, 1, 1, 1]];
     for shape in shapes {
-        for layout in [
-            Layout::Auto,
-            Layout::Vector,
-            Layout::LastTwo,
-            Layout::Flatten,
-        ] {
+        for layout in [Layout::Auto, Layout::Vector, Layout::LastTwo, Layout::Flatten] {
             let cpu = Cpu::single_threaded();
-            let mut step = cpu
-                .prepare_with::<f64, _>(Factors, shape, layout)
-                .expect("valid");
+            let mut step = cpu.prepare_with::<f64, _>(Factors, shape, layout).expect("valid");
             let n = shape.iter().product();
             let mut w = vec![0.0; n];
             step.step(&mut w, &vec![1.0; n]).expect("a step");
@@ -340,9 +284,7 @@ fn memory_of_the_wrong_length_is_refused_and_left_alone() {
     let mut step = prepare(Factors, &[2, 3]);
     for (p, g) in [(5, 6), (6, 5), (0, 6), (7, 7)] {
         let mut w = vec![3.0; p];
-        let error = step
-            .step(&mut w, &vec![1.0; g])
-            .expect_err("a wrong length");
+        let error = step.step(&mut w, &vec![1.0; g]).expect_err("a wrong length");
         assert!(matches!(error, Error::Shape { .. }), "{error}");
         assert_eq!(w, vec![3.0; p], "untouched");
         assert_eq!(step.steps(), 0, "not counted");
@@ -387,23 +329,17 @@ definition!(TwoFaced, Levels::factored(2, 2), |s| {
 
 #[test]
 fn a_definition_that_changes_its_mind_touches_nothing_but_its_own() {
-    let sizes: &[[usize; 2]] = if cfg!(miri) {
-        &[[3, 19], [1, 16]]
-    } else {
-        &[[3, 19], [1, 16], [70, 33], [1, 1]]
-    };
+    let sizes: &[[usize; 2]] =
+        if cfg!(miri) { &[[3, 19], [1, 16]] } else { &[[3, 19], [1, 16], [70, 33], [1, 1]] };
     for &[n, m] in sizes {
         for layout in [Layout::LastTwo, Layout::Vector] {
             FACE.set(0);
             let cpu = Cpu::single_threaded();
-            let mut step = cpu
-                .prepare_with::<f32, _>(TwoFaced, [n, m], layout)
-                .expect("valid");
+            let mut step = cpu.prepare_with::<f32, _>(TwoFaced, [n, m], layout).expect("valid");
             let mut w = vec![1.0f32; n * m + 2];
             for face in [0, 1, 2, 3, 4, 0] {
                 FACE.set(face);
-                step.step(&mut w[1..=n * m], &vec![1.0; n * m])
-                    .expect("a step");
+                step.step(&mut w[1..=n * m], &vec![1.0; n * m]).expect("a step");
                 assert_eq!((w[0], w[n * m + 1]), (1.0, 1.0), "the neighbours");
             }
         }

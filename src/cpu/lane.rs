@@ -123,12 +123,7 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
     fn small(&self, shape: Shape, level: u8) -> Repr<V> {
         // SAFETY: lanes exist only inside kernels, whose contract covers the instruction set.
         let v = unsafe { V::splat(V::T::zero()) };
-        Repr {
-            v,
-            call: self.count_call(),
-            shape,
-            level,
-        }
+        Repr { v, call: self.count_call(), shape, level }
     }
 
     /// The value as a vector.
@@ -147,12 +142,7 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
     /// A value that is Full.
     #[inline(always)]
     fn computed(&self, v: V, level: u8) -> Repr<V> {
-        Repr {
-            v,
-            call: self.count_call(),
-            shape: Shape::Full,
-            level,
-        }
+        Repr { v, call: self.count_call(), shape: Shape::Full, level }
     }
 
     #[inline(always)]
@@ -195,12 +185,7 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
 
     #[inline(always)]
     fn full(&self, from: *const V::T) -> Repr<V> {
-        Repr {
-            v: self.load(from),
-            call: 0,
-            shape: Shape::Full,
-            level: 0,
-        }
+        Repr { v: self.load(from), call: 0, shape: Shape::Full, level: 0 }
     }
 
     /// Padding of a tail is never added: it is replaced by what the reduction starts from.
@@ -234,9 +219,7 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
             self.acc[r].set(unsafe { join(kind, self.acc[r].get(), v) });
             self.progress.used.set(self.progress.used.get() | 1 << r);
             if matches!(kind, Reduction::Max) {
-                self.progress
-                    .maxima
-                    .set(self.progress.maxima.get() | 1 << r);
+                self.progress.maxima.set(self.progress.maxima.get() | 1 << r);
             }
         }
     }
@@ -359,9 +342,7 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool> Interpreter
             if a.level == LEVEL {
                 self.accumulate(kind, axis, a.v);
             }
-            self.progress
-                .reductions
-                .set(self.progress.reductions.get() + 1);
+            self.progress.reductions.set(self.progress.reductions.get() + 1);
         }
         self.small(a.shape.reduced(axis), a.level + full as u8)
     }
@@ -372,10 +353,7 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool> Interpreter
         if matches!(decl.shape, Shape::Full) {
             self.progress.slots.set(full + 1);
         }
-        LaneSlot {
-            full: full % MAX_FULL_SLOTS,
-            shape: decl.shape,
-        }
+        LaneSlot { full: full % MAX_FULL_SLOTS, shape: decl.shape }
     }
 
     #[inline(always)]
@@ -549,11 +527,7 @@ pub(crate) struct LevelKernels<T> {
 }
 
 /// The compiled loops of a definition: `[level]`, none beyond its last level.
-#[allow(
-    unnameable_types,
-    missing_debug_implementations,
-    reason = "an inner part of `Recipe`"
-)]
+#[allow(unnameable_types, missing_debug_implementations, reason = "an inner part of `Recipe`")]
 pub struct Kernels<T> {
     pub(crate) vector: [Option<LevelKernels<T>>; MAX_LEVELS],
     pub(crate) matrix: [Option<LevelKernels<T>>; MAX_LEVELS],
@@ -565,11 +539,7 @@ struct At<D, T, const LEVEL: u8, const MATRIX: bool>(std::marker::PhantomData<(D
 
 impl<D: Definition, T: Element, const LEVEL: u8, const MATRIX: bool> At<D, T, LEVEL, MATRIX> {
     const KERNELS: Option<LevelKernels<T>> = {
-        let levels = if MATRIX {
-            D::LEVELS.matrix
-        } else {
-            D::LEVELS.vector
-        };
+        let levels = if MATRIX { D::LEVELS.matrix } else { D::LEVELS.vector };
         if LEVEL < levels {
             Some(LevelKernels {
                 baseline: baseline::<D, T::Baseline, LEVEL, MATRIX, false>,
@@ -599,9 +569,6 @@ impl<T: Element> Kernels<T> {
                 ]
             };
         }
-        Self {
-            vector: levels!(false),
-            matrix: levels!(true),
-        }
+        Self { vector: levels!(false), matrix: levels!(true) }
     }
 }

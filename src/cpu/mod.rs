@@ -8,10 +8,7 @@
 
 mod lane;
 mod settle;
-#[allow(
-    unnameable_types,
-    reason = "reachable through `Lanes`, which seals `Element`"
-)]
+#[allow(unnameable_types, reason = "reachable through `Lanes`, which seals `Element`")]
 mod simd;
 mod tensor;
 
@@ -95,10 +92,7 @@ macro_rules! element {
             }
 
             #[inline(always)]
-            #[allow(
-                clippy::cast_possible_truncation,
-                reason = "rounding is what it is for"
-            )]
+            #[allow(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
             fn narrow(x: f64) -> Self {
                 x as Self
             }
@@ -185,10 +179,7 @@ impl fmt::Debug for Cpu {
             #[cfg(feature = "parallel")]
             Threads::Own(pool) => pool.current_num_threads().to_string(),
         };
-        f.debug_struct("Cpu")
-            .field("isa", &self.isa)
-            .field("threads", &threads)
-            .finish()
+        f.debug_struct("Cpu").field("isa", &self.isa).field("threads", &threads).finish()
     }
 }
 
@@ -199,10 +190,7 @@ impl Default for Cpu {
         let threads = Threads::Current;
         #[cfg(not(feature = "parallel"))]
         let threads = Threads::One;
-        Self {
-            isa: Isa::detect(),
-            threads,
-        }
+        Self { isa: Isa::detect(), threads }
     }
 }
 
@@ -210,10 +198,7 @@ impl Cpu {
     /// The best instruction set, on the calling thread alone.
     #[must_use]
     pub fn single_threaded() -> Self {
-        Self {
-            isa: Isa::detect(),
-            threads: Threads::One,
-        }
+        Self { isa: Isa::detect(), threads: Threads::One }
     }
 
     /// Runs on a pool of `threads` threads of its own.
@@ -223,22 +208,13 @@ impl Cpu {
     #[cfg(feature = "parallel")]
     pub fn with_threads(self, threads: usize) -> Result<Self> {
         if threads == 1 {
-            return Ok(Self {
-                threads: Threads::One,
-                ..self
-            });
+            return Ok(Self { threads: Threads::One, ..self });
         }
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()
-            .map_err(|e| Error::Threads {
-                threads,
-                reason: e.to_string(),
-            })?;
-        Ok(Self {
-            threads: Threads::Own(pool.into()),
-            ..self
-        })
+            .map_err(|e| Error::Threads { threads, reason: e.to_string() })?;
+        Ok(Self { threads: Threads::Own(pool.into()), ..self })
     }
 
     /// Runs with another instruction set than the best one.
@@ -248,10 +224,7 @@ impl Cpu {
     pub fn with_isa(self, isa: Isa) -> Result<Self> {
         let best = Isa::detect();
         if isa != Isa::Baseline && isa != best {
-            return Err(Error::Isa {
-                wanted: isa.name(),
-                available: vec![best.name()],
-            });
+            return Err(Error::Isa { wanted: isa.name(), available: vec![best.name()] });
         }
         Ok(Self { isa, ..self })
     }
@@ -331,16 +304,11 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
         grad.check("gradient", &self.shape)?;
         let t = self.t.saturating_add(1);
         let optimizer = &self.optimizer;
-        self.runner
-            .prepare_step(t, |name| optimizer.hyper(name).unwrap_or(f64::NAN));
+        self.runner.prepare_step(t, |name| optimizer.hyper(name).unwrap_or(f64::NAN));
         let n = self.runner.dims.len();
         let strided = |contiguous: bool| if contiguous { 0 } else { n };
-        let (p_len, g_len) = (
-            strided(param.slice().is_some()),
-            strided(grad.slice().is_some()),
-        );
-        self.scratch
-            .resize((p_len + g_len).max(self.scratch.len()), T::zero());
+        let (p_len, g_len) = (strided(param.slice().is_some()), strided(grad.slice().is_some()));
+        self.scratch.resize((p_len + g_len).max(self.scratch.len()), T::zero());
         let (p_copy, rest) = self.scratch.split_at_mut(p_len);
         let g_copy = &mut rest[..g_len];
         let g = match grad.slice() {
@@ -398,12 +366,7 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
 
     /// Names and shapes of the slots, in the order of the definition.
     pub fn slots(&self) -> impl Iterator<Item = (&'static str, Shape)> {
-        self.runner
-            .plan
-            .graph
-            .slots
-            .iter()
-            .map(|s| (s.name, s.shape))
+        self.runner.plan.graph.slots.iter().map(|s| (s.name, s.shape))
     }
 
     /// A copy of the values of a slot, in row-major order of its shape.
@@ -545,17 +508,12 @@ fn segments(dims: Dims, by_rows: bool, lanes: usize) -> (Vec<Segment>, usize, us
     let (row_step, col_step) = if by_rows {
         (dims.rows.div_ceil(wanted).max(1), dims.cols.max(1))
     } else {
-        (
-            dims.rows.max(1),
-            dims.cols.max(1).div_ceil(wanted).next_multiple_of(lanes),
-        )
+        (dims.rows.max(1), dims.cols.max(1).div_ceil(wanted).next_multiple_of(lanes))
     };
     let (row_pieces, col_pieces) = (dims.rows.div_ceil(row_step), dims.cols.div_ceil(col_step));
     let mut list = Vec::new();
     let batch_step = if wanted == 1 {
-        dims.batch
-            .div_ceil(MAX_SEGMENTS)
-            .max((SEGMENT / matrix).max(1))
+        dims.batch.div_ceil(MAX_SEGMENTS).max((SEGMENT / matrix).max(1))
     } else {
         1
     };
@@ -584,11 +542,8 @@ impl<T: Element> Runner<T> {
             Kind::Matrix => &compiled.matrix,
         };
         // The tracer has compared the number of levels with what is compiled.
-        let kernels: Vec<_> = compiled
-            .iter()
-            .flatten()
-            .map(|k| (cpu.isa.kernel(k), k.tail))
-            .collect();
+        let kernels: Vec<_> =
+            compiled.iter().flatten().map(|k| (cpu.isa.kernel(k), k.tail)).collect();
         let small = Small::new(&plan, dims);
         let by_rows = dims.kind == Kind::Matrix && plan.fused;
         let (segments, row_pieces, col_pieces) = segments(dims, by_rows, T::LANES);
@@ -625,16 +580,7 @@ impl<T: Element> Runner<T> {
                 Axis::Matrix | Axis::Tensor => row_pieces.max(col_pieces),
             };
             levels[level].sums.push(sums.len());
-            sums.push(Sums {
-                r,
-                node,
-                axis,
-                kind,
-                level,
-                at: len,
-                pieces,
-                len: extent,
-            });
+            sums.push(Sums { r, node, axis, kind, level, at: len, pieces, len: extent });
             len += extent * pieces;
         }
 
@@ -658,11 +604,7 @@ impl<T: Element> Runner<T> {
             }
         }
 
-        let widest = segments
-            .iter()
-            .map(|s| s.cols.1 - s.cols.0)
-            .max()
-            .unwrap_or(0);
+        let widest = segments.iter().map(|s| s.cols.1 - s.cols.0).max().unwrap_or(0);
         // A distance that is no multiple of 4096 bytes: accumulators of one column must not
         // compete for the same place in the cache.
         let step = widest.next_multiple_of(T::LANES) + 2 * T::LANES;
@@ -677,10 +619,8 @@ impl<T: Element> Runner<T> {
                 step,
             })
             .collect();
-        let full = plan
-            .graph
-            .full_slots()
-            .map(|s| vec![T::narrow(plan.graph.slots[s].init); dims.len()]);
+        let full =
+            plan.graph.full_slots().map(|s| vec![T::narrow(plan.graph.slots[s].init); dims.len()]);
         Self {
             full: full.collect(),
             spare: vec![T::zero(); dims.batch * small.stride],
@@ -710,14 +650,11 @@ impl<T: Element> Runner<T> {
 
     fn find(&self, name: &str) -> Result<usize> {
         let slots = &self.plan.graph.slots;
-        slots
-            .iter()
-            .position(|s| s.name == name)
-            .ok_or_else(|| Error::NoSlot {
-                definition: self.plan.graph.name,
-                name: name.into(),
-                known: slots.iter().map(|s| s.name).collect::<Vec<_>>().join(", "),
-            })
+        slots.iter().position(|s| s.name == name).ok_or_else(|| Error::NoSlot {
+            definition: self.plan.graph.name,
+            name: name.into(),
+            known: slots.iter().map(|s| s.name).collect::<Vec<_>>().join(", "),
+        })
     }
 
     fn full_index(&self, slot: usize) -> Option<usize> {
@@ -798,10 +735,7 @@ impl<T: Element> Runner<T> {
             #[cfg(feature = "parallel")]
             Threads::Current if self.segments.len() > 1 => {
                 use rayon::prelude::*;
-                self.segments
-                    .par_iter()
-                    .zip(&mut self.contexts)
-                    .for_each(work);
+                self.segments.par_iter().zip(&mut self.contexts).for_each(work);
             }
             #[cfg(feature = "parallel")]
             Threads::Own(pool) if self.segments.len() > 1 => {
@@ -834,20 +768,14 @@ impl<T: Element> Runner<T> {
                 }
             }
             let value = |total: f64| {
-                T::narrow(if sums.kind == Reduction::Mean {
-                    total / n
-                } else {
-                    total
-                })
+                T::narrow(if sums.kind == Reduction::Mean { total / n } else { total })
             };
             let write = |i: usize, x: T| {
                 // SAFETY: the node's array has the extent of its shape.
                 unsafe { out.add(i).write(x) };
             };
             if sums.axis == Axis::Tensor {
-                let all = totals
-                    .iter()
-                    .fold(identity(sums.kind), |a, &b| join(sums.kind, a, b));
+                let all = totals.iter().fold(identity(sums.kind), |a, &b| join(sums.kind, a, b));
                 write(0, value(all));
             } else {
                 for (i, &total) in totals.iter().enumerate() {
@@ -893,11 +821,7 @@ impl<T: Element> Job<'_, T> {
         for &(call, n) in self.fixed {
             let host = self.plan.graph.nodes[n].shape == Shape::Host;
             // SAFETY: the value was settled before the sweep.
-            let value = if host {
-                self.table.host(n)
-            } else {
-                unsafe { *self.table.ptr(n) }
-            };
+            let value = if host { self.table.host(n) } else { unsafe { *self.table.ptr(n) } };
             context.uniform.values[call] = value;
         }
         for b in s.b.0..s.b.1 {
@@ -908,11 +832,7 @@ impl<T: Element> Job<'_, T> {
 
     /// The sums of the sweep's levels.
     fn sums(&self) -> impl Iterator<Item = &Sums> {
-        self.sweep
-            .levels
-            .clone()
-            .flat_map(|k| &self.levels[k].sums)
-            .map(|&i| &self.sums[i])
+        self.sweep.levels.clone().flat_map(|k| &self.levels[k].sums).map(|&i| &self.sums[i])
     }
 
     /// One batch entry of a segment.
@@ -956,11 +876,7 @@ impl<T: Element> Job<'_, T> {
         }
 
         let levels = self.sweep.levels.clone();
-        let block = if levels.len() > 1 {
-            (BLOCK / cols).clamp(1, FOLD)
-        } else {
-            FOLD
-        };
+        let block = if levels.len() > 1 { (BLOCK / cols).clamp(1, FOLD) } else { FOLD };
         let mut unfolded = 0;
         let mut row = s.rows.0;
         while row < s.rows.1 {
@@ -995,10 +911,7 @@ impl<T: Element> Job<'_, T> {
 
     /// The place of a column reduction among the accumulators.
     fn place(&self, r: usize) -> usize {
-        self.col_reductions
-            .iter()
-            .position(|&c| c == r)
-            .unwrap_or(0)
+        self.col_reductions.iter().position(|&c| c == r).unwrap_or(0)
     }
 
     /// One level over one row of a segment.

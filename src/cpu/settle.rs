@@ -55,17 +55,15 @@ impl<T: Element> Small<T> {
             at
         };
         let slots: Vec<usize> = plan.graph.slots.iter().map(|s| place(small(s.shape))).collect();
-        // An old value that another slot takes over is copied first: slots may exchange values.
-        let moves = |n: NodeId, s: usize| {
-            plan.graph.stores.iter().enumerate().any(|(to, &value)| value == n && to != s)
-        };
         let nodes: Vec<usize> = plan
             .graph
             .nodes
             .iter()
             .enumerate()
-            .map(|(i, n)| match n.op {
-                Op::Old(s) if !moves(i, s) => slots[s],
+            .map(|(id, n)| match n.op {
+                // An old value is the slot itself, unless it becomes another slot's new one: slots
+                // are committed one after the other, so that one is copied first.
+                Op::Old(s) if !plan.graph.stores.contains(&id) => slots[s],
                 _ => place(small(n.shape)),
             })
             .collect();
@@ -85,10 +83,7 @@ impl<T: Element> Small<T> {
         }
         for (n, node) in plan.graph.nodes.iter().enumerate() {
             if let Op::Count(axis) = node.op {
-                #[allow(
-                    clippy::cast_precision_loss,
-                    reason = "a count of elements, rounded once"
-                )]
+                #[allow(clippy::cast_precision_loss, reason = "a count of elements, rounded once")]
                 let count = count(dims, axis) as f64;
                 let at = this.nodes[n];
                 this.memory[at] = T::narrow(count);
@@ -167,11 +162,7 @@ macro_rules! each {
 }
 
 fn small(shape: Shape) -> Shape {
-    if shape == Shape::Full {
-        Shape::Host
-    } else {
-        shape
-    }
+    if shape == Shape::Full { Shape::Host } else { shape }
 }
 
 /// The number of elements that a reduction over `axis` runs over.
@@ -221,11 +212,7 @@ impl<T: Element> Table<'_, T> {
             Shape::Rows => (self.ptr(n), self.dims.rows),
             Shape::Cols => (self.ptr(n), self.stride),
         };
-        Operand {
-            from,
-            stride,
-            constant: shape.fits(Shape::Matrix),
-        }
+        Operand { from, stride, constant: shape.fits(Shape::Matrix) }
     }
 
     /// Settles one node. Row values only for rows `rows` of the batch entries `batch`, everything
@@ -274,8 +261,8 @@ impl<T: Element> Table<'_, T> {
                 }
                 Op::Reduce(kind, _, a) => self.reduce(plan, kind, a, out, node.shape),
                 Op::Old(s) if self.nodes[n] != self.slots[s] => {
-                    let slot = Operand { from: self.memory.add(self.slots[s]).cast_const(), ..out };
-                    map1(out, batch, range, slot, |x| x);
+                    let from = self.memory.add(self.slots[s]).cast_const();
+                    map1(out, batch, range, Operand { from, ..out }, |x| x);
                 }
                 // Counts are written once, other old values are the slots themselves.
                 _ => {}
@@ -312,11 +299,7 @@ impl<T: Element> Table<'_, T> {
         }
         if to == Shape::Scalar {
             // SAFETY: one value.
-            unsafe {
-                out.from
-                    .cast_mut()
-                    .write(acc.finished(kind, n * self.dims.batch))
-            };
+            unsafe { out.from.cast_mut().write(acc.finished(kind, n * self.dims.batch)) };
         }
     }
 
@@ -336,11 +319,7 @@ impl<T: Element> Table<'_, T> {
         // SAFETY: the slot's place was laid out within the memory, with this extent.
         unsafe {
             let from = self.memory.add(self.slots[slot]);
-            let out = Operand {
-                from: from.cast_const(),
-                stride,
-                constant: false,
-            };
+            let out = Operand { from: from.cast_const(), stride, constant: false };
             map1(out, 0..batch, 0..n, self.operand(plan, value), |x| x);
         }
     }
@@ -386,12 +365,7 @@ unsafe fn map1<T: Element>(
     for b in batch {
         for i in range.clone() {
             // SAFETY: the caller's contract.
-            unsafe {
-                out.from
-                    .cast_mut()
-                    .add(b * out.stride + i)
-                    .write(f(a.get(b, i)))
-            };
+            unsafe { out.from.cast_mut().add(b * out.stride + i).write(f(a.get(b, i))) };
         }
     }
 }

@@ -115,9 +115,7 @@ impl<T: Element, const N: usize> Simd for Portable<T, N> {
 
     #[inline(always)]
     unsafe fn select_less(a: Self, b: Self, x: Self, y: Self) -> Self {
-        Self(std::array::from_fn(|i| {
-            if a.0[i] < b.0[i] { x.0[i] } else { y.0[i] }
-        }))
+        Self(std::array::from_fn(|i| if a.0[i] < b.0[i] { x.0[i] } else { y.0[i] }))
     }
 }
 

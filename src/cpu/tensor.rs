@@ -43,22 +43,15 @@ fn check(what: &str, shape: &[usize], found: &[usize], fits: bool) -> Result<()>
     if fits {
         return Ok(());
     }
-    Err(Error::Shape {
-        what: what.into(),
-        expected: shape.to_vec(),
-        found: found.to_vec(),
-    })
+    Err(Error::Shape { what: what.into(), expected: shape.to_vec(), found: found.to_vec() })
 }
 
 impl<T: Element> LentMut<'_, T> {
     pub(crate) fn check(&self, what: &str, shape: &[usize]) -> Result<()> {
         match self {
-            Self::Slice(s) => check(
-                what,
-                shape,
-                &[s.len()],
-                s.len() == shape.iter().product::<usize>(),
-            ),
+            Self::Slice(s) => {
+                check(what, shape, &[s.len()], s.len() == shape.iter().product::<usize>())
+            }
             Self::View(v) => check(what, shape, v.shape(), v.shape() == shape),
         }
     }
@@ -88,12 +81,9 @@ impl<T: Element> LentMut<'_, T> {
 impl<T: Element> Lent<'_, T> {
     pub(crate) fn check(&self, what: &str, shape: &[usize]) -> Result<()> {
         match self {
-            Self::Slice(s) => check(
-                what,
-                shape,
-                &[s.len()],
-                s.len() == shape.iter().product::<usize>(),
-            ),
+            Self::Slice(s) => {
+                check(what, shape, &[s.len()], s.len() == shape.iter().product::<usize>())
+            }
             Self::View(v) => check(what, shape, v.shape(), v.shape() == shape),
         }
     }

@@ -88,22 +88,14 @@ impl Gpu {
                 classes[class].push(dims);
                 (class, classes[class].len() - 1)
             });
-            tensors.push(Tensor {
-                shape: shape.to_vec(),
-                dims,
-                place,
-            });
+            tensors.push(Tensor { shape: shape.to_vec(), dims, place });
         }
         engine.make_ring().await?;
         let mut groups = Vec::new();
         for (class, dims) in classes.iter().enumerate() {
             groups.push(ArenaGroup::new(&engine, class, dims, capacity).await?);
         }
-        Ok(Arena {
-            engine,
-            groups,
-            tensors,
-        })
+        Ok(Arena { engine, groups, tensors })
     }
 }
 
@@ -120,17 +112,11 @@ impl ArenaGroup {
             .checked("the arena", |device| {
                 let make = |label| {
                     let chunks = group.layouts.chunks.iter();
-                    chunks
-                        .map(|c| floats(device, label, c.len, 0.0))
-                        .collect::<Option<Vec<_>>>()
+                    chunks.map(|c| floats(device, label, c.len, 0.0)).collect::<Option<Vec<_>>>()
                 };
                 let (params, grads) = (make("gradstep params")?, make("gradstep grads")?);
                 let binds = (0..params.len()).map(|c| {
-                    let bound = |b| Bound {
-                        buffer: b,
-                        offset: 0,
-                        size: wgpu::Buffer::size(b),
-                    };
+                    let bound = |b| Bound { buffer: b, offset: 0, size: wgpu::Buffer::size(b) };
                     let (param, grad) = (bound(&params[c]), bound(&grads[c]));
                     group.bind(device, engine, c, (&param, 0), (Some(&grad), 0))
                 });
@@ -142,13 +128,7 @@ impl ArenaGroup {
             return Err(lost("it made buffers that cannot be mapped"));
         };
         let calls = group.calls(engine);
-        Ok(Self {
-            group,
-            params,
-            grads,
-            binds,
-            calls,
-        })
+        Ok(Self { group, params, grads, binds, calls })
     }
 }
 
@@ -271,10 +251,7 @@ impl<O: Optimizer> Arena<O> {
         let mut out = vec![0.0; self.tensor(tensor)?.dims.len()];
         for region in self.param(tensor)? {
             let to = &mut out[region.elements.clone()];
-            self.engine
-                .gpu
-                .read(region.buffer, region.offset, to)
-                .await?;
+            self.engine.gpu.read(region.buffer, region.offset, to).await?;
         }
         Ok(out)
     }
@@ -296,20 +273,14 @@ impl<O: Optimizer> Arena<O> {
     /// [`Error::Count`], [`Error::NoSlot`], [`Error::Shape`] or [`Error::DeviceLost`].
     pub fn write_slot(&self, tensor: usize, name: &str, values: &[f32]) -> Result<()> {
         match self.tensor(tensor)?.place {
-            Some((g, i)) => self.groups[g]
-                .group
-                .write_slot(&self.engine, i, name, values),
+            Some((g, i)) => self.groups[g].group.write_slot(&self.engine, i, name, values),
             None => Ok(()),
         }
     }
 
     fn tensor(&self, tensor: usize) -> Result<&Tensor> {
         let expected = self.tensors.len();
-        let none = Error::Count {
-            what: "tensors",
-            expected,
-            found: tensor.saturating_add(1),
-        };
+        let none = Error::Count { what: "tensors", expected, found: tensor.saturating_add(1) };
         self.tensors.get(tensor).ok_or(none)
     }
 

@@ -49,10 +49,7 @@ pub(crate) struct Layouts {
     pub(crate) small_len: usize,
 }
 
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "lengths below 2^32 are checked before"
-)]
+#[allow(clippy::cast_possible_truncation, reason = "lengths below 2^32 are checked before")]
 fn word(x: usize) -> u32 {
     x as u32
 }
@@ -69,30 +66,16 @@ impl Layouts {
         let index = self.tensors.len();
         let (rows, cols) = (dims.rows, dims.cols);
         let mut row_step = (ROWS as usize).min(rows.max(1));
-        let mut col_step = if plan.fused {
-            cols.max(1)
-        } else {
-            COLS as usize
-        };
+        let mut col_step = if plan.fused { cols.max(1) } else { COLS as usize };
         if row_step * cols > capacity {
             // One row at a time, so that every tile is one stretch of memory.
-            row_step = if plan.fused {
-                (capacity / cols).max(1)
-            } else {
-                1
-            };
+            row_step = if plan.fused { (capacity / cols).max(1) } else { 1 };
             col_step = col_step.min(capacity);
         }
-        let cut = Cut {
-            dims,
-            row_tiles: rows.div_ceil(row_step),
-            col_tiles: cols.div_ceil(col_step),
-        };
-        let per_group = if plan.fused && cut.row_tiles > GATHER as usize {
-            cut.row_tiles.isqrt()
-        } else {
-            1
-        };
+        let cut =
+            Cut { dims, row_tiles: rows.div_ceil(row_step), col_tiles: cols.div_ceil(col_step) };
+        let per_group =
+            if plan.fused && cut.row_tiles > GATHER as usize { cut.row_tiles.isqrt() } else { 1 };
         let small = self.small_len;
         let partials = small + places.small_len(&dims);
         self.small_len = partials + places.partials_len(&cut);
@@ -126,11 +109,7 @@ impl Layouts {
                 let band = if n_rows == 1 { col_step } else { cols };
                 for first in (0..cols).step_by(band) {
                     let start = row * cols + first;
-                    let len = if n_rows == 1 {
-                        band.min(cols - first)
-                    } else {
-                        n_rows * cols
-                    };
+                    let len = if n_rows == 1 { band.min(cols - first) } else { n_rows * cols };
                     let (chunk, at) = self.place(&mut pieces, start, len, capacity);
                     for col in (first..(first + band).min(cols)).step_by(col_step) {
                         let across = col / col_step;
@@ -165,33 +144,18 @@ impl Layouts {
     ) -> (usize, usize) {
         // A new tensor begins at a multiple of 256 bytes, so that its region can be bound alone.
         let align = |n: usize| {
-            if pieces.is_empty() {
-                n.next_multiple_of(64)
-            } else {
-                n
-            }
+            if pieces.is_empty() { n.next_multiple_of(64) } else { n }
         };
-        let fits = self
-            .chunks
-            .last()
-            .is_some_and(|c| align(c.len) + len <= capacity);
+        let fits = self.chunks.last().is_some_and(|c| align(c.len) + len <= capacity);
         if !fits {
             self.chunks.push(Chunk::default());
         }
         let chunk = self.chunks.len() - 1;
-        let at = if fits {
-            align(self.chunks[chunk].len)
-        } else {
-            0
-        };
+        let at = if fits { align(self.chunks[chunk].len) } else { 0 };
         self.chunks[chunk].len = at + len;
         match pieces.last_mut() {
             Some(p) if p.chunk == chunk && p.elements.end == start => p.elements.end += len,
-            _ => pieces.push(Piece {
-                chunk,
-                at,
-                elements: start..start + len,
-            }),
+            _ => pieces.push(Piece { chunk, at, elements: start..start + len }),
         }
         (chunk, at)
     }

@@ -48,17 +48,13 @@ pub(crate) struct Pipelines {
 
 impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gpu")
-            .field("adapter", &self.name())
-            .finish_non_exhaustive()
+        f.debug_struct("Gpu").field("adapter", &self.name()).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Pipelines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pipelines")
-            .field("dispatches", &self.program.dispatches)
-            .finish()
+        f.debug_struct("Pipelines").field("dispatches", &self.program.dispatches).finish()
     }
 }
 
@@ -82,21 +78,9 @@ impl Gpu {
                 limits.max_compute_invocations_per_workgroup,
                 256,
             ),
-            (
-                "maxComputeWorkgroupSizeX",
-                limits.max_compute_workgroup_size_x,
-                256,
-            ),
-            (
-                "maxComputeWorkgroupStorageSize",
-                limits.max_compute_workgroup_storage_size,
-                16384,
-            ),
-            (
-                "maxStorageBuffersPerShaderStage",
-                limits.max_storage_buffers_per_shader_stage,
-                5,
-            ),
+            ("maxComputeWorkgroupSizeX", limits.max_compute_workgroup_size_x, 256),
+            ("maxComputeWorkgroupStorageSize", limits.max_compute_workgroup_storage_size, 16384),
+            ("maxStorageBuffersPerShaderStage", limits.max_storage_buffers_per_shader_stage, 5),
         ] {
             if available < needed {
                 return Err(Error::GpuLimit {
@@ -124,9 +108,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::NoAdapter`].
     pub async fn open_with(required_limits: wgpu::Limits) -> Result<Self> {
-        let none = |e: &dyn fmt::Display| Error::NoAdapter {
-            reason: e.to_string(),
-        };
+        let none = |e: &dyn fmt::Display| Error::NoAdapter { reason: e.to_string() };
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let adapter = instance
             .request_adapter(&wgpu::RequestAdapterOptions {
@@ -175,17 +157,12 @@ impl Gpu {
     /// The number of elements that fit one binding.
     pub(crate) fn capacity(&self) -> usize {
         let limits = self.0.device.limits();
-        let bytes = limits
-            .max_storage_buffer_binding_size
-            .min(limits.max_buffer_size);
+        let bytes = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         usize::try_from(bytes / UNIFORM_ALIGN * (UNIFORM_ALIGN / 4)).unwrap_or(usize::MAX / 4)
     }
 
     fn programs(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Pipelines>>> {
-        self.0
-            .programs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A device that is lost swallows everything in silence. A buffer mapped at its creation tells.
@@ -197,11 +174,7 @@ impl Gpu {
             mapped_at_creation: true,
         });
         let alive = probe.get_mapped_range_mut(..).is_ok();
-        if alive {
-            Ok(())
-        } else {
-            Err(lost("it made a buffer that cannot be mapped"))
-        }
+        if alive { Ok(()) } else { Err(lost("it made a buffer that cannot be mapped")) }
     }
 
     /// Runs `f` and turns what wgpu complains of into an error.
@@ -227,10 +200,7 @@ impl Gpu {
         // All of them are awaited, whatever the first one says.
         let errors = [c.await, b.await, a.await];
         match errors.into_iter().flatten().next() {
-            Some(error) => Err(Error::Gpu {
-                what: what.to_string(),
-                reason: error.to_string(),
-            }),
+            Some(error) => Err(Error::Gpu { what: what.to_string(), reason: error.to_string() }),
             None => Ok(result),
         }
     }
@@ -238,10 +208,7 @@ impl Gpu {
     /// As [`checked`](Self::checked) for what must not wait: errors are seen natively, where they
     /// are known at once.
     pub(crate) fn checked_now<R>(&self, f: impl FnOnce(&wgpu::Device) -> R) -> Result<R, String> {
-        let scope = self
-            .0
-            .device
-            .push_error_scope(wgpu::ErrorFilter::Validation);
+        let scope = self.0.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let result = f(&self.0.device);
         let mut error = Box::pin(scope.pop());
         match error.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -257,29 +224,16 @@ impl Gpu {
         plan: &Plan,
         pooled: bool,
     ) -> Result<Arc<Pipelines>> {
-        let key = Key {
-            recipe,
-            kind: plan.graph.kind,
-            fused: plan.fused,
-            pooled,
-        };
+        let key = Key { recipe, kind: plan.graph.kind, fused: plan.fused, pooled };
         if let Some(found) = self.programs().get(&key) {
             return Ok(found.clone());
         }
         let limits = self.0.device.limits();
         let needed = wgsl::storage_buffers(plan);
         if needed > limits.max_storage_buffers_per_shader_stage {
-            let slots: Vec<_> = plan
-                .graph
-                .full_slots()
-                .map(|s| plan.graph.slots[s].name)
-                .collect();
+            let slots: Vec<_> = plan.graph.full_slots().map(|s| plan.graph.slots[s].name).collect();
             return Err(Error::GpuLimit {
-                what: format!(
-                    "{} with its full-size slots {}",
-                    recipe.name(),
-                    slots.join(", ")
-                ),
+                what: format!("{} with its full-size slots {}", recipe.name(), slots.join(", ")),
                 needed: needed.into(),
                 limit: "maxStorageBuffersPerShaderStage",
                 available: limits.max_storage_buffers_per_shader_stage.into(),
@@ -291,26 +245,11 @@ impl Gpu {
         let mut entries = vec![
             entry(0, wgpu::BufferBindingType::Uniform, true, hosts),
             entry(1, wgpu::BufferBindingType::Uniform, false, WINDOW_BYTES),
-            entry(
-                2,
-                wgpu::BufferBindingType::Storage { read_only: true },
-                false,
-                4,
-            ),
-            entry(
-                3,
-                wgpu::BufferBindingType::Storage { read_only: false },
-                false,
-                4,
-            ),
+            entry(2, wgpu::BufferBindingType::Storage { read_only: true }, false, 4),
+            entry(3, wgpu::BufferBindingType::Storage { read_only: false }, false, 4),
         ];
         if !pooled {
-            entries.push(entry(
-                4,
-                wgpu::BufferBindingType::Storage { read_only: true },
-                false,
-                4,
-            ));
+            entries.push(entry(4, wgpu::BufferBindingType::Storage { read_only: true }, false, 4));
         }
         for (binding, _) in (FIRST_SLOT - 1..).zip(0..=plan.graph.full_slots().count()) {
             let rw = wgpu::BufferBindingType::Storage { read_only: false };
@@ -351,11 +290,7 @@ impl Gpu {
             })
             .await?;
         let (pipelines, layout) = compiled;
-        let compiled = Arc::new(Pipelines {
-            program,
-            pipelines,
-            layout,
-        });
+        let compiled = Arc::new(Pipelines { program, pipelines, layout });
         // Somebody may have compiled the same meanwhile: the first one stays.
         Ok(self.programs().entry(key).or_insert(compiled).clone())
     }
@@ -408,15 +343,10 @@ impl Gpu {
         // In a browser this returns at once, and the wait below is a promise.
         self.0
             .device
-            .poll(wgpu::PollType::Wait {
-                submission_index: Some(submission),
-                timeout: None,
-            })
+            .poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: None })
             .map_err(|e| lost(&e.to_string()))?;
         receiver.await.map_err(|e| lost(&e.to_string()))?;
-        let view = staging
-            .get_mapped_range(..)
-            .map_err(|e| lost(&e.to_string()))?;
+        let view = staging.get_mapped_range(..).map_err(|e| lost(&e.to_string()))?;
         out.copy_from_slice(bytemuck::cast_slice(&view));
         Ok(())
     }
@@ -435,18 +365,13 @@ impl Gpu {
         match written {
             Ok(Some(())) => Ok(()),
             Ok(None) => Err(lost("it took no data")),
-            Err(reason) => Err(Error::Gpu {
-                what: "a write".into(),
-                reason,
-            }),
+            Err(reason) => Err(Error::Gpu { what: "a write".into(), reason }),
         }
     }
 }
 
 pub(crate) fn lost(reason: &str) -> Error {
-    Error::DeviceLost {
-        reason: reason.into(),
-    }
+    Error::DeviceLost { reason: reason.into() }
 }
 
 fn entry(
@@ -470,10 +395,7 @@ fn entry(
 type Mapped = Result<(), wgpu::BufferAsyncError>;
 
 /// A callback and the future that it completes.
-fn oneshot() -> (
-    impl FnOnce(Mapped) + Send + 'static,
-    impl Future<Output = Mapped>,
-) {
+fn oneshot() -> (impl FnOnce(Mapped) + Send + 'static, impl Future<Output = Mapped>) {
     struct Receiver(Arc<Mutex<(Option<Mapped>, Option<Waker>)>>);
     impl Future for Receiver {
         type Output = Mapped;

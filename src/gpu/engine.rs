@@ -100,18 +100,11 @@ impl<O: Optimizer> Engine<O> {
         if u32::try_from(dims.len()).is_err() {
             return Err(Error::TooLarge {
                 shape: shape.to_vec(),
-                problem: format!(
-                    "{} elements, and the GPU counts to {}",
-                    dims.len(),
-                    u32::MAX
-                ),
+                problem: format!("{} elements, and the GPU counts to {}", dims.len(), u32::MAX),
             });
         }
         let fused = super::cut::whole_rows(&dims, capacity);
-        let known = self
-            .classes
-            .iter()
-            .position(|c| c.kind == dims.kind && c.plan.fused == fused);
+        let known = self.classes.iter().position(|c| c.kind == dims.kind && c.plan.fused == fused);
         if let Some(class) = known {
             return Ok((class, dims));
         }
@@ -127,14 +120,7 @@ impl<O: Optimizer> Engine<O> {
         let words = usize::try_from(bytes.next_multiple_of(UNIFORM_ALIGN) / 4).unwrap_or(64);
         self.constants.resize(self.constants.len() + words, 0.0);
         let values = vec![0.0; plan.graph.nodes.len()];
-        self.classes.push(Class {
-            kind: dims.kind,
-            plan,
-            separate,
-            pooled,
-            offset,
-            values,
-        });
+        self.classes.push(Class { kind: dims.kind, plan, separate, pooled, offset, values });
         Ok((self.classes.len() - 1, dims))
     }
 
@@ -153,12 +139,7 @@ impl<O: Optimizer> Engine<O> {
             })
             .await?;
         let taken = (0..RING).map(|_| AtomicBool::new(false)).collect();
-        self.ring = Some(Ring {
-            buffer,
-            taken,
-            stride,
-            next: 0,
-        });
+        self.ring = Some(Ring { buffer, taken, stride, next: 0 });
         Ok(())
     }
 
@@ -191,24 +172,15 @@ impl<O: Optimizer> Engine<O> {
             return Err(lost("it has no ring of constants"));
         };
         let free = (0..RING).map(|i| (ring.next + i) % RING).find(|&i| {
-            ring.taken[i]
-                .compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
+            ring.taken[i].compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         });
         let Some(index) = free else {
-            return Err(Error::RingFull {
-                in_flight: RING,
-                capacity: RING,
-            });
+            return Err(Error::RingFull { in_flight: RING, capacity: RING });
         };
         ring.next = (index + 1) % RING;
-        let ticket = Ticket {
-            taken: ring.taken.clone(),
-            index,
-            offset: ring.stride * index as u64,
-        };
-        self.gpu
-            .write(&ring.buffer, ticket.offset, &self.constants)?;
+        let ticket =
+            Ticket { taken: ring.taken.clone(), index, offset: ring.stride * index as u64 };
+        self.gpu.write(&ring.buffer, ticket.offset, &self.constants)?;
         Ok(ticket)
     }
 
@@ -281,10 +253,7 @@ pub(crate) fn floats(
     init: f64,
 ) -> Option<wgpu::Buffer> {
     if init != 0.0 {
-        #[allow(
-            clippy::cast_possible_truncation,
-            reason = "an initial value, rounded once"
-        )]
+        #[allow(clippy::cast_possible_truncation, reason = "an initial value, rounded once")]
         return Gpu::buffer_of(device, label, &vec![init as f32; len], storage());
     }
     // Buffers begin as zeros.
@@ -311,9 +280,7 @@ impl Group {
             layouts.push(plan, places, dims, capacity);
         }
         let limits = engine.gpu.device().limits();
-        let binding = limits
-            .max_storage_buffer_binding_size
-            .min(limits.max_buffer_size);
+        let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let too_much = |what: &str, needed: usize| Error::GpuLimit {
             what: format!("{what} of {}", engine.recipe.name()),
             needed: needed as u64,
@@ -322,10 +289,7 @@ impl Group {
             remedy: "split the tensors over several arenas, or choose a layout with less state",
         };
         if layouts.small_len as u64 * 4 > binding || u32::try_from(layouts.small_len).is_err() {
-            return Err(too_much(
-                "the row and column statistics",
-                layouts.small_len * 4,
-            ));
+            return Err(too_much("the row and column statistics", layouts.small_len * 4));
         }
         let mut small = vec![0.0f32; layouts.small_len];
         for (tensor, cut) in layouts.tensors.iter().zip(&layouts.cuts) {
@@ -337,9 +301,7 @@ impl Group {
                 }
             }
         }
-        let tables: Vec<_> = (0..layouts.chunks.len())
-            .map(|c| layouts.table(c))
-            .collect();
+        let tables: Vec<_> = (0..layouts.chunks.len()).map(|c| layouts.table(c)).collect();
         if let Some((table, ..)) = tables.iter().find(|t| t.0.len() as u64 * 4 > binding) {
             return Err(too_much("the work list", table.len() * 4));
         }
@@ -377,31 +339,18 @@ impl Group {
         let Some((small, chunks)) = made else {
             return Err(lost("it made buffers that cannot be mapped"));
         };
-        Ok(Self {
-            class,
-            layouts,
-            small,
-            chunks,
-        })
+        Ok(Self { class, layouts, small, chunks })
     }
 
     /// The dispatches of a step, in order.
     pub(crate) fn calls<O: Optimizer>(&self, engine: &Engine<O>) -> Vec<Call> {
-        let limit = engine
-            .gpu
-            .device()
-            .limits()
-            .max_compute_workgroups_per_dimension;
+        let limit = engine.gpu.device().limits().max_compute_workgroups_per_dimension;
         let dispatches = &engine.classes[self.class].separate.program.dispatches;
         let mut calls = Vec::new();
         for (pipeline, dispatch) in dispatches.iter().enumerate() {
             let mut call = |chunk: usize, n: u32| {
                 if n > 0 {
-                    calls.push(Call {
-                        pipeline,
-                        chunk,
-                        groups: folded(n, limit),
-                    });
+                    calls.push(Call { pipeline, chunk, groups: folded(n, limit) });
                 }
             };
             match dispatch {
@@ -425,30 +374,18 @@ impl Group {
         (grad, grad_base): (Option<&Bound<'_>>, u32),
     ) -> Option<wgpu::BindGroup> {
         let class = &engine.classes[self.class];
-        let pipelines = if grad.is_some() {
-            &class.separate
-        } else {
-            class.pooled.as_ref()?
-        };
+        let pipelines = if grad.is_some() { &class.separate } else { class.pooled.as_ref()? };
         let buffers = &self.chunks[chunk];
         let mut words = buffers.window;
         (words[0], words[1]) = (param_base, grad_base);
-        let window = Gpu::buffer_of(
-            device,
-            "gradstep window",
-            &words,
-            wgpu::BufferUsages::UNIFORM,
-        )?;
+        let window =
+            Gpu::buffer_of(device, "gradstep window", &words, wgpu::BufferUsages::UNIFORM)?;
         let hosts = (pipelines.program.hosts.len().max(1) * 4) as u64;
         let whole = |binding: u32, buffer| wgpu::BindGroupEntry {
             binding,
             resource: wgpu::Buffer::as_entire_binding(buffer),
         };
-        let hosts = Bound {
-            buffer: engine.ring_buffer()?,
-            offset: 0,
-            size: hosts,
-        };
+        let hosts = Bound { buffer: engine.ring_buffer()?, offset: 0, size: hosts };
         let mut entries = vec![
             hosts.entry(0),
             whole(1, &window),
@@ -459,11 +396,7 @@ impl Group {
         if let Some(grad) = grad {
             entries.push(grad.entry(4));
         }
-        entries.extend(
-            (FIRST_SLOT..)
-                .zip(&buffers.slots)
-                .map(|(i, slot)| whole(i, slot)),
-        );
+        entries.extend((FIRST_SLOT..).zip(&buffers.slots).map(|(i, slot)| whole(i, slot)));
         Some(device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some("gradstep"),
             layout: &pipelines.layout,
@@ -490,10 +423,7 @@ impl Group {
             }
         } else {
             let at = self.small_slot(engine, index, slot);
-            engine
-                .gpu
-                .read(&self.small, at as u64 * 4, &mut out)
-                .await?;
+            engine.gpu.read(&self.small, at as u64 * 4, &mut out).await?;
         }
         Ok(out)
     }
@@ -519,9 +449,7 @@ impl Group {
         if let Some(k) = class.plan.graph.full_slots().position(|s| s == slot) {
             for piece in &self.layouts.pieces[index] {
                 let buffer = &self.chunks[piece.chunk].slots[k];
-                engine
-                    .gpu
-                    .write(buffer, piece.at as u64 * 4, &values[piece.elements.clone()])?;
+                engine.gpu.write(buffer, piece.at as u64 * 4, &values[piece.elements.clone()])?;
             }
             return Ok(());
         }

@@ -72,16 +72,8 @@ impl Gpu {
         let mut engine = Engine::new(self, optimizer)?;
         let mut tensors = Vec::new();
         for (shape, layout) in shapes {
-            let (class, dims) = engine
-                .class(shape.as_ref(), *layout, true, capacity)
-                .await?;
-            tensors.push(Tensor {
-                dims,
-                class,
-                group: None,
-                calls: vec![],
-                bindings: vec![],
-            });
+            let (class, dims) = engine.class(shape.as_ref(), *layout, true, capacity).await?;
+            tensors.push(Tensor { dims, class, group: None, calls: vec![], bindings: vec![] });
         }
         engine.make_ring().await?;
         for tensor in &mut tensors {
@@ -92,11 +84,7 @@ impl Gpu {
             }
         }
         let chosen = Vec::with_capacity(tensors.len());
-        Ok(Foreign {
-            engine,
-            tensors,
-            chosen,
-        })
+        Ok(Foreign { engine, tensors, chosen })
     }
 
     fn alignment(&self) -> usize {
@@ -167,20 +155,12 @@ impl<O: Optimizer> Foreign<O> {
         let len = self.tensors[index].dims.len();
         for (what, slice) in [("parameter", &param), ("gradient", &grad)] {
             let fail = |problem: String, remedy| {
-                Err(Error::Buffer {
-                    what,
-                    tensor: index,
-                    problem,
-                    remedy,
-                })
+                Err(Error::Buffer { what, tensor: index, problem, remedy })
             };
             let needed = len as u64 * 4;
             if slice.size() != needed {
                 return fail(
-                    format!(
-                        "the range has {} bytes and the tensor {needed}",
-                        slice.size()
-                    ),
+                    format!("the range has {} bytes and the tensor {needed}", slice.size()),
                     "pass the range of exactly this tensor",
                 );
             }
@@ -210,15 +190,8 @@ impl<O: Optimizer> Foreign<O> {
                 remedy: "keep parameter and gradient apart",
             });
         }
-        let key = Key {
-            param: (param.buffer().clone(), p),
-            grad: (grad.buffer().clone(), g),
-        };
-        if let Some(known) = self.tensors[index]
-            .bindings
-            .iter()
-            .position(|b| b.key == key)
-        {
+        let key = Key { param: (param.buffer().clone(), p), grad: (grad.buffer().clone(), g) };
+        if let Some(known) = self.tensors[index].bindings.iter().position(|b| b.key == key) {
             return Ok(known);
         }
         let chunks = self.bind(index, param, grad, one)?;
@@ -226,11 +199,7 @@ impl<O: Optimizer> Foreign<O> {
         if bindings.len() >= KEPT {
             bindings.remove(0);
         }
-        bindings.push(Bindings {
-            key,
-            chunks,
-            pooled: one,
-        });
+        bindings.push(Bindings { key, chunks, pooled: one });
         Ok(bindings.len() - 1)
     }
 
@@ -250,10 +219,7 @@ impl<O: Optimizer> Foreign<O> {
         let mut binds = Vec::new();
         // A group of one tensor: each chunk holds one piece of it.
         for piece in &group.layouts.pieces[0] {
-            let (first, bytes) = (
-                piece.elements.start as u64 * 4,
-                piece.elements.len() as u64 * 4,
-            );
+            let (first, bytes) = (piece.elements.start as u64 * 4, piece.elements.len() as u64 * 4);
             let window = |from: u64, upto: u64| {
                 let offset = from / align * align;
                 (offset, upto - offset)
@@ -273,34 +239,16 @@ impl<O: Optimizer> Foreign<O> {
                         remedy: "bring them closer together or keep them in two buffers",
                     });
                 }
-                let both = Bound {
-                    buffer: param.buffer(),
-                    offset,
-                    size,
-                };
+                let both = Bound { buffer: param.buffer(), offset, size };
                 gpu.checked_now(|device| {
                     let bases = (word(p, offset), word(g, offset));
-                    group.bind(
-                        device,
-                        &self.engine,
-                        piece.chunk,
-                        (&both, bases.0),
-                        (None, bases.1),
-                    )
+                    group.bind(device, &self.engine, piece.chunk, (&both, bases.0), (None, bases.1))
                 })
             } else {
                 let (po, ps) = window(p, p + bytes);
                 let (go, gs) = window(g, g + bytes);
-                let a = Bound {
-                    buffer: param.buffer(),
-                    offset: po,
-                    size: ps,
-                };
-                let b = Bound {
-                    buffer: grad.buffer(),
-                    offset: go,
-                    size: gs,
-                };
+                let a = Bound { buffer: param.buffer(), offset: po, size: ps };
+                let b = Bound { buffer: grad.buffer(), offset: go, size: gs };
                 gpu.checked_now(|device| {
                     let (param, grad) = ((&a, word(p, po)), (Some(&b), word(g, go)));
                     group.bind(device, &self.engine, piece.chunk, param, grad)
@@ -371,11 +319,7 @@ impl<O: Optimizer> Foreign<O> {
 
     fn group(&self, tensor: usize) -> Result<Option<&Group>> {
         let expected = self.tensors.len();
-        let none = Error::Count {
-            what: "tensors",
-            expected,
-            found: tensor.saturating_add(1),
-        };
+        let none = Error::Count { what: "tensors", expected, found: tensor.saturating_add(1) };
         Ok(self.tensors.get(tensor).ok_or(none)?.group.as_ref())
     }
 }

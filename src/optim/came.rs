@@ -60,11 +60,7 @@ use crate::value::{Interpreter, Step, Value};
 /// # Ok::<(), gradstep::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default)
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct Came {
     /// Learning rate η.
@@ -132,10 +128,7 @@ impl Came {
     /// The authors' settings with this learning rate; 0.5 to 0.9 times that of AdamW is advised.
     #[must_use]
     pub fn new(lr: f64) -> Self {
-        Self {
-            lr,
-            ..Self::default()
-        }
+        Self { lr, ..Self::default() }
     }
 }
 
@@ -163,11 +156,8 @@ impl<const INIT_ONE: bool, const CLIP_UPDATE: bool> Definition for CameStep<INIT
         (true, false) => "came_init_one",
         (true, true) => "came_init_one_clipped",
     };
-    const LEVELS: Levels = if CLIP_UPDATE {
-        Levels::factored(3, 5)
-    } else {
-        Levels::factored(2, 4)
-    };
+    const LEVELS: Levels =
+        if CLIP_UPDATE { Levels::factored(3, 5) } else { Levels::factored(2, 4) };
 
     #[inline(always)]
     fn step<I: Interpreter>(s: Step<'_, I>) {
@@ -194,11 +184,7 @@ impl<const INIT_ONE: bool, const CLIP_UPDATE: bool> Definition for CameStep<INIT
             let [d2] = s.hyper(["clip_update"]);
             step = step * rms_clip(instability.normalized_rms(m) * unbias(s, beta1), d2);
         }
-        s.set_param(descend(
-            w,
-            instability.normalize(m) * step,
-            lr * weight_decay,
-        ));
+        s.set_param(descend(w, instability.normalize(m) * step, lr * weight_decay));
     }
 }
 
@@ -206,9 +192,7 @@ impl<const INIT_ONE: bool, const CLIP_UPDATE: bool> Definition for CameStep<INIT
 #[inline(always)]
 fn unbias<'a, I: Interpreter>(s: Step<'a, I>, beta: Value<'a, I>) -> Value<'a, I> {
     let [corrects] = s.hyper(["bias_correction"]);
-    corrects
-        .less_than(0.5)
-        .select(1.0, 1.0 / bias_correction(beta, s.t()))
+    corrects.less_than(0.5).select(1.0, 1.0 / bias_correction(beta, s.t()))
 }
 
 impl Optimizer for Came {
@@ -223,10 +207,7 @@ impl Optimizer for Came {
     }
 
     fn recipe(&self) -> Recipe {
-        match (
-            self.variant == CameVariant::InitOne,
-            self.clip_update.is_some(),
-        ) {
+        match (self.variant == CameVariant::InitOne, self.clip_update.is_some()) {
             (false, false) => Recipe::of::<CameStep<false, false>>(),
             (false, true) => Recipe::of::<CameStep<false, true>>(),
             (true, false) => Recipe::of::<CameStep<true, false>>(),
