@@ -101,6 +101,22 @@ fn reading_an_old_value_after_the_new_one_is_set_is_refused() {
     assert!(message.contains("parameter"), "{message}");
 }
 
+definition!(OldAsParameter, Levels::flat(1), |s| {
+    let k = s.slot("k", Shape::Scalar, 0.0);
+    let old = k.old();
+    k.set(old + 1.0);
+    s.set_param(old);
+});
+
+#[test]
+fn a_small_slot_that_is_stored_before_its_old_value_is_read_is_refused() {
+    let message = refused(OldAsParameter, &[5]);
+    assert!(
+        message.contains("`k`") && message.contains("old"),
+        "{message}"
+    );
+}
+
 definition!(SwapFull, Levels::flat(1), |s| {
     let (a, b) = (s.full("a"), s.slot("b", Shape::Full, 1.0));
     let (x, y) = (a.old(), b.old());
