@@ -13,8 +13,12 @@ pub(crate) fn eval_all(plan: &Plan, values: &mut [f64], t: u64, hyper: impl Fn(&
     }
 }
 
-/// Checks that the optimizer knows every hyper-parameter that its definition asks for.
-pub(crate) fn check_names<O: Optimizer>(graph: &Graph, optimizer: &O) -> Result<()> {
+/// Brings an optimizer's settings into its traced definition: takes the initial values of slots
+/// from it, and checks that it knows every hyper-parameter that the definition asks for.
+pub(crate) fn adopt<O: Optimizer>(graph: &mut Graph, optimizer: &O) -> Result<()> {
+    for slot in &mut graph.slots {
+        slot.init = optimizer.initial(slot.name).unwrap_or(slot.init);
+    }
     match graph.hypers.iter().find(|name| optimizer.hyper(name).is_none()) {
         None => Ok(()),
         Some(name) => Err(graph.error(

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use gradstep::optim::{Adafactor, Adam, AdamW, Came, CameVariant, Sgd, Sm3};
+use gradstep::optim::{Adafactor, Adam, AdamW, Came, Sgd, Sm3};
 use gradstep::{Kind, Optimizer, Plan, Recipe, wgsl};
 
 /// Every definition of the library.
@@ -28,8 +28,6 @@ fn recipes() -> Vec<Recipe> {
         Box::new(Sm3::default().with_momentum(0.9)),
         Box::new(came()),
         Box::new(came().with_clip_update(Some(1.0))),
-        Box::new(came().with_variant(CameVariant::InitOne)),
-        Box::new(came().with_variant(CameVariant::InitOne).with_clip_update(Some(1.0))),
     ];
     optimizers.iter().map(|o| o.recipe()).collect()
 }

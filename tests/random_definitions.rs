@@ -19,14 +19,7 @@ use random::Problem;
 
 fn runner(cases: u32) -> TestRunner {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
-    TestRunner::new_with_rng(
-        Config {
-            cases,
-            failure_persistence: None,
-            ..Config::default()
-        },
-        rng,
-    )
+    TestRunner::new_with_rng(Config { cases, failure_persistence: None, ..Config::default() }, rng)
 }
 
 fn problems() -> impl Strategy<Value = Problem> {
@@ -50,18 +43,8 @@ fn problems() -> impl Strategy<Value = Problem> {
     (program, dims, layout, any::<u32>(), 1u64..4).prop_map(
         |(program, shape, layout, seed, steps)| {
             // Long tensors are slow in the oracle.
-            let steps = if shape.iter().product::<usize>() > 10_000 {
-                steps.min(2)
-            } else {
-                steps
-            };
-            Problem {
-                program,
-                shape,
-                layout,
-                seed: seed.into(),
-                steps,
-            }
+            let steps = if shape.iter().product::<usize>() > 10_000 { steps.min(2) } else { steps };
+            Problem { program, shape, layout, seed: seed.into(), steps }
         },
     )
 }
@@ -85,10 +68,7 @@ fn random_definitions_equal_the_oracle() {
     let counts = counts.into_inner();
     let valid = 400 - counts[0];
     eprintln!("{counts:?}");
-    assert!(
-        valid >= 200,
-        "only {valid} of 400 byte strings were definitions"
-    );
+    assert!(valid >= 200, "only {valid} of 400 byte strings were definitions");
     for (n, count) in counts.iter().enumerate().take(6).skip(1) {
         assert!(*count > 1, "only {count} definitions of {n} levels");
     }

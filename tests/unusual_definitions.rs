@@ -111,10 +111,7 @@ definition!(OldAsParameter, Levels::flat(1), |s| {
 #[test]
 fn a_small_slot_that_is_stored_before_its_old_value_is_read_is_refused() {
     let message = refused(OldAsParameter, &[5]);
-    assert!(
-        message.contains("`k`") && message.contains("old"),
-        "{message}"
-    );
+    assert!(message.contains("`k`") && message.contains("old"), "{message}");
 }
 
 definition!(SwapFull, Levels::flat(1), |s| {

@@ -253,8 +253,8 @@ impl Cpu {
     ) -> Result<CpuStep<T, O>> {
         optimizer.check()?;
         let recipe = optimizer.recipe();
-        let (dims, plan) = layout.plan(recipe, shape.as_ref())?;
-        crate::host::check_names(&plan.graph, &optimizer)?;
+        let (dims, mut plan) = layout.plan(recipe, shape.as_ref())?;
+        crate::host::adopt(&mut plan.graph, &optimizer)?;
         Ok(CpuStep {
             optimizer,
             recipe,

@@ -96,7 +96,7 @@ impl<O: Optimizer> Engine<O> {
         pooled: bool,
         capacity: usize,
     ) -> Result<(usize, Dims)> {
-        let (dims, graph) = layout.resolve(self.recipe, shape)?;
+        let (dims, mut graph) = layout.resolve(self.recipe, shape)?;
         if u32::try_from(dims.len()).is_err() {
             return Err(Error::TooLarge {
                 shape: shape.to_vec(),
@@ -108,7 +108,7 @@ impl<O: Optimizer> Engine<O> {
         if let Some(class) = known {
             return Ok((class, dims));
         }
-        crate::host::check_names(&graph, &self.optimizer)?;
+        crate::host::adopt(&mut graph, &self.optimizer)?;
         let plan = Plan::new(graph, fused)?;
         let separate = self.gpu.pipelines(self.recipe, &plan, false).await?;
         let pooled = match pooled {

@@ -42,11 +42,7 @@ pub struct Random<const MATRIX: bool, const LEVELS: u8>;
 
 impl<const MATRIX: bool, const LEVELS: u8> Definition for Random<MATRIX, LEVELS> {
     const NAME: &'static str = "Random";
-    const LEVELS: Levels = if MATRIX {
-        Levels::factored(0, LEVELS)
-    } else {
-        Levels::flat(LEVELS)
-    };
+    const LEVELS: Levels = if MATRIX { Levels::factored(0, LEVELS) } else { Levels::flat(LEVELS) };
 
     #[inline(always)]
     fn step<I: Interpreter>(s: Step<'_, I>) {
@@ -141,18 +137,8 @@ struct Walk<'a, 'b, I: Interpreter> {
 impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
     #[inline(never)]
     fn run(s: Step<'a, I>, bytes: &'b [u8]) {
-        let grad = Item {
-            v: s.grad(),
-            shape: Shape::Full,
-            level: 0,
-            most: GREATEST,
-            error: 0.0,
-        };
-        let param = Item {
-            v: s.param(),
-            most: STORED,
-            ..grad
-        };
+        let grad = Item { v: s.grad(), shape: Shape::Full, level: 0, most: GREATEST, error: 0.0 };
+        let param = Item { v: s.param(), most: STORED, ..grad };
         let mut walk = Walk {
             s,
             bytes: bytes.iter(),
@@ -227,13 +213,7 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
 
     fn old(&mut self, slot: Slot<'a, I>, shape: Shape) -> Item<'a, I> {
         self.calls += 1;
-        Item {
-            v: slot.old(),
-            shape,
-            level: 0,
-            most: STORED,
-            error: 0.0,
-        }
+        Item { v: slot.old(), shape, level: 0, most: STORED, error: 0.0 }
     }
 
     fn set(&mut self, k: usize, new: Item<'a, I>) -> Item<'a, I> {
@@ -244,16 +224,8 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
         *done = true;
         self.calls += 1;
         self.error = self.error.max(new.error);
-        let kept = if *shape == Shape::Full {
-            Shape::Full
-        } else {
-            new.shape
-        };
-        Item {
-            v: slot.set(new.v),
-            shape: kept,
-            ..new
-        }
+        let kept = if *shape == Shape::Full { Shape::Full } else { new.shape };
+        Item { v: slot.set(new.v), shape: kept, ..new }
     }
 
     /// At most [`STORED`].
@@ -262,63 +234,36 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
             return a;
         }
         self.calls += 4;
-        Item {
-            v: a.v.at_most(STORED).at_least(-STORED),
-            most: STORED,
-            ..a
-        }
+        Item { v: a.v.at_most(STORED).at_least(-STORED), most: STORED, ..a }
     }
 
     fn joined(a: Item<'a, I>, b: Item<'a, I>, v: Value<'a, I>) -> Item<'a, I> {
         let (shape, level) = (a.shape.join(b.shape), a.level.max(b.level));
-        Item {
-            v,
-            shape,
-            level,
-            most: 0.0,
-            error: 0.0,
-        }
+        Item { v, shape, level, most: 0.0, error: 0.0 }
     }
 
     fn add(&mut self, a: Item<'a, I>, b: Item<'a, I>) -> Item<'a, I> {
         self.calls += 1;
         let most = a.most + b.most;
-        Item {
-            most,
-            error: a.error + b.error + most,
-            ..Self::joined(a, b, a.v + b.v)
-        }
+        Item { most, error: a.error + b.error + most, ..Self::joined(a, b, a.v + b.v) }
     }
 
     fn sub(&mut self, a: Item<'a, I>, b: Item<'a, I>) -> Item<'a, I> {
         self.calls += 1;
         let most = a.most + b.most;
-        Item {
-            most,
-            error: a.error + b.error + most,
-            ..Self::joined(a, b, a.v - b.v)
-        }
+        Item { most, error: a.error + b.error + most, ..Self::joined(a, b, a.v - b.v) }
     }
 
     fn mul(&mut self, a: Item<'a, I>, b: Item<'a, I>) -> Item<'a, I> {
         self.calls += 1;
         let most = a.most * b.most;
         let error = a.error * b.most + b.error * a.most + most;
-        Item {
-            most,
-            error,
-            ..Self::joined(a, b, a.v * b.v)
-        }
+        Item { most, error, ..Self::joined(a, b, a.v * b.v) }
     }
 
     /// Times a number that is a power of two.
     fn scaled(&self, a: Item<'a, I>, by: f64) -> Item<'a, I> {
-        Item {
-            v: a.v * by,
-            most: a.most * by,
-            error: a.error * by,
-            ..a
-        }
+        Item { v: a.v * by, most: a.most * by, error: a.error * by, ..a }
     }
 
     fn reduced(&mut self, axis: Axis, max: bool, a: Item<'a, I>) -> Item<'a, I> {
@@ -341,13 +286,7 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
         // A lane adds at most 256 terms before its sum goes into an `f64`.
         let error = a.error + if max { 0.0 } else { 300.0 * a.most };
         let level = a.level + u8::from(full);
-        Item {
-            v,
-            shape: a.shape.reduced(axis),
-            level,
-            error,
-            ..a
-        }
+        Item { v, shape: a.shape.reduced(axis), level, error, ..a }
     }
 
     /// `a`, reduced as far as `shape` demands. If no reduction is left, a number.
@@ -391,13 +330,7 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
             2 => 1.0 / (self.s.t() + 1.0),
             _ => (h - 0.25).abs().sqrt().at_most(self.s.t()),
         };
-        Item {
-            v,
-            shape: Shape::Host,
-            level: 0,
-            most: 1.0,
-            error: 16.0,
-        }
+        Item { v, shape: Shape::Host, level: 0, most: 1.0, error: 16.0 }
     }
 
     fn operation(&mut self) -> Item<'a, I> {
@@ -425,32 +358,18 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
                 let (most, below) = (a.most * 2.0, b.error + b.most + 0.5);
                 let error = a.error * 2.0 + a.most * 4.0 * below + most;
                 let v = a.v / (b.v.abs() + 0.5);
-                let quotient = Item {
-                    most,
-                    error,
-                    ..Self::joined(a, b, v)
-                };
+                let quotient = Item { most, error, ..Self::joined(a, b, v) };
                 self.clamped(quotient)
             }
             5 => {
                 self.calls += 4;
                 let error = 1.5 * (a.error + a.most + 1.0) + a.most + 1.0;
-                Item {
-                    v: (a.v.abs() + 0.125).sqrt(),
-                    most: a.most + 1.0,
-                    error,
-                    ..a
-                }
+                Item { v: (a.v.abs() + 0.125).sqrt(), most: a.most + 1.0, error, ..a }
             }
             6 => {
                 self.calls += 4;
                 let error = 11.5 * (a.error + a.most + 1.0) + 6.0;
-                Item {
-                    v: (a.v.abs() + 0.125).rsqrt(),
-                    most: 3.0,
-                    error,
-                    ..a
-                }
+                Item { v: (a.v.abs() + 0.125).rsqrt(), most: 3.0, error, ..a }
             }
             7 => {
                 self.calls += 1;
@@ -459,37 +378,20 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
             8 => {
                 let b = self.pick();
                 self.calls += 1;
-                let v = if op < 128 {
-                    a.v.at_most(b.v)
-                } else {
-                    a.v.at_least(b.v)
-                };
+                let v = if op < 128 { a.v.at_most(b.v) } else { a.v.at_least(b.v) };
                 let (most, error) = (a.most.max(b.most), a.error.max(b.error));
-                Item {
-                    most,
-                    error,
-                    ..Self::joined(a, b, v)
-                }
+                Item { most, error, ..Self::joined(a, b, v) }
             }
             9 => {
                 // |a|, and the sign of something exact.
                 self.calls += 2;
                 let v = a.v.sign() * a.v;
-                let size = Item {
-                    v,
-                    error: 2.0 * a.error,
-                    ..a
-                };
+                let size = Item { v, error: 2.0 * a.error, ..a };
                 if op < 128 {
                     return size;
                 }
                 self.calls += 1;
-                let sign = Item {
-                    v: self.s.grad().sign(),
-                    most: 1.0,
-                    error: 0.0,
-                    ..self.grad()
-                };
+                let sign = Item { v: self.s.grad().sign(), most: 1.0, error: 0.0, ..self.grad() };
                 self.mul(size, sign)
             }
             10 => {
@@ -501,11 +403,7 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
                 let v = a.v.less_than(b.v).select(x.v, y.v);
                 let jump = d.error * (x.most + y.most) / d.most.max(1e-3);
                 let (most, error) = (x.most.max(y.most), x.error.max(y.error) + jump);
-                let item = Item {
-                    most,
-                    error,
-                    ..Self::joined(d, Self::joined(x, y, v), v)
-                };
+                let item = Item { most, error, ..Self::joined(d, Self::joined(x, y, v), v) };
                 self.clamped(item)
             }
             11 => self.host(),
@@ -513,13 +411,7 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
                 let axes = [Axis::Row, Axis::Col, Axis::Matrix, Axis::Tensor];
                 self.calls += 4;
                 let v = 1.0 / (self.s.count(axes[op / 20 % 4]) + 1.0);
-                Item {
-                    v,
-                    shape: Shape::Scalar,
-                    level: 0,
-                    most: 1.0,
-                    error: 4.0,
-                }
+                Item { v, shape: Shape::Scalar, level: 0, most: 1.0, error: 4.0 }
             }
             13 => {
                 let b = self.pick();
@@ -530,14 +422,7 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
                 self.clamped(sum)
             }
             14 | 15 => {
-                let axes = [
-                    Axis::Row,
-                    Axis::Col,
-                    Axis::Row,
-                    Axis::Col,
-                    Axis::Matrix,
-                    Axis::Tensor,
-                ];
+                let axes = [Axis::Row, Axis::Col, Axis::Row, Axis::Col, Axis::Matrix, Axis::Tensor];
                 self.reduced(axes[op / 20 % 6], op % 3 == 0, a)
             }
             16 => {
@@ -570,13 +455,7 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
 
     fn grad(&self) -> Item<'a, I> {
         let v = self.s.grad();
-        Item {
-            v,
-            shape: Shape::Full,
-            level: 0,
-            most: GREATEST,
-            error: 0.0,
-        }
+        Item { v, shape: Shape::Full, level: 0, most: GREATEST, error: 0.0 }
     }
 }
 
@@ -589,10 +468,7 @@ pub trait Real: Element {
 
 impl Real for f32 {
     const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "rounding is what it is for"
-    )]
+    #[allow(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
     fn of(x: f64) -> Self {
         x as Self
     }
@@ -682,11 +558,7 @@ impl Problem {
             let tolerance = T::UNIT * (2.0 * ERROR.get() + 1.0);
             step.step(&mut found, &lent).expect("a valid step");
             let what = |name: &str| {
-                format!(
-                    "{name} after step {t} in {}\n{}",
-                    std::any::type_name::<T>(),
-                    step.plan()
-                )
+                format!("{name} after step {t} in {}\n{}", std::any::type_name::<T>(), step.plan())
             };
             // Both take the next step from the same state, so that errors do not grow.
             settle_on(&found, &mut wanted, tolerance, || what("param"));
@@ -712,11 +584,7 @@ impl Problem {
             set_program(program);
             step.step(&mut param[1..=n], &grad).expect("a step");
         }
-        assert_eq!(
-            (param[0], param[n + 1]),
-            (1.0, 1.0),
-            "memory beside the tensor"
-        );
+        assert_eq!((param[0], param[n + 1]), (1.0, 1.0), "memory beside the tensor");
         Ok(())
     }
 }
