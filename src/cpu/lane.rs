@@ -50,6 +50,8 @@ pub(crate) struct Uniform<T> {
 
 // SAFETY: a `Uniform` belongs to one worker and so does the memory behind its pointers.
 unsafe impl<T: Send> Send for Uniform<T> {}
+// SAFETY: nothing is reached through a shared reference outside a step.
+unsafe impl<T: Sync> Sync for Uniform<T> {}
 
 /// A piece of one row.
 #[derive(Clone, Copy)]
