@@ -276,6 +276,8 @@ impl Optimizer for Adafactor {
         }
     }
 
+    // Never inlined into another crate: that would compile the loops there once more.
+    #[inline(never)]
     fn recipe(&self) -> Recipe {
         if self.variant == AdafactorVariant::Torch {
             return Recipe::of::<TorchAdafactorStep>();

@@ -190,6 +190,8 @@ macro_rules! adam {
                 hyper!(self, name: lr, beta1, beta2, eps, weight_decay)
             }
 
+            // Never inlined into another crate: that would compile the loops there once more.
+            #[inline(never)]
             fn recipe(&self) -> Recipe {
                 if self.amsgrad {
                     Recipe::of::<AdamStep<$decoupled, true>>()

@@ -222,6 +222,8 @@ impl Optimizer for Came {
         }
     }
 
+    // Never inlined into another crate: that would compile the loops there once more.
+    #[inline(never)]
     fn recipe(&self) -> Recipe {
         match (
             self.variant == CameVariant::InitOne,

@@ -133,6 +133,8 @@ impl Optimizer for Sgd {
         hyper!(self, name: lr, momentum, dampening, weight_decay, decoupled_weight_decay)
     }
 
+    // Never inlined into another crate: that would compile the loops there once more.
+    #[inline(never)]
     fn recipe(&self) -> Recipe {
         match (self.momentum > 0.0, self.nesterov) {
             (false, _) => Recipe::of::<SgdStep<false, false>>(),

@@ -136,6 +136,8 @@ impl Optimizer for Sm3 {
         hyper!(self, name: lr, momentum, eps)
     }
 
+    // Never inlined into another crate: that would compile the loops there once more.
+    #[inline(never)]
     fn recipe(&self) -> Recipe {
         if self.momentum > 0.0 {
             Recipe::of::<Sm3Step<true>>()

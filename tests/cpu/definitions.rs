@@ -160,7 +160,7 @@ fn state_that_nothing_reads_needs_no_level() {
 definition!(
     /// Reductions of equal operands, of reduced values, of unused values.
     Repeats,
-    Levels::factored(3, 3),
+    Levels::factored(4, 4),
     |s| {
         let g = s.grad();
         let _ = (g * 3.0).row_mean();

@@ -71,7 +71,7 @@ broken!(an_old_value_is_not_read_after_it_was_set, Levels::flat(1), [9], |s| {
     let m = s.full("momentum");
     m.set(s.grad());
     s.set_param(s.param() - m.old());
-}, "`momentum`", "after it was set", "errors.rs:", "value that `set` returns");
+}, "`momentum`", "after it was set", "value that `set` returns");
 
 broken!(the_parameter_is_not_read_after_it_was_set, Levels::flat(1), [9], |s| {
     s.set_param(s.grad());
@@ -310,4 +310,55 @@ fn an_instruction_set_that_is_missing_is_named() {
         Err(error) => says(&error, &["AVX2", "Isa::detect()"]),
     }
     assert!(Cpu::default().with_isa(gradstep::Isa::Baseline).is_ok());
+}
+
+#[test]
+fn bad_hyper_parameters_are_refused_and_change_nothing() {
+    use gradstep::optim::*;
+    fn refused<O: gradstep::Optimizer + Clone>(
+        good: O,
+        bad: impl Fn(&mut O),
+        parts: &[&str],
+    ) {
+        let mut wrong = good.clone();
+        bad(&mut wrong);
+        let error = Cpu::default().prepare::<f32, _>(wrong, [3, 4]).expect_err("out of range");
+        assert!(matches!(error, Error::Hyper { .. }), "{error:?}");
+        says(&error, parts);
+        let mut opt = Cpu::default().prepare::<f32, _>(good, [3, 4]).expect("valid");
+        let (mut p, g) = (vec![0.5f32; 12], vec![1.0f32; 12]);
+        opt.step(&mut p, &g).expect("valid");
+        bad(opt.optimizer_mut());
+        let state = |opt: &gradstep::CpuStep<f32, O>| -> Vec<Vec<u64>> {
+            opt.slots().map(|(n, _)| bits(&opt.slot(n).expect("a slot"))).collect()
+        };
+        let before = (bits(&p), state(&opt), opt.steps());
+        says(&opt.step(&mut p, &g).expect_err("out of range"), parts);
+        assert!(before == (bits(&p), state(&opt), opt.steps()), "{parts:?} changed something");
+    }
+    refused(AdamW::new(0.1), |o| o.lr = -1.0, &["`lr`", "adamw", "-1", "must be"]);
+    refused(AdamW::new(0.1), |o| o.lr = f64::NAN, &["`lr`", "adamw", "NaN", "must be"]);
+    refused(AdamW::new(0.1), |o| o.beta2 = 1.5, &["`beta2`", "adamw", "1.5", "must be"]);
+    refused(Adam::new(0.1), |o| o.eps = -1e-8, &["`eps`", "adam", "must be"]);
+    refused(Sgd::new(0.1).with_momentum(0.9), |o| o.dampening = 2.0, &["`dampening`", "sgd", "2", "must be"]);
+    refused(Came::new(0.1), |o| o.beta3 = -0.1, &["`beta3`", "came", "-0.1", "must be"]);
+    refused(Came::new(0.1), |o| o.clip_threshold = 0.0, &["`clip_threshold`", "came", "0", "must be"]);
+    refused(Adafactor::default(), |o| o.decay_rate = 0.8, &["`decay_rate`", "adafactor", "0.8", "must be"]);
+    refused(Sm3::new(0.1), |o| o.lr = f64::INFINITY, &["`lr`", "sm3", "inf", "must be"]);
+}
+
+#[test]
+fn a_change_of_structure_is_refused_and_changes_nothing() {
+    use gradstep::optim::AdamW;
+    let mut opt = Cpu::default().prepare::<f32, _>(AdamW::new(0.1), [4]).expect("valid");
+    let mut p = [0.5f32; 4];
+    opt.step(&mut p, &[1.0; 4]).expect("valid");
+    let (before, m) = (p, opt.slot("exp_avg").expect("a slot"));
+    opt.optimizer_mut().amsgrad = true;
+    let error = opt.step(&mut p, &[1.0; 4]).expect_err("another definition");
+    assert!(matches!(error, Error::Structure { .. }), "{error:?}");
+    says(&error, &["adamw", "adamw_amsgrad", "prepare it anew"]);
+    assert_eq!((p, opt.slot("exp_avg").expect("a slot"), opt.steps()), (before, m, 1));
+    opt.optimizer_mut().amsgrad = false;
+    opt.step(&mut p, &[1.0; 4]).expect("as before");
 }
