@@ -168,6 +168,7 @@ fn cpu_follows<T: Number>(case: &str, precision: &str, test: &str) -> usize {
             .expect("valid settings");
         let mut oracle = Oracle::new(opt.dims());
         let (mut p, mut exact) = (narrow::<T>(start), start.to_vec());
+        let (mut moved, mut exact_moved) = (0.0, 0.0);
         let label = format!("{case} {name}");
         for t in 0..24 {
             let g = &inputs.tensors[&format!("grad/{t}/{name}")].1;
@@ -175,14 +176,14 @@ fn cpu_follows<T: Number>(case: &str, precision: &str, test: &str) -> usize {
             let what = What { case: &label, shape, seed: 0, step: t + 1, test };
             let stored = file.tensors.get(&format!("{precision}/trajectory/{t}/{name}"));
             if let Some((_, wanted)) = stored {
-                tolerance::check(tolerance, T::UNIT, &what, start, &widen(&p), wanted);
+                tolerance::check(tolerance, T::UNIT, &what, &mut moved, start, &widen(&p), wanted);
                 compared += 1;
             }
             if T::UNIT == F64 {
                 let (graph, hyper) = (&opt.plan().graph, opt.optimizer());
                 oracle.step_graph(graph, &|name| hyper.get(name), &mut exact, g);
                 if let Some((_, wanted)) = stored {
-                    tolerance::check(tolerance, F64, &what, start, &exact, wanted);
+                    tolerance::check(tolerance, F64, &what, &mut exact_moved, start, &exact, wanted);
                 }
             }
         }

@@ -116,4 +116,26 @@ fn a_plan_prints_as_expected() {
 }
 
 const EXPECTED: &str = "
+sm3 of a matrix: 1 levels in 1 sweeps, 12 bytes a parameter in f32
+settle
+    %5   Rows    old accumulator_0
+    %6   Cols    old accumulator_1
+sweep 1: read grad param | write param
+  level 0
+    %0   Full    grad
+    %1   Full    param
+    %4   Full    %0 * %0
+    %7   Full    min(%5, %6)
+    %8   Full    %7 + %4
+    %11  Full    %8 + %3
+    %12  Full    rsqrt(%11)
+    %13  Full    %0 * %12
+    %14  Full    %13 * %2
+    %15  Full    %1 - %14
+    param <- %15
+settle
+    %9   Rows    row max(%8)
+    %10  Cols    col max(%8)
+    accumulator_0 <- %9
+    accumulator_1 <- %10
 ";

@@ -127,7 +127,7 @@ fn the_order_of_rows_does_not_matter() {
         let wanted = flip(&steps::<f64>(p, &start, |g| g), dims);
         let start = flip(&start, dims);
         let found = steps::<f64>(p, &start, |g| flip(&g, dims));
-        tolerance::check(STEP, f64::UNIT, &p.what(p.steps), &start, &found, &wanted);
+        tolerance::check(STEP, f64::UNIT, &p.what(p.steps), &mut 0.0, &start, &found, &wanted);
     });
 }
 
@@ -150,7 +150,7 @@ fn transposing_a_matrix_transposes_the_result() {
         for t in 1..=p.steps {
             opt.step(&mut found, &turn(p.gradient(t), n, m)).expect("valid");
         }
-        tolerance::check(STEP, f64::UNIT, &p.what(p.steps), &start, &found, &wanted);
+        tolerance::check(STEP, f64::UNIT, &p.what(p.steps), &mut 0.0, &start, &found, &wanted);
     });
 }
 
@@ -185,7 +185,7 @@ fn optimizers_that_normalise_do_not_see_the_scale_of_gradients() {
             for scale in [1000.0, 1e-3] {
                 let found =
                     steps::<f64>(&p, &start, |g| g.into_iter().map(|x| x * scale).collect());
-                tolerance::check(STEP, f64::UNIT, &p.what(10), &start, &found, &wanted);
+                tolerance::check(STEP, f64::UNIT, &p.what(10), &mut 0.0, &start, &found, &wanted);
             }
         }
     }
@@ -212,6 +212,6 @@ fn sgd_moves_in_proportion_to_the_gradient() {
         let once = steps::<f64>(&p, &start, |g| g);
         let found = steps::<f64>(&p, &start, |g| g.into_iter().map(|x| 3.0 * x).collect());
         let wanted: Vec<f64> = start.iter().zip(&once).map(|(a, b)| a + 3.0 * (b - a)).collect();
-        tolerance::check(STEP, f64::UNIT, &p.what(10), &start, &found, &wanted);
+        tolerance::check(STEP, f64::UNIT, &p.what(10), &mut 0.0, &start, &found, &wanted);
     }
 }
