@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::value::{Interpreter, Shape, Step, Value};
+use crate::value::{Interpreter, Step, Value};
 
 /// A second moment kept as the means of its rows and of its columns (Adafactor): the approximation
 /// is `V_ij = r_i · c_j / mean(r)`, per matrix.
@@ -34,21 +34,16 @@ impl<I: Interpreter> fmt::Debug for Factored<'_, I> {
 }
 
 impl<'a, I: Interpreter> Factored<'a, I> {
-    /// Moving averages of the row and column means of `x`, in the slots `rows` and `cols` that
-    /// begin with `init`.
+    /// Moving averages of the row and column means of `x`, in the slots `rows` and `cols`.
     #[inline(always)]
     #[track_caller]
     pub fn ema(
         s: Step<'a, I>,
         [rows, cols]: [&'static str; 2],
-        init: f64,
         x: Value<'a, I>,
         beta: Value<'a, I>,
     ) -> Self {
-        Self {
-            r: s.slot(rows, Shape::Rows, init).ema(x.row_mean(), beta),
-            c: s.slot(cols, Shape::Cols, init).ema(x.col_mean(), beta),
-        }
+        Self { r: s.rows(rows).ema(x.row_mean(), beta), c: s.cols(cols).ema(x.col_mean(), beta) }
     }
 }
 
@@ -91,13 +86,7 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
     #[track_caller]
     pub fn ema(s: Step<'a, I>, x: Value<'a, I>, beta: Value<'a, I>) -> Self {
         if s.is_matrix() {
-            Self::Factored(Factored::ema(
-                s,
-                ["exp_avg_sq_row", "exp_avg_sq_col"],
-                0.0,
-                x,
-                beta,
-            ))
+            Self::Factored(Factored::ema(s, ["exp_avg_sq_row", "exp_avg_sq_col"], x, beta))
         } else {
             Self::Whole(s.full("exp_avg_sq").ema(x, beta))
         }
@@ -141,8 +130,7 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
                 let w = (x.square() * (1.0 / r)).col_mean();
                 (w * (r.mean() / c)).tensor_mean().sqrt()
             }
-            Self::Whole(v) => (x.square() / v).tensor_mean().sqrt(),
-            Self::One => x.rms(),
+            Self::Whole(_) | Self::One => self.normalize(x).rms(),
         }
     }
 }

@@ -65,6 +65,13 @@ pub trait Optimizer: fmt::Debug {
     /// The value of a hyper-parameter that the definition asks for, or `None` for an unknown name.
     fn hyper(&self, name: &str) -> Option<f64>;
 
+    /// What a slot holds before the first step, where that is a setting. `None`: what the definition
+    /// declares.
+    fn initial(&self, slot: &str) -> Option<f64> {
+        let _ = slot;
+        None
+    }
+
     /// The definition that these settings select: `Recipe::of::<Self>()` where there is only one.
     fn recipe(&self) -> Recipe;
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::panic::Location;
 
-use crate::definition::Definition;
+use crate::definition::{Definition, Levels};
 use crate::error::{Error, Result};
 use crate::value::{Axis, Binary, Interpreter, Reduction, Shape, SlotDecl, Step, Unary};
 
@@ -186,10 +186,10 @@ impl Graph {
             .unwrap_or(0)
             .saturating_add(1);
         debug_assert!(loops <= levels, "loops are counted among the levels");
-        if usize::from(loops) > crate::cpu::MAX_LEVELS {
+        if loops > Levels::MAX {
             return Err(self.error(
-                format!("it has {loops} levels, and the limit is {}", crate::cpu::MAX_LEVELS),
-                "let fewer reductions depend on one another",
+                format!("it has {loops} levels, and the limit is {}", Levels::MAX),
+                "make fewer of its reductions depend on each other",
             ));
         }
         if loops != stated {
@@ -363,8 +363,8 @@ impl Interpreter for Trace {
         if self.graph.borrow().param != usize::MAX {
             self.fail(|g| {
                 g.error(
-                    "the parameter is read after it was set".into(),
-                    "call `param` first, and `set_param` at the end of `step`",
+                    "it reads the old parameter after the new one was set".into(),
+                    "call `param` once, at the beginning of `step`, and `set_param` at its end",
                 )
             });
         }
@@ -406,7 +406,8 @@ impl Interpreter for Trace {
             return a;
         }
         let full = node.shape == Shape::Full;
-        let result = self.call(Op::Reduce(kind, axis, a), shape, node.level.saturating_add(u8::from(full)));
+        let level = node.level.saturating_add(u8::from(full));
+        let result = self.call(Op::Reduce(kind, axis, a), shape, level);
         if full {
             self.graph.borrow_mut().reductions.push((a, result));
         }
@@ -439,16 +440,20 @@ impl Interpreter for Trace {
     }
 
     fn old(&self, slot: SlotId) -> NodeId {
-        let SlotDecl { name, shape, .. } = self.graph.borrow().slots[slot];
+        let decl = self.graph.borrow().slots[slot];
+        // The lanes load where they stand, and by now they would load the new value.
         if self.graph.borrow().stores[slot] != usize::MAX {
             self.fail(|g| {
                 g.error(
-                    format!("the old value of slot `{name}` is read after it was set"),
-                    "call `old` before `set`, or use the value that `set` returns",
+                    format!(
+                        "it reads the old value of slot `{}` after the new one is set",
+                        decl.name
+                    ),
+                    "call `old` before `set` and keep the value, which is `Copy`",
                 )
             });
         }
-        self.call(Op::Old(slot), shape, 0)
+        self.call(Op::Old(slot), decl.shape, 0)
     }
 
     #[track_caller]

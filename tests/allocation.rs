@@ -10,8 +10,8 @@ use std::cell::Cell;
 use gradstep::{Cpu, CpuStep};
 use ndarray::Array2;
 
-use common::run::{narrow, Number};
-use common::table::{gradient, optimizers, params, Any, Values};
+use common::run::{Number, narrow};
+use common::table::{Any, Values, gradient, optimizers, params};
 
 thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };

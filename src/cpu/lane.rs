@@ -34,10 +34,6 @@ pub(crate) struct Tables<T> {
     pub(crate) cols: [*const T; MAX_CALLS],
     /// What each reduction starts from.
     pub(crate) identity: [T; MAX_REDUCTIONS],
-    /// Per level, the reductions that leave one number per row or less, as bits.
-    pub(crate) row_like: [u8; MAX_LEVELS],
-    /// The reductions that are maxima, as bits.
-    pub(crate) maxima: u8,
 }
 
 // SAFETY: the pointers are to the tensors of one step, which the caller has lent exclusively for
@@ -62,14 +58,15 @@ pub(crate) struct Span {
     pub(crate) at: usize,
     /// Its first column, in the (padded) column arrays.
     pub(crate) col: usize,
-    /// Whole vectors, or for a tail the elements of the one vector that is not whole.
+    /// Whole vectors, one at least, or for a tail the elements of the one vector that is not whole.
     pub(crate) n: usize,
 }
 
 /// One level over one span. Adds what it reduces along the row to `out`.
 ///
 /// # Safety
-/// The instruction set is present; all pointers of the tables are valid for the span.
+/// The instruction set is present; all pointers of the tables are valid for the span, which is not
+/// empty.
 pub(crate) type Kernel<T> = unsafe fn(&Tables<T>, &Uniform<T>, Span, &mut [f64; MAX_REDUCTIONS]);
 
 /// A value at one group of elements.
@@ -88,16 +85,27 @@ pub(crate) struct LaneSlot {
     shape: Shape,
 }
 
-struct Lane<'t, V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool> {
-    tables: &'t Tables<V::T>,
-    uniform: &'t Uniform<V::T>,
+/// How far a run of the definition has come, and what it has found out.
+#[derive(Default)]
+struct Progress {
     at: Cell<usize>,
     col: Cell<usize>,
-    active: usize,
     calls: Cell<usize>,
     slots: Cell<usize>,
     reductions: Cell<usize>,
-    acc: [Cell<V>; MAX_REDUCTIONS],
+    /// The accumulators that this level uses, and which of them are maxima, as bits.
+    used: Cell<u8>,
+    maxima: Cell<u8>,
+}
+
+/// Counters and accumulators lie apart: the compiler first finds out that the counters are
+/// constants, and then that accumulators, addressed by one, fit into registers.
+struct Lane<'t, V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool> {
+    tables: &'t Tables<V::T>,
+    uniform: &'t Uniform<V::T>,
+    active: usize,
+    progress: &'t Progress,
+    acc: &'t [Cell<V>; MAX_REDUCTIONS],
 }
 
 impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
@@ -105,8 +113,8 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
 {
     #[inline(always)]
     fn count_call(&self) -> usize {
-        let call = self.calls.get();
-        self.calls.set(call + 1);
+        let call = self.progress.calls.get();
+        self.progress.calls.set(call + 1);
         call % MAX_CALLS
     }
 
@@ -125,7 +133,7 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
         unsafe {
             match a.shape {
                 Shape::Full => a.v,
-                Shape::Cols => V::load(self.tables.cols[a.call].add(self.col.get())),
+                Shape::Cols => V::load(self.tables.cols[a.call].add(self.progress.col.get())),
                 _ => V::splat(self.uniform.values[a.call]),
             }
         }
@@ -142,7 +150,7 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
         // SAFETY: the kernel's contract: the span lies within the tensor. A tail reads only its
         // active elements; the others are zero.
         unsafe {
-            let from = from.add(self.at.get());
+            let from = from.add(self.progress.at.get());
             if TAIL {
                 let mut padded = V::T::padded();
                 let lanes = padded.as_mut();
@@ -161,7 +169,7 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
         // SAFETY: the kernel's contract: the span lies within the tensor. A tail writes only its
         // active elements.
         unsafe {
-            let to = to.add(self.at.get());
+            let to = to.add(self.progress.at.get());
             if TAIL {
                 let mut padded = V::T::padded();
                 let lanes = padded.as_mut();
@@ -198,25 +206,32 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
 
     #[inline(always)]
     fn accumulate(&self, kind: Reduction, axis: Axis, v: V) {
-        let r = self.reductions.get() % MAX_REDUCTIONS;
+        let r = self.progress.reductions.get() % MAX_REDUCTIONS;
         if matches!(axis, Axis::Col) {
             // SAFETY: column accumulators are padded to whole vectors and the worker's own.
             unsafe {
-                let acc = self.uniform.col_acc[r].wrapping_add(self.col.get());
+                let acc = self.uniform.col_acc[r].wrapping_add(self.progress.col.get());
                 join(kind, V::load(acc), v).store(acc);
             }
         } else {
             let v = self.without_padding(v, self.tables.identity[r]);
             // SAFETY: the kernel's contract.
             self.acc[r].set(unsafe { join(kind, self.acc[r].get(), v) });
+            self.progress.used.set(self.progress.used.get() | 1 << r);
+            if matches!(kind, Reduction::Max) {
+                self.progress.maxima.set(self.progress.maxima.get() | 1 << r);
+            }
         }
     }
 
     #[inline(always)]
     fn run<D: Definition>(&self) {
-        self.calls.set(0);
-        self.slots.set(0);
-        self.reductions.set(0);
+        self.progress.calls.set(0);
+        self.progress.slots.set(0);
+        self.progress.reductions.set(0);
+        // Begun anew for each vector, so that they are constants after the loop.
+        self.progress.used.set(0);
+        self.progress.maxima.set(0);
         D::step(Step::new(self));
     }
 }
@@ -327,16 +342,16 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool> Interpreter
             if a.level == LEVEL {
                 self.accumulate(kind, axis, a.v);
             }
-            self.reductions.set(self.reductions.get() + 1);
+            self.progress.reductions.set(self.progress.reductions.get() + 1);
         }
         self.small(a.shape.reduced(axis), a.level.wrapping_add(full as u8))
     }
 
     #[inline(always)]
     fn slot(&self, decl: SlotDecl) -> LaneSlot {
-        let full = self.slots.get();
+        let full = self.progress.slots.get();
         if matches!(decl.shape, Shape::Full) {
-            self.slots.set(full + 1);
+            self.progress.slots.set(full + 1);
         }
         LaneSlot { full: full % MAX_FULL_SLOTS, shape: decl.shape }
     }
@@ -393,58 +408,51 @@ unsafe fn join<V: Simd>(kind: Reduction, acc: V, v: V) -> V {
 /// # Safety
 /// As for [`Kernel`].
 #[inline(always)]
-unsafe fn body<
-    D: Definition,
-    V: Simd,
-    const LEVEL: u8,
-    const MATRIX: bool,
-    const TAIL: bool,
->(
+unsafe fn body<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>(
     tables: &Tables<V::T>,
     uniform: &Uniform<V::T>,
     span: Span,
     out: &mut [f64; MAX_REDUCTIONS],
 ) {
+    let progress = Progress::default();
+    // SAFETY: the kernel's contract.
+    let acc: [Cell<V>; MAX_REDUCTIONS] = unsafe { accumulators(&tables.identity) };
     let lane = Lane::<'_, V, LEVEL, MATRIX, TAIL> {
         tables,
         uniform,
-        at: Cell::new(span.at),
-        col: Cell::new(span.col),
         active: if TAIL { span.n.min(V::T::LANES) } else { 0 },
-        calls: Cell::new(0),
-        slots: Cell::new(0),
-        reductions: Cell::new(0),
-        // SAFETY: the kernel's contract.
-        acc: unsafe { accumulators(&tables.identity) },
+        progress: &progress,
+        acc: &acc,
     };
-    if TAIL {
+    // One vector at least, so that what the last one leaves in the cells is known after the loop.
+    let mut i = 0;
+    loop {
+        progress.at.set(span.at + i * V::T::LANES);
+        progress.col.set(span.col + i * V::T::LANES);
         lane.run::<D>();
-    } else {
-        for i in 0..span.n {
-            lane.at.set(span.at + i * V::T::LANES);
-            lane.col.set(span.col + i * V::T::LANES);
-            lane.run::<D>();
+        i += 1;
+        if TAIL || i >= span.n {
+            break;
         }
     }
-    let row_like = tables.row_like[LEVEL as usize];
-    if row_like != 0 {
-        let mut r = 0;
-        while r < MAX_REDUCTIONS {
-            if row_like >> r & 1 == 1 {
-                let maximum = tables.maxima >> r & 1 == 1;
+    // Spelled out: with an index that the compiler knows, accumulators stay in registers.
+    macro_rules! finish {
+        ($($r:literal)*) => {$(
+            if progress.used.get() >> $r & 1 == 1 {
                 let mut padded = V::T::padded();
                 let lanes = padded.as_mut();
                 // SAFETY: the kernel's contract; the array has as many elements as the vector.
-                unsafe { lane.acc[r].get().store(lanes.as_mut_ptr()) };
-                out[r] = if maximum {
-                    out[r].max(fold(lanes, |a, b| if a < b { b } else { a }).widen())
+                unsafe { acc[$r].get().store(lanes.as_mut_ptr()) };
+                out[$r] = if progress.maxima.get() >> $r & 1 == 1 {
+                    let greatest = fold(lanes, |a, b| if a < b { b } else { a }).widen();
+                    if out[$r] < greatest { greatest } else { out[$r] }
                 } else {
-                    out[r] + fold(lanes, |a, b| a + b).widen()
+                    out[$r] + fold(lanes, |a, b| a + b).widen()
                 };
             }
-            r += 1;
-        }
+        )*};
     }
+    finish!(0 1 2 3 4 5 6 7);
 }
 
 /// Spelled out: a closure given to `map` would not be inlined into the kernel.

@@ -38,7 +38,7 @@ const TILE: usize = 4096;
 /// Rows whose column sums are kept in the element's own precision before they join an `f64`.
 const FOLD: usize = 64;
 /// Elements of a block of rows that a fused sweep goes over once for each level.
-const BLOCK: usize = 16 * 1024;
+const BLOCK: usize = 4 * 1024;
 /// Elements that make a segment, the unit of work of a thread.
 const SEGMENT: usize = 64 * 1024;
 /// Segments of a tensor at most.
@@ -253,14 +253,8 @@ impl Cpu {
     ) -> Result<CpuStep<T, O>> {
         optimizer.check()?;
         let recipe = optimizer.recipe();
-        let (dims, plan) = layout.plan(recipe, shape.as_ref())?;
-        let unknown = plan.graph.hypers.iter().find(|name| optimizer.hyper(name).is_none());
-        if let Some(name) = unknown {
-            return Err(plan.graph.error(
-                format!("it asks for the hyper-parameter `{name}`, which its optimizer does not know"),
-                "return its value from `Optimizer::hyper`",
-            ));
-        }
+        let (dims, mut plan) = layout.plan(recipe, shape.as_ref())?;
+        crate::host::adopt(&mut plan.graph, &optimizer)?;
         Ok(CpuStep {
             optimizer,
             recipe,
@@ -308,13 +302,12 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
         let (mut param, grad) = (param.lend(), grad.lend());
         param.check("parameter", &self.shape)?;
         grad.check("gradient", &self.shape)?;
-        let t = self.t + 1;
+        let t = self.t.saturating_add(1);
         let optimizer = &self.optimizer;
         self.runner.prepare_step(t, |name| optimizer.hyper(name).unwrap_or(f64::NAN));
         let n = self.runner.dims.len();
         let strided = |contiguous: bool| if contiguous { 0 } else { n };
-        let (p_len, g_len) =
-            (strided(param.slice().is_some()), strided(grad.slice().is_some()));
+        let (p_len, g_len) = (strided(param.slice().is_some()), strided(grad.slice().is_some()));
         self.scratch.resize((p_len + g_len).max(self.scratch.len()), T::zero());
         let (p_copy, rest) = self.scratch.split_at_mut(p_len);
         let g_copy = &mut rest[..g_len];
@@ -368,7 +361,7 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
 
     /// Bytes of optimizer state.
     pub fn state_bytes(&self) -> usize {
-        self.runner.dims.state_len(&self.runner.plan) * size_of::<T>()
+        self.runner.dims.state_len(&self.runner.plan.graph) * size_of::<T>()
     }
 
     /// Names and shapes of the slots, in the order of the definition.
@@ -515,7 +508,7 @@ fn segments(dims: Dims, by_rows: bool, lanes: usize) -> (Vec<Segment>, usize, us
     let (row_step, col_step) = if by_rows {
         (dims.rows.div_ceil(wanted).max(1), dims.cols.max(1))
     } else {
-        (dims.rows.max(1), dims.cols.div_ceil(wanted).next_multiple_of(lanes))
+        (dims.rows.max(1), dims.cols.max(1).div_ceil(wanted).next_multiple_of(lanes))
     };
     let (row_pieces, col_pieces) = (dims.rows.div_ceil(row_step), dims.cols.div_ceil(col_step));
     let mut list = Vec::new();
@@ -557,18 +550,18 @@ impl<T: Element> Runner<T> {
 
         let mut levels = vec![LevelRun::default(); plan.levels.len()];
         let (mut sums, mut len) = (Vec::new(), 0);
-        let (mut row_like, mut maxima) = ([0u8; MAX_LEVELS], 0u8);
         let mut identity = [T::zero(); MAX_REDUCTIONS];
         let mut seen = Vec::new();
         let mut col_reductions = Vec::new();
         let used = plan.graph.reachable();
         for (r, &(a, node)) in plan.graph.reductions.iter().enumerate() {
-            let Op::Reduce(kind, axis, _) = plan.graph.nodes[node].op else { continue };
+            let Op::Reduce(kind, axis, _) = plan.graph.nodes[node].op else {
+                continue;
+            };
             if axis == Axis::Col {
                 col_reductions.push(r);
             }
             if kind == Reduction::Max {
-                maxima |= 1 << r;
                 identity[r] = T::neg_infinity();
             }
             if !used[node] || seen.contains(&node) {
@@ -576,9 +569,6 @@ impl<T: Element> Runner<T> {
             }
             seen.push(node);
             let level = usize::from(plan.graph.nodes[a].level);
-            if axis != Axis::Col {
-                row_like[level] |= 1 << r;
-            }
             let extent = match axis {
                 Axis::Row => dims.batch * dims.rows,
                 Axis::Col => dims.batch * small.stride,
@@ -629,9 +619,8 @@ impl<T: Element> Runner<T> {
                 step,
             })
             .collect();
-        let full = plan.graph.full_slots().map(|s| {
-            vec![T::narrow(plan.graph.slots[s].init); dims.len()]
-        });
+        let full =
+            plan.graph.full_slots().map(|s| vec![T::narrow(plan.graph.slots[s].init); dims.len()]);
         Self {
             full: full.collect(),
             spare: vec![T::zero(); dims.batch * small.stride],
@@ -642,8 +631,6 @@ impl<T: Element> Runner<T> {
                 slots: [std::ptr::null_mut(); MAX_FULL_SLOTS],
                 cols: [std::ptr::null(); MAX_CALLS],
                 identity,
-                row_like,
-                maxima,
             },
             cpu,
             plan,
@@ -770,14 +757,16 @@ impl<T: Element> Runner<T> {
                 continue; // finished row by row
             }
             let out = self.small.node_ptr(sums.node);
-            let partials = &self.partials[sums.at..][..sums.len * sums.pieces];
+            let partials = &mut self.partials[sums.at..][..sums.len * sums.pieces];
             #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
             let n = settle::count(self.dims, sums.axis) as f64;
-            let all = |terms: &mut dyn Iterator<Item = f64>| {
-                terms.fold(identity(sums.kind), |a, b| join(sums.kind, a, b))
-            };
-            let total =
-                |i: usize| all(&mut (0..sums.pieces).map(|p| partials[p * sums.len + i]));
+            // Piece after piece, each from end to end: their columns lie far apart.
+            let (totals, pieces) = partials.split_at_mut(sums.len);
+            for piece in pieces.chunks_exact(sums.len) {
+                for (total, &x) in totals.iter_mut().zip(piece) {
+                    *total = join(sums.kind, *total, x);
+                }
+            }
             let value = |total: f64| {
                 T::narrow(if sums.kind == Reduction::Mean { total / n } else { total })
             };
@@ -786,10 +775,11 @@ impl<T: Element> Runner<T> {
                 unsafe { out.add(i).write(x) };
             };
             if sums.axis == Axis::Tensor {
-                write(0, value(all(&mut (0..sums.len).map(total))));
+                let all = totals.iter().fold(identity(sums.kind), |a, &b| join(sums.kind, a, b));
+                write(0, value(all));
             } else {
-                for i in 0..sums.len {
-                    write(i, value(total(i)));
+                for (i, &total) in totals.iter().enumerate() {
+                    write(i, value(total));
                 }
             }
         }
@@ -874,13 +864,12 @@ impl<T: Element> Job<'_, T> {
                     *self.partials.0.add(sums.piece(s) + b) = identity;
                 },
                 Axis::Col => {
-                    let place = 1 + self.place(sums.r);
-                    for j in 0..cols {
-                        // SAFETY: this segment's own piece and its own accumulators.
-                        unsafe {
-                            *self.partials.0.add(sums.piece(s) + first_col + j) = identity;
-                            *acc_of(place).add(j) = T::narrow(identity);
-                        }
+                    // SAFETY: this segment's own piece and its own accumulators.
+                    unsafe {
+                        let to = self.partials.0.add(sums.piece(s) + first_col);
+                        std::slice::from_raw_parts_mut(to, cols).fill(identity);
+                        let acc = acc_of(1 + self.place(sums.r));
+                        std::slice::from_raw_parts_mut(acc, cols).fill(T::narrow(identity));
                     }
                 }
             }
@@ -990,7 +979,9 @@ fn identity(kind: Reduction) -> f64 {
 fn join(kind: Reduction, a: f64, b: f64) -> f64 {
     match kind {
         Reduction::Mean => a + b,
-        Reduction::Max => a.max(b),
+        // One compare-and-select, as in the lanes: `f64::max` may pick either of two zeros.
+        Reduction::Max if a < b => b,
+        Reduction::Max => a,
     }
 }
 

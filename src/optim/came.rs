@@ -35,9 +35,9 @@ use crate::value::{Interpreter, Step, Value};
 ///   no confidence step, as in the authors' code: `W ← (1 − ηλ) W − η M`. State 8 bytes, 2 sweeps
 ///   of 36 bytes a parameter (3 sweeps of 40 with `clip_update`).
 /// * Errors: [`Error::Hyper`](crate::Error::Hyper) for a number out of its range;
-///   [`Error::Structure`](crate::Error::Structure) if `variant` changes from or to `InitOne`, or
-///   `clip_update` from or to `None`, after preparation. A non-finite gradient makes the tensor's
-///   state non-finite for good.
+///   [`Error::Structure`](crate::Error::Structure) if `clip_update` changes from or to `None` after
+///   preparation. A change from or to `InitOne` comes too late then: slots have begun. A non-finite
+///   gradient makes the tensor's state non-finite for good.
 /// * Source: Luo et al. 2023, arXiv:2307.02047, Algorithm 2; code `came-pytorch` 0.1.3.
 /// * Differs from the source: nothing with the default settings. The paper has no weight decay,
 ///   the authors' code has it as above. They require `lr`; the default here, 2e-4, is the one of
@@ -60,11 +60,7 @@ use crate::value::{Interpreter, Step, Value};
 /// # Ok::<(), gradstep::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default)
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct Came {
     /// Learning rate η.
@@ -132,10 +128,7 @@ impl Came {
     /// The authors' settings with this learning rate; 0.5 to 0.9 times that of AdamW is advised.
     #[must_use]
     pub fn new(lr: f64) -> Self {
-        Self {
-            lr,
-            ..Self::default()
-        }
+        Self { lr, ..Self::default() }
     }
 }
 
@@ -152,22 +145,17 @@ builders!(Came {
     with_variant => variant: CameVariant,
 });
 
+/// The slots of the instability's rows and columns.
+const CONFIDENCE: [&str; 2] = ["exp_avg_res_row", "exp_avg_res_col"];
+
 /// The step of [`Came`].
 #[derive(Clone, Copy, Debug)]
-pub struct CameStep<const INIT_ONE: bool, const CLIP_UPDATE: bool>;
+pub struct CameStep<const CLIP_UPDATE: bool>;
 
-impl<const INIT_ONE: bool, const CLIP_UPDATE: bool> Definition for CameStep<INIT_ONE, CLIP_UPDATE> {
-    const NAME: &'static str = match (INIT_ONE, CLIP_UPDATE) {
-        (false, false) => "came",
-        (false, true) => "came_clipped",
-        (true, false) => "came_init_one",
-        (true, true) => "came_init_one_clipped",
-    };
-    const LEVELS: Levels = if CLIP_UPDATE {
-        Levels::factored(3, 5)
-    } else {
-        Levels::factored(2, 4)
-    };
+impl<const CLIP_UPDATE: bool> Definition for CameStep<CLIP_UPDATE> {
+    const NAME: &'static str = if CLIP_UPDATE { "came_clipped" } else { "came" };
+    const LEVELS: Levels =
+        if CLIP_UPDATE { Levels::factored(3, 5) } else { Levels::factored(2, 4) };
 
     #[inline(always)]
     fn step<I: Interpreter>(s: Step<'_, I>) {
@@ -181,10 +169,8 @@ impl<const INIT_ONE: bool, const CLIP_UPDATE: bool> Definition for CameStep<INIT
         let m = s.full("exp_avg").ema(u, beta1);
 
         let instability = if s.is_matrix() {
-            let slots = ["exp_avg_res_row", "exp_avg_res_col"];
-            let init = if INIT_ONE { 1.0 } else { 0.0 };
             let res = (u - m).square() + eps2;
-            let rc = Factored::ema(s, slots, init, res, beta3);
+            let rc = Factored::ema(s, CONFIDENCE, res, beta3);
             SecondMoment::Factored(rc).scaled(unbias(s, beta3))
         } else {
             SecondMoment::One
@@ -194,11 +180,8 @@ impl<const INIT_ONE: bool, const CLIP_UPDATE: bool> Definition for CameStep<INIT
             let [d2] = s.hyper(["clip_update"]);
             step = step * rms_clip(instability.normalized_rms(m) * unbias(s, beta1), d2);
         }
-        s.set_param(descend(
-            w,
-            instability.normalize(m) * step,
-            lr * weight_decay,
-        ));
+        let update = instability.normalize(m) * step;
+        s.set_param(descend(w, update, lr * weight_decay));
     }
 }
 
@@ -206,9 +189,7 @@ impl<const INIT_ONE: bool, const CLIP_UPDATE: bool> Definition for CameStep<INIT
 #[inline(always)]
 fn unbias<'a, I: Interpreter>(s: Step<'a, I>, beta: Value<'a, I>) -> Value<'a, I> {
     let [corrects] = s.hyper(["bias_correction"]);
-    corrects
-        .less_than(0.5)
-        .select(1.0, 1.0 / bias_correction(beta, s.t()))
+    corrects.less_than(0.5).select(1.0, 1.0 / bias_correction(beta, s.t()))
 }
 
 impl Optimizer for Came {
@@ -222,17 +203,17 @@ impl Optimizer for Came {
         }
     }
 
+    fn initial(&self, slot: &str) -> Option<f64> {
+        let one = self.variant == CameVariant::InitOne && CONFIDENCE.contains(&slot);
+        one.then_some(1.0)
+    }
+
     // Never inlined into another crate: that would compile the loops there once more.
     #[inline(never)]
     fn recipe(&self) -> Recipe {
-        match (
-            self.variant == CameVariant::InitOne,
-            self.clip_update.is_some(),
-        ) {
-            (false, false) => Recipe::of::<CameStep<false, false>>(),
-            (false, true) => Recipe::of::<CameStep<false, true>>(),
-            (true, false) => Recipe::of::<CameStep<true, false>>(),
-            (true, true) => Recipe::of::<CameStep<true, true>>(),
+        match self.clip_update {
+            None => Recipe::of::<CameStep<false>>(),
+            Some(_) => Recipe::of::<CameStep<true>>(),
         }
     }
 

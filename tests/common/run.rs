@@ -3,7 +3,7 @@
 use gradstep::{Cpu, CpuStep, Element};
 
 use super::oracle::Oracle;
-use super::table::{gradient, params, Any, Tensor, Values};
+use super::table::{Any, Tensor, Values, gradient, params};
 use super::tolerance::{self, Tolerance, What};
 
 /// A type of number that a backend computes with.
@@ -103,7 +103,15 @@ impl Problem {
             let g = self.gradient(t);
             opt.step(&mut found, &narrow::<T>(&g)).expect("a valid step");
             oracle.step_graph(&graph, &|name| self.optimizer.get(name), &mut wanted, &g);
-            tolerance::check(step, T::UNIT, &self.what(t), &mut moved, &start, &widen(&found), &wanted);
+            tolerance::check(
+                step,
+                T::UNIT,
+                &self.what(t),
+                &mut moved,
+                &start,
+                &widen(&found),
+                &wanted,
+            );
             for (name, wanted) in &oracle.slots {
                 let found = widen(&opt.slot(name).expect("a slot of the graph"));
                 let size = sizes.entry(*name).or_insert(0.0);

@@ -9,9 +9,9 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value as Json;
 
 use crate::common::oracle::Oracle;
-use crate::common::run::{narrow, widen, Number};
+use crate::common::run::{Number, narrow, widen};
 use crate::common::table::Any;
-use crate::common::tolerance::{self, What, F32, F64, OFFICIAL_F32, OFFICIAL_F64};
+use crate::common::tolerance::{self, F32, F64, OFFICIAL_F32, OFFICIAL_F64, What};
 
 /// One file: tensors as `f64` by name, shapes, metadata.
 struct File {
@@ -21,15 +21,24 @@ struct File {
 }
 
 fn read(case: &str) -> File {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{case}.safetensors"));
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{case}.safetensors"));
     let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
     let (_, header) = SafeTensors::read_metadata(&bytes).expect("a header");
     let metadata = header.metadata().clone().expect("metadata");
     let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
     let tensors = file.tensors().into_iter().map(|(name, t)| {
         let data = match t.dtype() {
-            Dtype::F32 => t.data().chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().expect("4 bytes")))).collect(),
-            Dtype::F64 => t.data().chunks(8).map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes"))).collect(),
+            Dtype::F32 => t
+                .data()
+                .chunks(4)
+                .map(|b| f64::from(f32::from_le_bytes(b.try_into().expect("4 bytes"))))
+                .collect(),
+            Dtype::F64 => t
+                .data()
+                .chunks(8)
+                .map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes")))
+                .collect(),
             other => panic!("{name} is {other:?}"),
         };
         (name, (t.shape().to_vec(), data))
@@ -44,12 +53,25 @@ fn read(case: &str) -> File {
 }
 
 const CASES: [&str; 19] = [
-    "came_default", "came_wd", "came_betas",
-    "torch_sgd_plain", "torch_sgd_momentum", "torch_sgd_nesterov",
-    "torch_adam", "torch_adam_l2", "torch_adam_amsgrad", "torch_adamw", "torch_adamw_amsgrad",
-    "torch_adafactor_default", "torch_adafactor_wd",
-    "hf_adafactor_default", "hf_adafactor_lr", "hf_adafactor_momentum", "hf_adafactor_warmup",
-    "po_sm3", "po_sm3_momentum",
+    "came_default",
+    "came_wd",
+    "came_betas",
+    "torch_sgd_plain",
+    "torch_sgd_momentum",
+    "torch_sgd_nesterov",
+    "torch_adam",
+    "torch_adam_l2",
+    "torch_adam_amsgrad",
+    "torch_adamw",
+    "torch_adamw_amsgrad",
+    "torch_adafactor_default",
+    "torch_adafactor_wd",
+    "hf_adafactor_default",
+    "hf_adafactor_lr",
+    "hf_adafactor_momentum",
+    "hf_adafactor_warmup",
+    "po_sm3",
+    "po_sm3_momentum",
 ];
 
 /// This library's settings for the official ones. `unit` is the official run's machine epsilon.
@@ -156,8 +178,11 @@ fn tensors(inputs: &File) -> impl Iterator<Item = (&str, &[usize], &[f64])> {
 /// Steps `T` on the CPU and compares with every stored step of `precision`; returns how many.
 fn cpu_follows<T: Number>(case: &str, precision: &str, test: &str) -> usize {
     let (inputs, file) = (read("inputs"), read(case));
-    let (tolerance, epsilon) =
-        if T::UNIT == F64 { (OFFICIAL_F64, f64::EPSILON) } else { (OFFICIAL_F32, f32::EPSILON.into()) };
+    let (tolerance, epsilon) = if T::UNIT == F64 {
+        (OFFICIAL_F64, f64::EPSILON)
+    } else {
+        (OFFICIAL_F32, f32::EPSILON.into())
+    };
     let mut compared = 0;
     for (name, shape, start) in tensors(&inputs) {
         if deviates(case, name) {
@@ -183,7 +208,15 @@ fn cpu_follows<T: Number>(case: &str, precision: &str, test: &str) -> usize {
                 let (graph, hyper) = (&opt.plan().graph, opt.optimizer());
                 oracle.step_graph(graph, &|name| hyper.get(name), &mut exact, g);
                 if let Some((_, wanted)) = stored {
-                    tolerance::check(tolerance, F64, &what, &mut exact_moved, start, &exact, wanted);
+                    tolerance::check(
+                        tolerance,
+                        F64,
+                        &what,
+                        &mut exact_moved,
+                        start,
+                        &exact,
+                        wanted,
+                    );
                 }
             }
         }
@@ -205,7 +238,8 @@ fn cpu_follows<T: Number>(case: &str, precision: &str, test: &str) -> usize {
             // Gradients of up to 1e2 have passed through it.
             let mut size = 0.0;
             if ["exp_avg", "momentum_buffer"].contains(&slot) {
-                size = wanted.iter().fold(0.0f64, |a, b| a.max(b.abs())) * (wanted.len() as f64).sqrt();
+                size = wanted.iter().fold(0.0f64, |a, b| a.max(b.abs()))
+                    * (wanted.len() as f64).sqrt();
             }
             tolerance::check_slot(OFFICIAL_F32, F32, &what, slot, &mut size, &found, wanted);
         }

@@ -22,7 +22,11 @@ fn sweeps_bytes_and_state_are_as_promised() {
     let table: Vec<(Box<dyn Optimizer>, Promise, Promise)> = vec![
         (Box::new(Sgd::new(0.1)), (1, 1, 12, 0), (1, 1, 12, 0)),
         (Box::new(Sgd::new(0.1).with_momentum(0.9)), (1, 1, 20, N), (1, 1, 20, N)),
-        (Box::new(Sgd::new(0.1).with_momentum(0.9).with_nesterov(true)), (1, 1, 20, N), (1, 1, 20, N)),
+        (
+            Box::new(Sgd::new(0.1).with_momentum(0.9).with_nesterov(true)),
+            (1, 1, 20, N),
+            (1, 1, 20, N),
+        ),
         (Box::new(Adam::new(0.1)), (1, 1, 28, 2 * N), (1, 1, 28, 2 * N)),
         (Box::new(AdamW::new(0.1)), (1, 1, 28, 2 * N), (1, 1, 28, 2 * N)),
         (Box::new(AdamW::new(0.1).with_amsgrad(true)), (1, 1, 36, 3 * N), (1, 1, 36, 3 * N)),
@@ -34,8 +38,16 @@ fn sweeps_bytes_and_state_are_as_promised() {
         (Box::new(Sm3::new(0.1)), (1, 1, 12, FACTORED), (1, 1, 20, N)),
         (Box::new(Sm3::new(0.1).with_momentum(0.9)), (1, 1, 20, N + FACTORED), (1, 1, 28, 2 * N)),
         (Box::new(Came::new(0.1)), (4, 3, 28, N + 2 * FACTORED), (2, 2, 36, 2 * N)),
-        (Box::new(Came::new(0.1).with_variant(CameVariant::InitOne)), (4, 3, 28, N + 2 * FACTORED), (2, 2, 36, 2 * N)),
-        (Box::new(Came::new(0.1).with_variant(CameVariant::BiasCorrected)), (4, 3, 28, N + 2 * FACTORED), (2, 2, 36, 2 * N)),
+        (
+            Box::new(Came::new(0.1).with_variant(CameVariant::InitOne)),
+            (4, 3, 28, N + 2 * FACTORED),
+            (2, 2, 36, 2 * N),
+        ),
+        (
+            Box::new(Came::new(0.1).with_variant(CameVariant::BiasCorrected)),
+            (4, 3, 28, N + 2 * FACTORED),
+            (2, 2, 36, 2 * N),
+        ),
     ];
     for (optimizer, matrix, vector) in table {
         for (shape, promise) in [(&[300, 200][..], matrix), (&[N], vector)] {
@@ -54,7 +66,11 @@ fn sweeps_bytes_and_state_are_as_promised() {
 #[test]
 fn a_clip_of_came_s_final_update_takes_no_sweep_of_its_own() {
     let (_, plan) = plan(&Came::new(0.1).with_clip_update(Some(1.0)), Layout::Auto, &[300, 200]);
-    assert_eq!((plan.levels.len(), plan.sweeps.len(), plan.bytes_per_parameter(4)), (5, 3, 28), "{plan}");
+    assert_eq!(
+        (plan.levels.len(), plan.sweeps.len(), plan.bytes_per_parameter(4)),
+        (5, 3, 28),
+        "{plan}"
+    );
 }
 
 #[test]
