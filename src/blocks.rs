@@ -1,9 +1,16 @@
 //! Pieces of mathematics that several optimizers share, each written once.
+//!
+//! A definition of your own may use them too. The simplest shared piece, the exponential moving
+//! average, is a method of the slot that holds it: [`Slot::ema`](crate::value::Slot::ema).
 
-use crate::value::{Interpreter, Step, Value};
+use std::fmt;
+
+use crate::value::{Interpreter, Shape, Step, Value};
 
 /// A second moment kept as the means of its rows and of its columns (Adafactor): the approximation
 /// is `V_ij = r_i · c_j / mean(r)`, per matrix.
+///
+/// With sums in place of means, as papers write it, the approximation is the same.
 pub struct Factored<'a, I: Interpreter> {
     /// Means of the rows.
     pub r: Value<'a, I>,
@@ -20,8 +27,8 @@ impl<I: Interpreter> Clone for Factored<'_, I> {
 
 impl<I: Interpreter> Copy for Factored<'_, I> {}
 
-impl<I: Interpreter> std::fmt::Debug for Factored<'_, I> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<I: Interpreter> fmt::Debug for Factored<'_, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Factored")
     }
 }
@@ -38,58 +45,131 @@ impl<'a, I: Interpreter> Factored<'a, I> {
         x: Value<'a, I>,
         beta: Value<'a, I>,
     ) -> Self {
-        use crate::value::Shape;
         Self {
             r: s.slot(rows, Shape::Rows, init).ema(x.row_mean(), beta),
             c: s.slot(cols, Shape::Cols, init).ema(x.col_mean(), beta),
         }
     }
+}
 
-    /// The same moments times `factor` (a bias correction).
+/// What an update is normalised by: `x / √V`, with `V` kept in one of three forms.
+///
+/// Which form it is must be decided by the definition's type and by
+/// [`Step::is_matrix`], so that it is a constant of every kernel.
+pub enum SecondMoment<'a, I: Interpreter> {
+    /// One value per row and per column.
+    Factored(Factored<'a, I>),
+    /// One value per element.
+    Whole(Value<'a, I>),
+    /// No second moment: `V = 1`.
+    One,
+}
+
+impl<I: Interpreter> Clone for SecondMoment<'_, I> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<I: Interpreter> Copy for SecondMoment<'_, I> {}
+
+impl<I: Interpreter> fmt::Debug for SecondMoment<'_, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Factored(_) => "Factored",
+            Self::Whole(_) => "Whole",
+            Self::One => "One",
+        })
+    }
+}
+
+impl<'a, I: Interpreter> SecondMoment<'a, I> {
+    /// The moving average of `x`: factored for matrices, in the slots `exp_avg_sq_row` and
+    /// `exp_avg_sq_col`, and whole for vectors, in the slot `exp_avg_sq`.
+    #[inline(always)]
+    #[track_caller]
+    pub fn ema(s: Step<'a, I>, x: Value<'a, I>, beta: Value<'a, I>) -> Self {
+        if s.is_matrix() {
+            Self::Factored(Factored::ema(
+                s,
+                ["exp_avg_sq_row", "exp_avg_sq_col"],
+                0.0,
+                x,
+                beta,
+            ))
+        } else {
+            Self::Whole(s.full("exp_avg_sq").ema(x, beta))
+        }
+    }
+
+    /// `k · V`. `V = 1` stays as it is.
     #[inline(always)]
     #[must_use]
-    pub fn scaled(self, factor: Value<'a, I>) -> Self {
-        Self { r: self.r * factor, c: self.c * factor }
+    pub fn scaled(self, k: Value<'a, I>) -> Self {
+        match self {
+            Self::Factored(Factored { r, c }) => Self::Factored(Factored { r: r * k, c: c * k }),
+            Self::Whole(v) => Self::Whole(v * k),
+            Self::One => Self::One,
+        }
     }
 
     /// `x / √V`
+    ///
+    /// `r · c` is never formed: both factors may be as small as 1e-33.
     #[inline(always)]
     #[must_use]
     pub fn normalize(self, x: Value<'a, I>) -> Value<'a, I> {
-        x * ((self.r / self.r.mean()).rsqrt() * self.c.rsqrt())
+        match self {
+            Self::Factored(Factored { r, c }) => x * ((r / r.mean()).rsqrt() * c.rsqrt()),
+            Self::Whole(v) => x * v.rsqrt(),
+            Self::One => x,
+        }
     }
 
-    /// The root mean square of `x / √V` over the tensor, without a trip through memory of its own.
+    /// The root mean square of `x / √V` over the tensor.
     ///
-    /// `mean(x²/V) = mean_j( mean_i(x_ij²/r_i) · (mean(r)/c_j) )`: the inner mean is a column mean
+    /// Where `V` is factored it takes no trip through memory of its own:
+    /// `mean(x²/V) = mean_j( mean_i(x_ij²/r_i) · (mean(r)/c_j) )`. The inner mean is a column mean
     /// of a value that needs nothing but its own row's `r`, so it joins the sweep that made `r`.
     /// In this association neither factor leaves the range of `f32` when gradients are tiny.
     #[inline(always)]
     #[must_use]
     pub fn normalized_rms(self, x: Value<'a, I>) -> Value<'a, I> {
-        ((x.square() * (1.0 / self.r)).col_mean() * (self.r.mean() / self.c)).tensor_mean().sqrt()
+        match self {
+            Self::Factored(Factored { r, c }) => {
+                let w = (x.square() * (1.0 / r)).col_mean();
+                (w * (r.mean() / c)).tensor_mean().sqrt()
+            }
+            Self::Whole(v) => (x.square() / v).tensor_mean().sqrt(),
+            Self::One => x.rms(),
+        }
     }
 }
 
-/// `x / max(1, rms/d)`: scales `x`, whose root mean square is `rms`, down to at most `d`.
+/// `1 / max(1, rms/d)`: the factor that scales a value of root mean square `rms` down to at most
+/// `d`. An infinite `d` never clips; as a Host value it never reaches the arithmetic of a tensor.
 #[inline(always)]
 #[must_use]
-pub fn clip_rms<'a, I: Interpreter>(
-    x: Value<'a, I>,
-    rms: Value<'a, I>,
-    d: Value<'a, I>,
-) -> Value<'a, I> {
-    x * (1.0 / (rms / d).at_least(1.0))
+pub fn rms_clip<'a, I: Interpreter>(rms: Value<'a, I>, d: Value<'a, I>) -> Value<'a, I> {
+    1.0 / (rms * (1.0 / d)).at_least(1.0)
 }
 
-/// `w − η·(u + λ·w)`: a step of size `lr` along `u` with decoupled weight decay.
+/// `1 − βᵗ`: the share of its final weight that a moving average, begun at zero, has after `t`
+/// steps. Dividing by it removes the bias towards zero.
+#[inline(always)]
+#[must_use]
+pub fn bias_correction<'a, I: Interpreter>(beta: Value<'a, I>, t: Value<'a, I>) -> Value<'a, I> {
+    1.0 - beta.pow(t)
+}
+
+/// `w·(1 − decay) − update`: a step with decoupled weight decay of the old parameter.
 #[inline(always)]
 #[must_use]
 pub fn descend<'a, I: Interpreter>(
     w: Value<'a, I>,
-    u: Value<'a, I>,
-    lr: Value<'a, I>,
-    weight_decay: Value<'a, I>,
+    update: Value<'a, I>,
+    decay: Value<'a, I>,
 ) -> Value<'a, I> {
-    w * (1.0 - lr * weight_decay) - u * lr
+    w * (1.0 - decay) - update
 }
