@@ -524,6 +524,9 @@ struct Context<T> {
 
 /// Cuts a tensor into segments. The shape alone decides, so that the order of every sum does.
 fn segments(dims: Dims, by_rows: bool, lanes: usize) -> (Vec<Segment>, usize, usize) {
+    if dims.is_empty() {
+        return (Vec::new(), 1, 1);
+    }
     let matrix = dims.rows * dims.cols;
     let wanted = (matrix / SEGMENT).clamp(1, (MAX_SEGMENTS / dims.batch.max(1)).max(1));
     let (row_step, col_step) = if by_rows {
@@ -533,9 +536,6 @@ fn segments(dims: Dims, by_rows: bool, lanes: usize) -> (Vec<Segment>, usize, us
     };
     let (row_pieces, col_pieces) = (dims.rows.div_ceil(row_step), dims.cols.div_ceil(col_step));
     let mut list = Vec::new();
-    if dims.is_empty() {
-        return (list, 1, 1);
-    }
     let batch_step = if wanted == 1 {
         dims.batch.div_ceil(MAX_SEGMENTS).max((SEGMENT / matrix).max(1))
     } else {

@@ -279,24 +279,21 @@ impl<T: Element> Table<'_, T> {
             Shape::Cols => self.dims.cols,
             _ => 1,
         };
-        let mut acc = (0.0f64, f64::NEG_INFINITY);
-        let mut len = 0usize;
+        let mut acc = Acc::new();
         for b in 0..self.dims.batch {
             for i in 0..n {
                 // SAFETY: the caller's contract.
-                let x = unsafe { a.get(b, i) }.widen();
-                acc = (acc.0 + x, acc.1.max(x));
+                acc.add(unsafe { a.get(b, i) }.widen(), i);
             }
-            len += n;
             if to == Shape::Matrix {
                 // SAFETY: one value per batch entry.
-                unsafe { out.from.cast_mut().add(b).write(finished(kind, acc, len)) };
-                (acc, len) = ((0.0, f64::NEG_INFINITY), 0);
+                unsafe { out.from.cast_mut().add(b).write(acc.finished(kind, n)) };
+                acc = Acc::new();
             }
         }
         if to == Shape::Scalar {
             // SAFETY: one value.
-            unsafe { out.from.cast_mut().write(finished(kind, acc, len)) };
+            unsafe { out.from.cast_mut().write(acc.finished(kind, n * self.dims.batch)) };
         }
     }
 
@@ -322,12 +319,29 @@ impl<T: Element> Table<'_, T> {
     }
 }
 
-fn finished<T: Element>(kind: Reduction, acc: (f64, f64), n: usize) -> T {
-    #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
-    T::narrow(match kind {
-        Reduction::Mean => acc.0 / n as f64,
-        Reduction::Max => acc.1,
-    })
+/// A sum and a maximum in progress. Eight sums side by side: the rounding errors of a long sum in
+/// sequence show in `f64`.
+struct Acc([f64; 8], f64);
+
+impl Acc {
+    fn new() -> Self {
+        Self([0.0; 8], f64::NEG_INFINITY)
+    }
+
+    #[inline(always)]
+    fn add(&mut self, x: f64, i: usize) {
+        self.0[i % 8] += x;
+        self.1 = self.1.max(x);
+    }
+
+    fn finished<T: Element>(&self, kind: Reduction, n: usize) -> T {
+        let [a, b, c, d, e, f, g, h] = self.0;
+        #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
+        T::narrow(match kind {
+            Reduction::Mean => (((a + b) + (c + d)) + ((e + f) + (g + h))) / n as f64,
+            Reduction::Max => self.1,
+        })
+    }
 }
 
 /// # Safety

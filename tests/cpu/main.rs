@@ -1,0 +1,15 @@
+//! The CPU backend against the oracle, the official codes, and itself.
+//!
+//! `GRADSTEP_SEED` sets the seed, `GRADSTEP_CASES` the number of random cases.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod accuracy;
+mod bits;
+mod definitions;
+mod errors;
+mod oracle;
+mod properties;
+mod table;
+mod views;
