@@ -40,7 +40,7 @@ impl Definition for LionStep {
         let m = s.full("m");
         let u = m.old().lerp(g, 1.0 - beta1).sign();
         m.ema(g, beta2);
-        s.set_param(descend(w, u, lr, weight_decay));
+        s.set_param(descend(w, u * lr, lr * weight_decay));
     }
 }
 
@@ -599,7 +599,10 @@ fn measure(contests: &mut [Contest<'_>], shape: &[usize], rounds: usize) {
     let repeat = (1_000_000 / n).clamp(1, 2000);
     println!("{shape:?} ({n} parameters)");
     println!("               ns/param    GB/s   × floor   × hand     µs/step");
-    let wanted = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
+    let wanted = std::env::args()
+        .skip(1)
+        .find(|a| !a.starts_with("--"))
+        .unwrap_or_default();
     for contest in contests.iter_mut().filter(|c| c.name.contains(&wanted)) {
         let mut best = [f64::INFINITY; 3];
         for _ in 0..rounds {
@@ -633,10 +636,7 @@ fn prepared<O: Optimizer>(optimizer: O, shape: &[usize]) -> CpuStep<f32, O> {
 #[allow(clippy::cast_possible_truncation, reason = "constants rounded once")]
 fn adamw<'a>(shape: &[usize], g: &'a [f32]) -> Contest<'a> {
     let n = g.len();
-    let optimizer = AdamW {
-        weight_decay: 0.0,
-        ..AdamW::default()
-    };
+    let optimizer = AdamW::default();
     let AdamW {
         lr,
         beta1,
@@ -681,7 +681,7 @@ fn adamw<'a>(shape: &[usize], g: &'a [f32]) -> Contest<'a> {
 
 fn came<'a>(shape: [usize; 2], g: &'a [f32]) -> Contest<'a> {
     let n = g.len();
-    let mut step = prepared(Came { lr: 1e-3 }, &shape);
+    let mut step = prepared(Came::new(1e-3), &shape);
     let mut hand = CameByHand::new(1e-3, shape[0], shape[1]);
     let mut w = noise(n, 1, PARAM_SCALE);
     let mut w_ours = w.clone();
