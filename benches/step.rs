@@ -147,10 +147,7 @@ impl Eight for Plain {
     }
     #[inline(always)]
     unsafe fn sign(self) -> Self {
-        Self(
-            self.0
-                .map(|x| f32::from(i8::from(0.0 < x) - i8::from(x < 0.0))),
-        )
+        Self(self.0.map(|x| f32::from(i8::from(0.0 < x) - i8::from(x < 0.0))))
     }
 }
 
@@ -163,10 +160,7 @@ mod avx2 {
     pub(super) struct Avx2(__m256);
 
     // In every method: SAFETY: the trait's contract.
-    #[allow(
-        clippy::undocumented_unsafe_blocks,
-        reason = "one reason for all, stated above"
-    )]
+    #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason for all, stated above")]
     impl Eight for Avx2 {
         #[inline(always)]
         unsafe fn load(from: *const f32) -> Self {
@@ -432,11 +426,7 @@ struct CameByHand {
     by_row: Vec<f32>,
 }
 
-#[allow(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    reason = "counts, means"
-)]
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "counts, means")]
 impl CameByHand {
     fn new(lr: f32, rows: usize, cols: usize) -> Self {
         let row = || vec![0.0; cols];
@@ -454,11 +444,8 @@ impl CameByHand {
     }
 
     fn step(&mut self, w: &mut [f32], g: &[f32]) {
-        let (b1, b2, b3) = (
-            (1.0 - 0.9f64) as f32,
-            (1.0 - 0.999f64) as f32,
-            (1.0 - 0.9999f64) as f32,
-        );
+        let (b1, b2, b3) =
+            ((1.0 - 0.9f64) as f32, (1.0 - 0.999f64) as f32, (1.0 - 0.9999f64) as f32);
         let (eps1, eps2) = (1e-30f32, 1e-16f32);
         let (cols, rows) = (self.cols, self.r.len());
         let [sums, weighted, by_col] = &mut self.scratch;
@@ -477,13 +464,7 @@ impl CameByHand {
         let mean = |x: &[f32]| x.iter().map(|&x| f64::from(x)).sum::<f64>() / x.len() as f64;
         let r_mean = mean(&self.r) as f32;
         let mut square = 0.0;
-        for (((c, by), sum), x) in self
-            .c
-            .iter_mut()
-            .zip(&mut *by_col)
-            .zip(&*sums)
-            .zip(&*weighted)
-        {
+        for (((c, by), sum), x) in self.c.iter_mut().zip(&mut *by_col).zip(&*sums).zip(&*weighted) {
             *c += (sum / rows as f32 + eps1 - *c) * b2;
             square += f64::from(x / rows as f32 * (r_mean / *c));
             *by = 1.0 / c.sqrt();
@@ -497,10 +478,7 @@ impl CameByHand {
         sums.fill(0.0);
         let grouped = g.chunks_exact(group).zip(self.m.chunks_exact_mut(group));
         let by_rows = self.by_row.as_chunks::<TOGETHER>().0;
-        for (((g, m), by), r) in grouped
-            .zip(by_rows)
-            .zip(self.res_r.chunks_exact_mut(TOGETHER))
-        {
+        for (((g, m), by), r) in grouped.zip(by_rows).zip(self.res_r.chunks_exact_mut(TOGETHER)) {
             let mut row_sums = [0.0; TOGETHER];
             came_momentum(g, m, cols, b1, by, by_col, &mut row_sums, sums);
             for (r, sum) in r.iter_mut().zip(row_sums) {
@@ -512,11 +490,7 @@ impl CameByHand {
             *c += (sum / rows as f32 + eps2 - *c) * b3;
             *by = 1.0 / c.sqrt();
         }
-        for ((m, w), r) in self
-            .m
-            .chunks_exact(cols)
-            .zip(w.chunks_exact_mut(cols))
-            .zip(&self.res_r)
+        for ((m, w), r) in self.m.chunks_exact(cols).zip(w.chunks_exact_mut(cols)).zip(&self.res_r)
         {
             came_update(m, w, 1.0, self.lr / (r / r_mean).sqrt(), by_col);
         }
@@ -580,11 +554,7 @@ const STEPS_COMPARED: usize = 5;
 const PARAM_SCALE: f32 = 1e-2;
 
 fn agree(name: &str, hand: &[f32], gradstep: &[f32]) {
-    let worst = hand
-        .iter()
-        .zip(gradstep)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max);
+    let worst = hand.iter().zip(gradstep).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     let greatest = hand.iter().map(|a| a.abs()).fold(0.0, f32::max);
     assert!(
         worst <= 1e-5 * greatest,
@@ -599,10 +569,7 @@ fn measure(contests: &mut [Contest<'_>], shape: &[usize], rounds: usize) {
     let repeat = (1_000_000 / n).clamp(1, 2000);
     println!("{shape:?} ({n} parameters)");
     println!("               ns/param    GB/s   × floor   × hand     µs/step");
-    let wanted = std::env::args()
-        .skip(1)
-        .find(|a| !a.starts_with("--"))
-        .unwrap_or_default();
+    let wanted = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
     for contest in contests.iter_mut().filter(|c| c.name.contains(&wanted)) {
         let mut best = [f64::INFINITY; 3];
         for _ in 0..rounds {
@@ -628,23 +595,14 @@ fn measure(contests: &mut [Contest<'_>], shape: &[usize], rounds: usize) {
 }
 
 fn prepared<O: Optimizer>(optimizer: O, shape: &[usize]) -> CpuStep<f32, O> {
-    Cpu::single_threaded()
-        .prepare(optimizer, shape)
-        .expect("a valid optimizer")
+    Cpu::single_threaded().prepare(optimizer, shape).expect("a valid optimizer")
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "constants rounded once")]
 fn adamw<'a>(shape: &[usize], g: &'a [f32]) -> Contest<'a> {
     let n = g.len();
     let optimizer = AdamW::default();
-    let AdamW {
-        lr,
-        beta1,
-        beta2,
-        eps,
-        weight_decay,
-        ..
-    } = optimizer;
+    let AdamW { lr, beta1, beta2, eps, weight_decay, .. } = optimizer;
     let mut t = 0;
     let mut step = prepared(optimizer, shape);
     let (mut w, mut m, mut v) = (noise(n, 1, PARAM_SCALE), vec![0.0; n], vec![0.0; n]);
@@ -708,18 +666,8 @@ fn came<'a>(shape: [usize; 2], g: &'a [f32]) -> Contest<'a> {
 #[allow(clippy::cast_possible_truncation, reason = "constants rounded once")]
 fn lion<'a>(shape: &[usize], g: &'a [f32]) -> Contest<'a> {
     let n = g.len();
-    let optimizer = Lion {
-        lr: 1e-4,
-        beta1: 0.9,
-        beta2: 0.99,
-        weight_decay: 0.1,
-    };
-    let Lion {
-        lr,
-        beta1,
-        beta2,
-        weight_decay,
-    } = optimizer;
+    let optimizer = Lion { lr: 1e-4, beta1: 0.9, beta2: 0.99, weight_decay: 0.1 };
+    let Lion { lr, beta1, beta2, weight_decay } = optimizer;
     let constants = [1.0 - beta1, 1.0 - beta2, lr, 1.0 - lr * weight_decay].map(|x| x as f32);
     let mut step = prepared(optimizer, shape);
     let (mut w, mut m) = (noise(n, 1, PARAM_SCALE), vec![0.0; n]);
@@ -745,10 +693,7 @@ fn lion<'a>(shape: &[usize], g: &'a [f32]) -> Contest<'a> {
 fn main() {
     let quick = std::env::args().any(|a| a == "--quick");
     let rounds = if quick { 30 } else { 100 };
-    println!(
-        "one thread, f32; gradstep with {}",
-        gradstep::Isa::detect().name()
-    );
+    println!("one thread, f32; gradstep with {}", gradstep::Isa::detect().name());
     if has_avx2() {
         println!("loops by hand: AVX2 with FMA");
     } else {

@@ -91,13 +91,7 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
     #[track_caller]
     pub fn ema(s: Step<'a, I>, x: Value<'a, I>, beta: Value<'a, I>) -> Self {
         if s.is_matrix() {
-            Self::Factored(Factored::ema(
-                s,
-                ["exp_avg_sq_row", "exp_avg_sq_col"],
-                0.0,
-                x,
-                beta,
-            ))
+            Self::Factored(Factored::ema(s, ["exp_avg_sq_row", "exp_avg_sq_col"], 0.0, x, beta))
         } else {
             Self::Whole(s.full("exp_avg_sq").ema(x, beta))
         }
@@ -141,8 +135,7 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
                 let w = (x.square() * (1.0 / r)).col_mean();
                 (w * (r.mean() / c)).tensor_mean().sqrt()
             }
-            Self::Whole(v) => (x.square() / v).tensor_mean().sqrt(),
-            Self::One => x.rms(),
+            Self::Whole(_) | Self::One => self.normalize(x).rms(),
         }
     }
 }
@@ -163,7 +156,10 @@ pub fn bias_correction<'a, I: Interpreter>(beta: Value<'a, I>, t: Value<'a, I>) 
     1.0 - beta.pow(t)
 }
 
-/// `w·(1 − decay) − update`: a step with decoupled weight decay of the old parameter.
+/// `w − (update + decay·w)`: a step with decoupled weight decay of the old parameter.
+///
+/// In this order only the last operation rounds at the size of `w`. In `w·(1 − decay) − update`
+/// the factor alone is wrong by 3e-8 in `f32`, which is 0.3 % of a decay of 1e-5.
 #[inline(always)]
 #[must_use]
 pub fn descend<'a, I: Interpreter>(
@@ -171,5 +167,5 @@ pub fn descend<'a, I: Interpreter>(
     update: Value<'a, I>,
     decay: Value<'a, I>,
 ) -> Value<'a, I> {
-    w * (1.0 - decay) - update
+    w - (update + w * decay)
 }

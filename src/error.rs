@@ -116,9 +116,7 @@ pub enum Error {
         reason: String,
     },
     /// Something does not fit the limits of the device.
-    #[error(
-        "{what} needs {needed}, but the device's `{limit}` is {available}; {remedy}"
-    )]
+    #[error("{what} needs {needed}, but the device's `{limit}` is {available}; {remedy}")]
     GpuLimit {
         /// What does not fit.
         what: String,
@@ -155,7 +153,9 @@ pub enum Error {
         capacity: usize,
     },
     /// The GPU backend refused something that should have been right.
-    #[error("the graphics device refused {what}: {reason}; please report this with the adapter's name")]
+    #[error(
+        "the graphics device refused {what}: {reason}; please report this with the adapter's name"
+    )]
     Gpu {
         /// What was being done.
         what: String,

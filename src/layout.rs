@@ -1,9 +1,9 @@
 //! How a tensor of any rank is seen: [`Layout`], [`Dims`].
 
+use crate::definition::Recipe;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::definition::Recipe;
-use crate::trace::Kind;
+use crate::trace::{Graph, Kind};
 use crate::value::Shape;
 
 /// How a tensor of any rank becomes batch × rows × cols.
@@ -82,53 +82,55 @@ impl Dims {
         }
     }
 
-    /// Elements of state that `plan` keeps for such a tensor.
+    /// Elements of state that a definition keeps for such a tensor.
     #[must_use]
-    pub fn state_len(&self, plan: &Plan) -> usize {
-        plan.graph.slots.iter().map(|s| self.count(s.shape)).sum()
+    pub fn state_len(&self, graph: &Graph) -> usize {
+        graph.slots.iter().map(|s| self.count(s.shape)).sum()
     }
 }
 
 impl Layout {
-    /// The dimensions under which `recipe` sees a tensor of `shape`, and its plan.
+    /// The dimensions under which `recipe` sees a tensor of `shape`, and the traced definition.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if the number of elements overflows, [`Error::Definition`] if the
     /// definition is not valid.
-    pub fn plan(self, recipe: Recipe, shape: &[usize]) -> Result<(Dims, Plan)> {
+    pub fn resolve(self, recipe: Recipe, shape: &[usize]) -> Result<(Dims, Graph)> {
         let n = element_count(shape)?;
-        let matrix = |dims: Dims| {
-            let fused = dims.is_fused();
-            Ok((dims, Plan::new(recipe.trace(Kind::Matrix)?, fused)?))
-        };
-        let vector = || Ok((Dims::vector(n), Plan::new(recipe.trace(Kind::Vector)?, false)?));
-        if !recipe.is_factored() {
-            return vector();
-        }
         let rank = shape.len();
-        let last_two = || match rank {
-            0 | 1 => Dims::matrix(1, 1, n),
-            _ => {
-                let leading = shape[..rank - 2].iter().product();
-                Dims::matrix(leading, shape[rank - 2], shape[rank - 1])
-            }
-        };
-        let flatten = || match rank {
-            0 | 1 => Dims::matrix(1, 1, n),
-            _ => Dims::matrix(1, shape[0], shape[1..].iter().product()),
-        };
-        match self {
-            Self::Vector => vector(),
+        let kind = match self {
             // The official codes do not factor what has less than two dimensions.
-            _ if rank < 2 => vector(),
-            Self::LastTwo => matrix(last_two()),
-            Self::Flatten => matrix(flatten()),
-            Self::Auto if rank == 2 => matrix(last_two()),
-            Self::Auto => {
-                let (a, b) = (matrix(last_two())?, matrix(flatten())?);
-                Ok(if a.0.state_len(&a.1) <= b.0.state_len(&b.1) { a } else { b })
-            }
+            _ if !recipe.is_factored() || rank < 2 => Kind::Vector,
+            Self::Vector => Kind::Vector,
+            _ => Kind::Matrix,
+        };
+        let graph = recipe.trace(kind)?;
+        if kind == Kind::Vector {
+            return Ok((Dims::vector(n), graph));
         }
+        if n == 0 {
+            // A tensor without elements keeps no state, however large its other dimensions are.
+            return Ok((Dims::matrix(1, 0, 0), graph));
+        }
+        let leading = shape[..rank - 2].iter().product();
+        let last_two = Dims::matrix(leading, shape[rank - 2], shape[rank - 1]);
+        let flatten = Dims::matrix(1, shape[0], shape[1..].iter().product());
+        let dims = match self {
+            Self::LastTwo => last_two,
+            Self::Flatten => flatten,
+            _ if last_two.state_len(&graph) <= flatten.state_len(&graph) => last_two,
+            _ => flatten,
+        };
+        Ok((dims, graph))
+    }
+
+    /// The plan of the CPU for a tensor of `shape`.
+    ///
+    /// # Errors
+    /// As for [`resolve`](Self::resolve).
+    pub fn plan(self, recipe: Recipe, shape: &[usize]) -> Result<(Dims, Plan)> {
+        let (dims, graph) = self.resolve(recipe, shape)?;
+        Ok((dims, Plan::new(graph, dims.is_fused())?))
     }
 }
 

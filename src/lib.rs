@@ -3,12 +3,15 @@ pub mod blocks;
 pub mod cpu;
 mod definition;
 mod error;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 mod host;
 mod layout;
 pub mod optim;
 mod plan;
 mod trace;
 pub mod value;
+pub mod wgsl;
 
 pub use crate::cpu::{Cpu, CpuStep, Element, Isa};
 pub use crate::definition::{Definition, Levels, Optimizer, Recipe};

@@ -90,11 +90,13 @@ impl Plan {
     pub fn new(graph: Graph, fused: bool) -> Result<Self> {
         let used = graph.reachable();
         let is_small = |n: &Node| n.shape != Shape::Full && n.shape != Shape::Host;
-        let count = 1 + (0..graph.nodes.len())
-            .filter(|&n| used[n] && graph.nodes[n].shape == Shape::Full)
-            .map(|n| usize::from(graph.nodes[n].level))
-            .max()
-            .unwrap_or(0);
+        // The parameter may be given a small value: that takes a level too.
+        let count = 1
+            + (0..graph.nodes.len())
+                .filter(|&n| used[n] && (graph.nodes[n].shape == Shape::Full || n == graph.param))
+                .map(|n| usize::from(graph.nodes[n].level))
+                .max()
+                .unwrap_or(0);
         let last = (0..graph.nodes.len())
             .filter(|&n| used[n])
             .map(|n| usize::from(graph.nodes[n].level))
@@ -125,15 +127,8 @@ impl Plan {
         graph.stored().for_each(|n| read[n] = true);
         let hosts = host_program.iter().copied().filter(|&n| read[n]).collect();
 
-        let mut plan = Self {
-            graph,
-            fused,
-            levels,
-            sweeps: Vec::new(),
-            settles,
-            hosts,
-            host_program,
-        };
+        let mut plan =
+            Self { graph, fused, levels, sweeps: Vec::new(), settles, hosts, host_program };
         plan.make_sweeps();
         Ok(plan)
     }
@@ -144,7 +139,9 @@ impl Plan {
             let mut end = k + 1;
             let mut local = Vec::new();
             while self.fused && end < self.levels.len() {
-                let Some(more) = self.row_local(k, end) else { break };
+                let Some(more) = self.row_local(k, end) else {
+                    break;
+                };
                 local.extend(more);
                 end += 1;
             }
@@ -295,6 +292,9 @@ fn check_small_slots(graph: &Graph, used: &[bool]) -> Result<()> {
     for (s, decl) in graph.slots.iter().enumerate().filter(|(_, d)| d.shape != Shape::Full) {
         let stored = usize::from(graph.nodes[graph.stores[s]].level);
         let Some(old) = graph.nodes.iter().position(|n| n.op == Op::Old(s)) else { continue };
+        if graph.param == old && stored == 0 {
+            return Err(stale(graph, decl.name, stored, 0));
+        }
         for (n, node) in graph.nodes.iter().enumerate().filter(|(n, _)| used[*n]) {
             if !node.op.args().any(|a| a == old) {
                 continue;
@@ -375,8 +375,15 @@ impl fmt::Display for Plan {
             )?;
             for k in sweep.levels.clone() {
                 writeln!(f, "  level {k}")?;
-                for &n in sweep.local.iter().filter(|&&n| usize::from(self.graph.nodes[n].level) == k) {
-                    writeln!(f, "    %{n:<3} {:6}  {}  (block of rows)", self.graph.nodes[n].shape, self.graph.describe(n))?;
+                for &n in
+                    sweep.local.iter().filter(|&&n| usize::from(self.graph.nodes[n].level) == k)
+                {
+                    writeln!(
+                        f,
+                        "    %{n:<3} {:6}  {}  (block of rows)",
+                        self.graph.nodes[n].shape,
+                        self.graph.describe(n)
+                    )?;
                 }
                 for &n in &self.levels[k].full {
                     let node = &self.graph.nodes[n];
@@ -391,7 +398,8 @@ impl fmt::Display for Plan {
                     writeln!(f, "    {} <- %{n}", self.buffer_name(b))?;
                 }
             }
-            let upto = if i + 1 == self.sweeps.len() { self.settles.len() - 1 } else { sweep.levels.end };
+            let upto =
+                if i + 1 == self.sweeps.len() { self.settles.len() - 1 } else { sweep.levels.end };
             writeln!(f, "settle")?;
             settle(f, upto, &sweep.local)?;
         }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::panic::Location;
 
-use crate::definition::Definition;
+use crate::definition::{Definition, Levels};
 use crate::error::{Error, Result};
 use crate::value::{Axis, Binary, Interpreter, Reduction, Shape, SlotDecl, Step, Unary};
 
@@ -174,16 +174,24 @@ impl Graph {
                 ));
             }
         }
-        let levels = 1 + self.stored().map(|n| self.nodes[n].level).max().unwrap_or(0);
+        let levels =
+            self.stored().map(|n| self.nodes[n].level).max().unwrap_or(0).saturating_add(1);
         // The last settle may be for small slots only: then no loop is needed at that level.
-        let loops = 1 + self
+        let loops = self
             .stored()
             .filter(|&n| self.nodes[n].shape == Shape::Full || n == self.param)
             .chain(self.needed_reductions())
             .map(|n| self.nodes[n].level)
             .max()
-            .unwrap_or(0);
+            .unwrap_or(0)
+            .saturating_add(1);
         debug_assert!(loops <= levels, "loops are counted among the levels");
+        if loops > Levels::MAX {
+            return Err(self.error(
+                format!("it has {loops} levels, and the limit is {}", Levels::MAX),
+                "make fewer of its reductions depend on each other",
+            ));
+        }
         if loops != stated {
             let kind = self.kind;
             return Err(self.error(
@@ -352,6 +360,14 @@ impl Interpreter for Trace {
     }
 
     fn param(&self) -> NodeId {
+        if self.graph.borrow().param != usize::MAX {
+            self.fail(|g| {
+                g.error(
+                    "it reads the old parameter after the new one was set".into(),
+                    "call `param` once, at the beginning of `step`, and `set_param` at its end",
+                )
+            });
+        }
         self.node(Op::Param, Shape::Full, 0)
     }
 
@@ -390,7 +406,8 @@ impl Interpreter for Trace {
             return a;
         }
         let full = node.shape == Shape::Full;
-        let result = self.call(Op::Reduce(kind, axis, a), shape, node.level + u8::from(full));
+        let level = node.level.saturating_add(u8::from(full));
+        let result = self.call(Op::Reduce(kind, axis, a), shape, level);
         if full {
             self.graph.borrow_mut().reductions.push((a, result));
         }
@@ -423,8 +440,20 @@ impl Interpreter for Trace {
     }
 
     fn old(&self, slot: SlotId) -> NodeId {
-        let shape = self.graph.borrow().slots[slot].shape;
-        self.call(Op::Old(slot), shape, 0)
+        let decl = self.graph.borrow().slots[slot];
+        // The lanes load where they stand, and by now they would load the new value.
+        if self.graph.borrow().stores[slot] != usize::MAX {
+            self.fail(|g| {
+                g.error(
+                    format!(
+                        "it reads the old value of slot `{}` after the new one is set",
+                        decl.name
+                    ),
+                    "call `old` before `set` and keep the value, which is `Copy`",
+                )
+            });
+        }
+        self.call(Op::Old(slot), decl.shape, 0)
     }
 
     #[track_caller]

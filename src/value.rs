@@ -225,13 +225,8 @@ pub trait Interpreter: Sized {
     #[track_caller]
     fn binary(&self, op: Binary, a: Self::Repr, b: Self::Repr) -> Self::Repr;
     /// `x` where `a < b`, else `y`.
-    fn select_less(
-        &self,
-        a: Self::Repr,
-        b: Self::Repr,
-        x: Self::Repr,
-        y: Self::Repr,
-    ) -> Self::Repr;
+    fn select_less(&self, a: Self::Repr, b: Self::Repr, x: Self::Repr, y: Self::Repr)
+    -> Self::Repr;
     /// A reduction.
     fn reduce(&self, kind: Reduction, axis: Axis, a: Self::Repr) -> Self::Repr;
     /// Declares a slot.

@@ -408,13 +408,7 @@ unsafe fn join<V: Simd>(kind: Reduction, acc: V, v: V) -> V {
 /// # Safety
 /// As for [`Kernel`].
 #[inline(always)]
-unsafe fn body<
-    D: Definition,
-    V: Simd,
-    const LEVEL: u8,
-    const MATRIX: bool,
-    const TAIL: bool,
->(
+unsafe fn body<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>(
     tables: &Tables<V::T>,
     uniform: &Uniform<V::T>,
     span: Span,
@@ -450,7 +444,8 @@ unsafe fn body<
                 // SAFETY: the kernel's contract; the array has as many elements as the vector.
                 unsafe { acc[$r].get().store(lanes.as_mut_ptr()) };
                 out[$r] = if progress.maxima.get() >> $r & 1 == 1 {
-                    out[$r].max(fold(lanes, |a, b| if a < b { b } else { a }).widen())
+                    let greatest = fold(lanes, |a, b| if a < b { b } else { a }).widen();
+                    if out[$r] < greatest { greatest } else { out[$r] }
                 } else {
                     out[$r] + fold(lanes, |a, b| a + b).widen()
                 };

@@ -270,13 +270,7 @@ impl Cpu {
         optimizer.check()?;
         let recipe = optimizer.recipe();
         let (dims, plan) = layout.plan(recipe, shape.as_ref())?;
-        let unknown = plan.graph.hypers.iter().find(|name| optimizer.hyper(name).is_none());
-        if let Some(name) = unknown {
-            return Err(plan.graph.error(
-                format!("it asks for the hyper-parameter `{name}`, which its optimizer does not know"),
-                "return its value from `Optimizer::hyper`",
-            ));
-        }
+        crate::host::check_names(&plan.graph, &optimizer)?;
         Ok(CpuStep {
             optimizer,
             recipe,
@@ -324,13 +318,12 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
         let (mut param, grad) = (param.lend(), grad.lend());
         param.check("parameter", &self.shape)?;
         grad.check("gradient", &self.shape)?;
-        let t = self.t + 1;
+        let t = self.t.saturating_add(1);
         let optimizer = &self.optimizer;
         self.runner.prepare_step(t, |name| optimizer.hyper(name).unwrap_or(f64::NAN));
         let n = self.runner.dims.len();
         let strided = |contiguous: bool| if contiguous { 0 } else { n };
-        let (p_len, g_len) =
-            (strided(param.slice().is_some()), strided(grad.slice().is_some()));
+        let (p_len, g_len) = (strided(param.slice().is_some()), strided(grad.slice().is_some()));
         self.scratch.resize((p_len + g_len).max(self.scratch.len()), T::zero());
         let (p_copy, rest) = self.scratch.split_at_mut(p_len);
         let g_copy = &mut rest[..g_len];
@@ -384,7 +377,7 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
 
     /// Bytes of optimizer state.
     pub fn state_bytes(&self) -> usize {
-        self.runner.dims.state_len(&self.runner.plan) * size_of::<T>()
+        self.runner.dims.state_len(&self.runner.plan.graph) * size_of::<T>()
     }
 
     /// Names and shapes of the slots, in the order of the definition.
@@ -532,7 +525,7 @@ fn segments(dims: Dims, by_rows: bool, lanes: usize) -> (Vec<Segment>, usize, us
     let (row_step, col_step) = if by_rows {
         (dims.rows.div_ceil(wanted).max(1), dims.cols.max(1))
     } else {
-        (dims.rows.max(1), dims.cols.div_ceil(wanted).next_multiple_of(lanes))
+        (dims.rows.max(1), dims.cols.max(1).div_ceil(wanted).next_multiple_of(lanes))
     };
     let (row_pieces, col_pieces) = (dims.rows.div_ceil(row_step), dims.cols.div_ceil(col_step));
     let mut list = Vec::new();
@@ -579,7 +572,9 @@ impl<T: Element> Runner<T> {
         let mut col_reductions = Vec::new();
         let used = plan.graph.reachable();
         for (r, &(a, node)) in plan.graph.reductions.iter().enumerate() {
-            let Op::Reduce(kind, axis, _) = plan.graph.nodes[node].op else { continue };
+            let Op::Reduce(kind, axis, _) = plan.graph.nodes[node].op else {
+                continue;
+            };
             if axis == Axis::Col {
                 col_reductions.push(r);
             }
@@ -641,9 +636,8 @@ impl<T: Element> Runner<T> {
                 step,
             })
             .collect();
-        let full = plan.graph.full_slots().map(|s| {
-            vec![T::narrow(plan.graph.slots[s].init); dims.len()]
-        });
+        let full =
+            plan.graph.full_slots().map(|s| vec![T::narrow(plan.graph.slots[s].init); dims.len()]);
         let spare = vec![T::zero(); dims.batch * small.stride];
         Self {
             full: full.collect(),
@@ -1003,7 +997,9 @@ fn identity(kind: Reduction) -> f64 {
 fn join(kind: Reduction, a: f64, b: f64) -> f64 {
     match kind {
         Reduction::Mean => a + b,
-        Reduction::Max => a.max(b),
+        // One compare-and-select, as in the lanes: `f64::max` may pick either of two zeros.
+        Reduction::Max if a < b => b,
+        Reduction::Max => a,
     }
 }
 

@@ -59,8 +59,11 @@ impl<T: Element> Small<T> {
             .graph
             .nodes
             .iter()
-            .map(|n| match n.op {
-                Op::Old(s) => slots[s],
+            .enumerate()
+            .map(|(id, n)| match n.op {
+                // An old value is the slot itself, unless it becomes another slot's new one: slots
+                // are committed one after the other, so that one is copied first.
+                Op::Old(s) if !plan.graph.stores.contains(&id) => slots[s],
                 _ => place(small(n.shape)),
             })
             .collect();
@@ -99,10 +102,9 @@ impl<T: Element> Small<T> {
 
     /// Evaluates all Host values in `f64`.
     pub(crate) fn eval_hosts(&mut self, plan: &Plan, t: u64, hyper: impl Fn(&str) -> f64) {
-        for &n in &plan.host_program {
-            let value = crate::host::eval(plan, n, &self.host_values, t, &hyper);
-            self.host_values[n] = value;
-            self.hosts[n] = T::narrow(value);
+        crate::host::eval_all(plan, &mut self.host_values, t, hyper);
+        for &n in &plan.hosts {
+            self.hosts[n] = T::narrow(self.host_values[n]);
         }
     }
 
@@ -258,7 +260,11 @@ impl<T: Element> Table<'_, T> {
                     }
                 }
                 Op::Reduce(kind, _, a) => self.reduce(plan, kind, a, out, node.shape),
-                // Counts are written once, old values are the slots themselves.
+                Op::Old(s) if self.nodes[n] != self.slots[s] => {
+                    let from = self.memory.add(self.slots[s]).cast_const();
+                    map1(out, batch, range, Operand { from, ..out }, |x| x);
+                }
+                // Counts are written once, other old values are the slots themselves.
                 _ => {}
             }
         }
@@ -331,7 +337,9 @@ impl Acc {
     #[inline(always)]
     fn add(&mut self, x: f64, i: usize) {
         self.0[i % 8] += x;
-        self.1 = self.1.max(x);
+        if self.1 < x {
+            self.1 = x;
+        }
     }
 
     fn finished<T: Element>(&self, kind: Reduction, n: usize) -> T {

@@ -1,6 +1,8 @@
 //! What may be stepped: slices, arrays and views that lend their memory for one step.
 
-use ndarray::{ArrayBase, ArrayView, ArrayViewD, ArrayViewMut, ArrayViewMutD, Data, DataMut, Dimension};
+use ndarray::{
+    ArrayBase, ArrayView, ArrayViewD, ArrayViewMut, ArrayViewMutD, Data, DataMut, Dimension,
+};
 
 use super::Element;
 use crate::error::{Error, Result};
@@ -102,13 +104,13 @@ impl<T: Element> Lent<'_, T> {
 }
 
 impl<'a, T: Element> TensorMut<'a, T> for LentMut<'a, T> {
-    fn lend(self) -> LentMut<'a, T> {
+    fn lend(self) -> Self {
         self
     }
 }
 
 impl<'a, T: Element> TensorRef<'a, T> for Lent<'a, T> {
-    fn lend(self) -> Lent<'a, T> {
+    fn lend(self) -> Self {
         self
     }
 }

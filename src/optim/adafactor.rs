@@ -74,11 +74,7 @@ use crate::value::{Interpreter, Step, Value};
 /// # Ok::<(), gradstep::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default)
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct Adafactor {
     /// Learning rate η: the greatest step, and every step without `relative_step` and
@@ -154,20 +150,13 @@ impl Adafactor {
     #[must_use]
     pub fn torch() -> Self {
         let eps1 = f64::from(f32::EPSILON);
-        Self {
-            eps1,
-            variant: AdafactorVariant::Torch,
-            ..Self::default()
-        }
+        Self { eps1, variant: AdafactorVariant::Torch, ..Self::default() }
     }
 
     /// The paper's proposal (its Algorithm 6).
     #[must_use]
     pub fn paper() -> Self {
-        Self {
-            variant: AdafactorVariant::Paper,
-            ..Self::default()
-        }
+        Self { variant: AdafactorVariant::Paper, ..Self::default() }
     }
 }
 
@@ -203,11 +192,7 @@ impl<const SCALE: bool, const MOMENTUM: bool> Definition for AdafactorStep<SCALE
         let (g, w) = (s.grad(), s.param());
         let [eps1, d, weight_decay] = s.hyper(["eps1", "clip_threshold", "weight_decay"]);
 
-        let alpha = if SCALE {
-            scaled_step(s)
-        } else {
-            relative_step(s)
-        };
+        let alpha = if SCALE { scaled_step(s) } else { relative_step(s) };
         let v = SecondMoment::ema(s, g.square() + eps1, beta2(s));
         let mut u = v.normalize(g) * (alpha * rms_clip(v.normalized_rms(g), d));
         if MOMENTUM {
@@ -253,9 +238,7 @@ fn beta2<'a, I: Interpreter>(s: Step<'a, I>) -> Value<'a, I> {
 #[inline(always)]
 fn relative_step<'a, I: Interpreter>(s: Step<'a, I>) -> Value<'a, I> {
     let [lr, relative, warmup] = s.hyper(["lr", "relative_step", "warmup_init"]);
-    let rho = relative
-        .less_than(0.5)
-        .select(lr, lr.at_most(s.t().rsqrt()));
+    let rho = relative.less_than(0.5).select(lr, lr.at_most(s.t().rsqrt()));
     warmup.less_than(0.5).select(rho, rho.at_most(s.t() * 1e-6))
 }
 
@@ -293,12 +276,7 @@ impl Optimizer for Adafactor {
         check.not_negative("lr", self.lr)?;
         check.decay("beta1", self.beta1.unwrap_or(0.0))?;
         let negative = self.decay_rate < 0.0 && self.decay_rate.is_finite();
-        check.that(
-            negative,
-            "decay_rate",
-            self.decay_rate,
-            "finite and less than 0",
-        )?;
+        check.that(negative, "decay_rate", self.decay_rate, "finite and less than 0")?;
         check.not_negative("eps1", self.eps1)?;
         check.not_negative("eps2", self.eps2)?;
         check.threshold("clip_threshold", self.clip_threshold)?;
@@ -308,12 +286,7 @@ impl Optimizer for Adafactor {
         }
         let off = "off, except in the variant HuggingFace";
         let on = "on, except in the variant HuggingFace";
-        check.that(
-            self.beta1.is_none(),
-            "beta1",
-            self.beta1.unwrap_or(0.0),
-            off,
-        )?;
+        check.that(self.beta1.is_none(), "beta1", self.beta1.unwrap_or(0.0), off)?;
         check.that(!self.warmup_init, "warmup_init", 1.0, off)?;
         check.that(self.scale_parameter, "scale_parameter", 0.0, on)?;
         check.that(self.relative_step, "relative_step", 0.0, on)?;

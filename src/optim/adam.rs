@@ -41,11 +41,7 @@ use crate::value::{Interpreter, Step};
 /// # Ok::<(), gradstep::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default)
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct Adam {
     /// Learning rate η.
@@ -95,11 +91,7 @@ pub struct Adam {
 /// # Ok::<(), gradstep::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default)
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct AdamW {
     /// Learning rate η.
@@ -144,11 +136,7 @@ impl<const DECOUPLED: bool, const AMSGRAD: bool> Definition for AdamStep<DECOUPL
         }
         let u = m / (v.sqrt() * bias_correction(beta2, t).rsqrt() + eps);
         let update = u * (lr / bias_correction(beta1, t));
-        s.set_param(if DECOUPLED {
-            descend(w, update, lr * weight_decay)
-        } else {
-            w - update
-        });
+        s.set_param(if DECOUPLED { descend(w, update, lr * weight_decay) } else { w - update });
     }
 }
 

@@ -194,11 +194,8 @@ impl<const INIT_ONE: bool, const CLIP_UPDATE: bool> Definition for CameStep<INIT
             let [d2] = s.hyper(["clip_update"]);
             step = step * rms_clip(instability.normalized_rms(m) * unbias(s, beta1), d2);
         }
-        s.set_param(descend(
-            w,
-            instability.normalize(m) * step,
-            lr * weight_decay,
-        ));
+        let update = instability.normalize(m) * step;
+        s.set_param(descend(w, update, lr * weight_decay));
     }
 }
 

@@ -84,7 +84,12 @@ impl Check {
         if valid {
             return Ok(());
         }
-        Err(Error::Hyper { optimizer: self.0, name, value, expected })
+        Err(Error::Hyper {
+            optimizer: self.0,
+            name,
+            value,
+            expected,
+        })
     }
 
     /// A learning rate, an epsilon, a weight decay.
@@ -95,11 +100,21 @@ impl Check {
 
     /// The share of itself that an average keeps.
     fn decay(&self, name: &'static str, value: f64) -> Result<()> {
-        self.that((0.0..1.0).contains(&value), name, value, "at least 0 and less than 1")
+        self.that(
+            (0.0..1.0).contains(&value),
+            name,
+            value,
+            "at least 0 and less than 1",
+        )
     }
 
     /// What an RMS is clipped to.
     fn threshold(&self, name: &'static str, value: f64) -> Result<()> {
-        self.that(value > 0.0, name, value, "greater than 0 (infinity for no clipping)")
+        self.that(
+            value > 0.0,
+            name,
+            value,
+            "greater than 0 (infinity for no clipping)",
+        )
     }
 }

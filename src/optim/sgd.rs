@@ -44,11 +44,7 @@ use crate::value::{Interpreter, Step};
 /// # Ok::<(), gradstep::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default)
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct Sgd {
     /// Learning rate η.
@@ -82,10 +78,7 @@ impl Sgd {
     /// Plain gradient descent with this learning rate.
     #[must_use]
     pub fn new(lr: f64) -> Self {
-        Self {
-            lr,
-            ..Self::default()
-        }
+        Self { lr, ..Self::default() }
     }
 }
 

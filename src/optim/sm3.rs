@@ -52,11 +52,7 @@ use crate::value::{Interpreter, Step, Value};
 /// # Ok::<(), gradstep::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default)
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct Sm3 {
     /// Learning rate η.
@@ -69,11 +65,7 @@ pub struct Sm3 {
 
 impl Default for Sm3 {
     fn default() -> Self {
-        Self {
-            lr: 0.1,
-            momentum: 0.0,
-            eps: 1e-30,
-        }
+        Self { lr: 0.1, momentum: 0.0, eps: 1e-30 }
     }
 }
 
@@ -81,10 +73,7 @@ impl Sm3 {
     /// Without momentum, with this learning rate.
     #[must_use]
     pub fn new(lr: f64) -> Self {
-        Self {
-            lr,
-            ..Self::default()
-        }
+        Self { lr, ..Self::default() }
     }
 }
 

@@ -36,7 +36,13 @@ impl Oracle {
         self.run(hyper, param, grad, |arrays| replay(graph, arrays));
     }
 
-    fn run(&mut self, hyper: Hyper<'_>, param: &mut [f64], grad: &[f64], f: impl FnOnce(&Arrays<'_>)) {
+    fn run(
+        &mut self,
+        hyper: Hyper<'_>,
+        param: &mut [f64],
+        grad: &[f64],
+        f: impl FnOnce(&Arrays<'_>),
+    ) {
         self.t += 1;
         if self.dims.is_empty() {
             return; // a tensor without elements has no means
@@ -167,8 +173,20 @@ impl Interpreter for Arrays<'_> {
             Binary::Sub => x - y,
             Binary::Mul => x * y,
             Binary::Div => x / y,
-            Binary::Min => if y < x { y } else { x },
-            Binary::Max => if x < y { y } else { x },
+            Binary::Min => {
+                if y < x {
+                    y
+                } else {
+                    x
+                }
+            }
+            Binary::Max => {
+                if x < y {
+                    y
+                } else {
+                    x
+                }
+            }
             Binary::Pow => x.powf(y),
         })
     }

@@ -3,7 +3,7 @@
 use gradstep::{Cpu, CpuStep, Element};
 
 use super::oracle::Oracle;
-use super::table::{gradient, params, Any, Tensor, Values};
+use super::table::{Any, Tensor, Values, gradient, params};
 use super::tolerance::{self, Tolerance, What};
 
 /// A type of number that a backend computes with.

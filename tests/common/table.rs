@@ -173,14 +173,8 @@ pub enum Values {
     IdleRows,
 }
 
-pub const VALUES: [Values; 6] = [
-    Values::Normal,
-    Values::Mixed,
-    Values::Zeros,
-    Values::Huge,
-    Values::Tiny,
-    Values::IdleRows,
-];
+pub const VALUES: [Values; 6] =
+    [Values::Normal, Values::Mixed, Values::Zeros, Values::Huge, Values::Tiny, Values::IdleRows];
 
 /// Seeded numbers (SplitMix64), the same on every platform.
 #[derive(Clone, Debug)]
@@ -240,9 +234,7 @@ pub fn gradient(values: Values, seed: u64, t: u64, shape: &[usize]) -> Vec<f64> 
         Values::Zeros => 0.0,
         Values::Huge => 1e14,
         Values::Tiny => 1e-20,
-        Values::Mixed => {
-            [1.0, 1e-3, 1e2, 1e-9, 10.0, 1e-6, 0.1, 1e-2][(t + seed % 8) as usize % 8]
-        }
+        Values::Mixed => [1.0, 1e-3, 1e2, 1e-9, 10.0, 1e-6, 0.1, 1e-2][(t + seed % 8) as usize % 8],
         Values::Normal | Values::IdleRows => 1.0,
     };
     (0..n)

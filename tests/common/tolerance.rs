@@ -44,10 +44,8 @@ pub const STEP: Tolerance = Tolerance {
              tile",
 };
 /// The CPU against the oracle, state.
-pub const STATE: Tolerance = Tolerance {
-    factor: 96.0,
-    reason: "as for a step: state is what a step is made of",
-};
+pub const STATE: Tolerance =
+    Tolerance { factor: 96.0, reason: "as for a step: state is what a step is made of" };
 /// The CPU in `f64` against the oracle, on tensors of many tiles.
 pub const LONG_F64: Tolerance = Tolerance {
     factor: 512.0,
@@ -87,7 +85,14 @@ fn norm(x: impl Iterator<Item = f64>) -> f64 {
 ///
 /// # Panics
 /// If it is too far from the reference, or if the tolerance itself is above the ceiling.
-pub fn check(t: Tolerance, unit: f64, what: &What<'_>, start: &[f64], found: &[f64], wanted: &[f64]) {
+pub fn check(
+    t: Tolerance,
+    unit: f64,
+    what: &What<'_>,
+    start: &[f64],
+    found: &[f64],
+    wanted: &[f64],
+) {
     let error = norm(found.iter().zip(wanted).map(|(a, b)| a - b));
     let moved = norm(wanted.iter().zip(start).map(|(a, b)| a - b));
     let rounding = unit * what.step as f64 * norm(wanted.iter().copied());

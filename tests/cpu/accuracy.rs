@@ -5,7 +5,7 @@ use gradstep::{Cpu, Definition, Levels};
 
 use crate::common::plain::Plain;
 use crate::common::table::Rng;
-use crate::common::tolerance::{self, Tolerance, What, EQUAL_TERMS, LONG_SUM};
+use crate::common::tolerance::{self, EQUAL_TERMS, LONG_SUM, Tolerance, What};
 
 /// Keeps the means of g² over everything that there is a mean over.
 struct Means;
@@ -28,8 +28,7 @@ impl Definition for Means {
 }
 
 fn means_are_exact(shape: &[usize], g: &[f32], tolerance: Tolerance) {
-    let mut opt =
-        Cpu::default().prepare::<f32, _>(Plain::<Means>::new(&[]), shape).expect("valid");
+    let mut opt = Cpu::default().prepare::<f32, _>(Plain::<Means>::new(&[]), shape).expect("valid");
     let dims = opt.dims();
     let mut p = vec![1.0f32; g.len()];
     opt.step(&mut p, g).expect("valid");
@@ -49,11 +48,16 @@ fn means_are_exact(shape: &[usize], g: &[f32], tolerance: Tolerance) {
         step: 1,
         test: "sums_over_millions_keep_their_accuracy",
     };
-    let wanted =
-        [("r", r), ("c", c), ("m", vec![total]), ("t", vec![total]), ("rm", vec![total]), ("cm", vec![total])];
+    let wanted = [
+        ("r", r),
+        ("c", c),
+        ("m", vec![total]),
+        ("t", vec![total]),
+        ("rm", vec![total]),
+        ("cm", vec![total]),
+    ];
     for (slot, wanted) in wanted {
-        let found: Vec<f64> =
-            opt.slot(slot).expect("a slot").into_iter().map(f64::from).collect();
+        let found: Vec<f64> = opt.slot(slot).expect("a slot").into_iter().map(f64::from).collect();
         tolerance::check_slot(tolerance, tolerance::F32, &what, slot, &mut 0.0, &found, &wanted);
     }
 }
@@ -63,7 +67,9 @@ fn sums_over_millions_keep_their_accuracy() {
     let mut rng = Rng(7);
     let normal: Vec<f32> = (0..1 << 22).map(|_| rng.normal() as f32).collect();
     let equal = vec![0.1f32; 1 << 22];
-    for shape in [&[1 << 20, 4][..], &[4, 1 << 20], &[1 << 22], &[2048, 2048], &[1, 1 << 22], &[1 << 22, 1]] {
+    for shape in
+        [&[1 << 20, 4][..], &[4, 1 << 20], &[1 << 22], &[2048, 2048], &[1, 1 << 22], &[1 << 22, 1]]
+    {
         means_are_exact(shape, &normal, LONG_SUM);
         means_are_exact(shape, &equal, EQUAL_TERMS);
     }

@@ -2,7 +2,7 @@
 
 use gradstep::{Cpu, Isa};
 
-use crate::common::run::{bits, narrow, Number, Problem};
+use crate::common::run::{Number, Problem, bits, narrow};
 use crate::common::table::*;
 
 /// Every way to run that this processor has.
@@ -57,7 +57,8 @@ fn same_bits<T: Number>(shapes: &[Tensor], steps: u64, test: &'static str) {
                 let first = first.get_or_insert_with(|| all.clone());
                 let different = first.iter().zip(&all).position(|(a, b)| a != b);
                 assert_eq!(
-                    different, None,
+                    different,
+                    None,
                     "{} on {:?}: {cpu:?} differs from {:?} at this element of parameter and slots; \
                      repeat: GRADSTEP_SEED={} cargo test --test cpu {test}",
                     problem.name,

@@ -5,9 +5,9 @@ use gradstep::{Cpu, Definition, Layout, Levels};
 
 use crate::common::oracle::Oracle;
 use crate::common::plain::Plain;
-use crate::common::run::{narrow, widen, Number};
-use crate::common::table::{gradient, params, seed_of, Values};
-use crate::common::tolerance::{self, What, STATE, STEP};
+use crate::common::run::{Number, narrow, widen};
+use crate::common::table::{Values, gradient, params, seed_of};
+use crate::common::tolerance::{self, STATE, STEP, What};
 use crate::oracle::Everything;
 
 /// The CPU runs the text of `D` as the oracle does.

@@ -7,7 +7,7 @@ use gradstep::{Cpu, Definition, Error, Layout, Levels};
 
 use crate::common::plain::Plain;
 use crate::common::run::bits;
-use crate::common::table::{gradient, params, Any, Values};
+use crate::common::table::{Any, Values, gradient, params};
 
 /// The message, after a check that it holds all of `parts`.
 #[track_caller]
@@ -43,120 +43,280 @@ macro_rules! broken {
     };
 }
 
-broken!(a_slot_takes_no_value_of_a_larger_shape, Levels::factored(1, 1), [3, 4], |s| {
-    s.rows("row_state").set(s.grad());
-    s.set_param(s.param());
-}, "slot `row_state`", "shape Rows", "shape Full", "errors.rs:", "reduce the value to Rows");
+broken!(
+    a_slot_takes_no_value_of_a_larger_shape,
+    Levels::factored(1, 1),
+    [3, 4],
+    |s| {
+        s.rows("row_state").set(s.grad());
+        s.set_param(s.param());
+    },
+    "slot `row_state`",
+    "shape Rows",
+    "shape Full",
+    "errors.rs:",
+    "reduce the value to Rows"
+);
 
-broken!(a_slot_of_rows_takes_no_columns, Levels::factored(1, 1), [3, 4], |s| {
-    s.rows("row_state").set(s.grad().col_mean());
-    s.set_param(s.param());
-}, "`row_state`", "Rows", "Cols", "declare the slot with shape Full");
+broken!(
+    a_slot_of_rows_takes_no_columns,
+    Levels::factored(1, 1),
+    [3, 4],
+    |s| {
+        s.rows("row_state").set(s.grad().col_mean());
+        s.set_param(s.param());
+    },
+    "`row_state`",
+    "Rows",
+    "Cols",
+    "declare the slot with shape Full"
+);
 
-broken!(an_old_value_is_not_read_after_its_level, Levels::flat(2), [9], |s| {
-    let m = s.full("momentum");
-    let old = m.old();
-    m.set(s.grad());
-    s.set_param(s.param() - old * s.grad().rms());
-}, "`momentum`", "level 1", "level 0", "use the new value");
+broken!(
+    an_old_value_is_not_read_after_its_level,
+    Levels::flat(2),
+    [9],
+    |s| {
+        let m = s.full("momentum");
+        let old = m.old();
+        m.set(s.grad());
+        s.set_param(s.param() - old * s.grad().rms());
+    },
+    "`momentum`",
+    "level 1",
+    "level 0",
+    "use the new value"
+);
 
-broken!(an_old_small_value_is_not_read_after_its_level, Levels::factored(1, 1), [3, 9], |s| {
-    let m = s.slot("scale", Shape::Scalar, 1.0);
-    let old = m.old();
-    m.set(old * 0.5);
-    s.set_param(s.param() - s.grad() * old);
-}, "`scale`", "level 0", "use the new value");
+broken!(
+    an_old_small_value_is_not_read_after_its_level,
+    Levels::factored(1, 1),
+    [3, 9],
+    |s| {
+        let m = s.slot("scale", Shape::Scalar, 1.0);
+        let old = m.old();
+        m.set(old * 0.5);
+        s.set_param(s.param() - s.grad() * old);
+    },
+    "`scale`",
+    "level 0",
+    "use the new value"
+);
 
-broken!(an_old_value_is_not_read_after_it_was_set, Levels::flat(1), [9], |s| {
-    let m = s.full("momentum");
-    m.set(s.grad());
-    s.set_param(s.param() - m.old());
-}, "`momentum`", "after it was set", "errors.rs:", "value that `set` returns");
+broken!(
+    an_old_value_is_not_read_after_it_was_set,
+    Levels::flat(1),
+    [9],
+    |s| {
+        let m = s.full("momentum");
+        m.set(s.grad());
+        s.set_param(s.param() - m.old());
+    },
+    "`momentum`",
+    "after it was set",
+    "errors.rs:",
+    "value that `set` returns"
+);
 
-broken!(the_parameter_is_not_read_after_it_was_set, Levels::flat(1), [9], |s| {
-    s.set_param(s.grad());
-    s.full("before").set(s.param());
-}, "parameter", "after it was set", "`set_param`");
+broken!(
+    the_parameter_is_not_read_after_it_was_set,
+    Levels::flat(1),
+    [9],
+    |s| {
+        s.set_param(s.grad());
+        s.full("before").set(s.param());
+    },
+    "parameter",
+    "after it was set",
+    "`set_param`"
+);
 
-broken!(too_small_levels_are_refused, Levels::flat(1), [9], |s| {
-    s.set_param(s.param() - s.grad() * s.grad().rms());
-}, "LEVELS says 1", "has 2", "`Levels::flat(2)`");
+broken!(
+    too_small_levels_are_refused,
+    Levels::flat(1),
+    [9],
+    |s| {
+        s.set_param(s.param() - s.grad() * s.grad().rms());
+    },
+    "LEVELS says 1",
+    "has 2",
+    "`Levels::flat(2)`"
+);
 
-broken!(too_great_levels_are_refused, Levels::factored(3, 5), [9, 9], |s| {
-    s.set_param(s.param() - s.grad() * s.grad().rms());
-}, "LEVELS says 5", "has 2", "`Levels::factored(…, 2)`");
+broken!(
+    too_great_levels_are_refused,
+    Levels::factored(3, 5),
+    [9, 9],
+    |s| {
+        s.set_param(s.param() - s.grad() * s.grad().rms());
+    },
+    "LEVELS says 5",
+    "has 2",
+    "`Levels::factored(…, 2)`"
+);
 
-broken!(too_many_levels_are_refused, Levels::flat(9), [9], |s| {
-    let mut x = s.grad();
-    for _ in 0..8 {
-        x = s.grad() / (x.rms() + 0.5);
-    }
-    s.set_param(x);
-}, "9 levels", "limit is 8");
+broken!(
+    too_many_levels_are_refused,
+    Levels::flat(9),
+    [9],
+    |s| {
+        let mut x = s.grad();
+        for _ in 0..8 {
+            x = s.grad() / (x.rms() + 0.5);
+        }
+        s.set_param(x);
+    },
+    "9 levels",
+    "limit is 8"
+);
 
-broken!(a_slot_is_set_once, Levels::flat(1), [9], |s| {
-    let m = s.full("momentum");
-    m.set(s.grad());
-    m.set(s.grad());
-    s.set_param(s.param());
-}, "slot `momentum` is set twice", "errors.rs:", "value that `set` returns");
+broken!(
+    a_slot_is_set_once,
+    Levels::flat(1),
+    [9],
+    |s| {
+        let m = s.full("momentum");
+        m.set(s.grad());
+        m.set(s.grad());
+        s.set_param(s.param());
+    },
+    "slot `momentum` is set twice",
+    "errors.rs:",
+    "value that `set` returns"
+);
 
-broken!(a_slot_is_declared_once, Levels::flat(1), [9], |s| {
-    s.full("momentum").set(s.grad());
-    s.full("momentum").set(s.grad());
-    s.set_param(s.param());
-}, "slot `momentum` is declared twice", "errors.rs:", "keep the `Slot`");
+broken!(
+    a_slot_is_declared_once,
+    Levels::flat(1),
+    [9],
+    |s| {
+        s.full("momentum").set(s.grad());
+        s.full("momentum").set(s.grad());
+        s.set_param(s.param());
+    },
+    "slot `momentum` is declared twice",
+    "errors.rs:",
+    "keep the `Slot`"
+);
 
-broken!(a_declared_slot_is_set, Levels::flat(1), [9], |s| {
-    let m = s.full("momentum").old();
-    s.set_param(s.param() - m);
-}, "slot `momentum` is declared but never set", "set it once");
+broken!(
+    a_declared_slot_is_set,
+    Levels::flat(1),
+    [9],
+    |s| {
+        let m = s.full("momentum").old();
+        s.set_param(s.param() - m);
+    },
+    "slot `momentum` is declared but never set",
+    "set it once"
+);
 
-broken!(a_slot_is_not_a_host_value, Levels::flat(1), [9], |s| {
-    s.slot("counter", Shape::Host, 0.0).set(s.t());
-    s.set_param(s.param());
-}, "slot `counter`", "shape Host", "shape Scalar");
+broken!(
+    a_slot_is_not_a_host_value,
+    Levels::flat(1),
+    [9],
+    |s| {
+        s.slot("counter", Shape::Host, 0.0).set(s.t());
+        s.set_param(s.param());
+    },
+    "slot `counter`",
+    "shape Host",
+    "shape Scalar"
+);
 
-broken!(the_parameter_is_set, Levels::flat(1), [9], |s| {
-    let _ = s.grad();
-}, "never sets the parameter", "`set_param`");
+broken!(
+    the_parameter_is_set,
+    Levels::flat(1),
+    [9],
+    |s| {
+        let _ = s.grad();
+    },
+    "never sets the parameter",
+    "`set_param`"
+);
 
-broken!(the_parameter_is_set_once, Levels::flat(1), [9], |s| {
-    s.set_param(s.param());
-    s.set_param(s.grad());
-}, "parameter is set twice", "errors.rs:", "call `set_param` once");
+broken!(
+    the_parameter_is_set_once,
+    Levels::flat(1),
+    [9],
+    |s| {
+        s.set_param(s.param());
+        s.set_param(s.grad());
+    },
+    "parameter is set twice",
+    "errors.rs:",
+    "call `set_param` once"
+);
 
-broken!(powers_are_for_host_values, Levels::flat(1), [9], |s| {
-    s.set_param(s.param() - s.grad().pow(2.0));
-}, "power", "errors.rs:", "shape Full", "`square`");
+broken!(
+    powers_are_for_host_values,
+    Levels::flat(1),
+    [9],
+    |s| {
+        s.set_param(s.param() - s.grad().pow(2.0));
+    },
+    "power",
+    "errors.rs:",
+    "shape Full",
+    "`square`"
+);
 
-broken!(operations_are_limited, Levels::flat(1), [9], |s| {
-    let mut x = s.grad();
-    for _ in 0..300 {
-        x = -x;
-    }
-    s.set_param(x);
-}, "300 operations", "limit is 256", "compute less");
+broken!(
+    operations_are_limited,
+    Levels::flat(1),
+    [9],
+    |s| {
+        let mut x = s.grad();
+        for _ in 0..300 {
+            x = -x;
+        }
+        s.set_param(x);
+    },
+    "300 operations",
+    "limit is 256",
+    "compute less"
+);
 
-broken!(reductions_are_limited, Levels::flat(2), [9], |s| {
-    let mut sum = s.grad().rms();
-    for i in 0..9 {
-        sum = sum + (s.grad() * f64::from(i)).tensor_mean();
-    }
-    s.set_param(s.param() * sum);
-}, "10 full-size reductions", "limit is 8");
+broken!(
+    reductions_are_limited,
+    Levels::flat(2),
+    [9],
+    |s| {
+        let mut sum = s.grad().rms();
+        for i in 0..9 {
+            sum = sum + (s.grad() * f64::from(i)).tensor_mean();
+        }
+        s.set_param(s.param() * sum);
+    },
+    "10 full-size reductions",
+    "limit is 8"
+);
 
-broken!(full_slots_are_limited, Levels::flat(1), [9], |s| {
-    for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i"] {
-        s.full(name).set(s.grad());
-    }
-    s.set_param(s.param());
-}, "9 full-size slots", "limit is 8");
+broken!(
+    full_slots_are_limited,
+    Levels::flat(1),
+    [9],
+    |s| {
+        for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i"] {
+            s.full(name).set(s.grad());
+        }
+        s.set_param(s.param());
+    },
+    "9 full-size slots",
+    "limit is 8"
+);
 
-broken!(hyper_parameters_are_known, Levels::flat(1), [9], |s| {
-    let [lr, rate] = s.hyper(["lr", "rate"]);
-    s.set_param(s.param() - s.grad() * (lr * rate));
-}, "`rate`", "`Optimizer::hyper`");
+broken!(
+    hyper_parameters_are_known,
+    Levels::flat(1),
+    [9],
+    |s| {
+        let [lr, rate] = s.hyper(["lr", "rate"]);
+        s.set_param(s.param() - s.grad() * (lr * rate));
+    },
+    "`rate`",
+    "`Optimizer::hyper`"
+);
 
 /// A definition that does other things when it runs than when it was traced.
 struct Fickle;
@@ -194,7 +354,8 @@ impl Definition for Fickle {
 
 #[test]
 fn a_definition_that_changes_its_mind_touches_nothing_that_is_not_its_own() {
-    for shape in [&[0][..], &[], &[7], &[16], &[3, 5], &[2, 17], &[70, 33], &[2, 3, 4], &[300, 301]] {
+    for shape in [&[0][..], &[], &[7], &[16], &[3, 5], &[2, 17], &[70, 33], &[2, 3, 4], &[300, 301]]
+    {
         if cfg!(miri) && shape.iter().product::<usize>() > 3000 {
             continue;
         }
@@ -216,8 +377,7 @@ fn a_definition_that_changes_its_mind_touches_nothing_that_is_not_its_own() {
         assert_eq!(opt.steps(), 4);
         // A third trace sees the other definition, and refuses it.
         MISBEHAVE.set(true);
-        let refused =
-            Cpu::default().prepare::<f32, _>(Plain::<Fickle>::new(&[]), shape).is_err();
+        let refused = Cpu::default().prepare::<f32, _>(Plain::<Fickle>::new(&[]), shape).is_err();
         MISBEHAVE.set(false);
         assert!(refused, "11 slots, 500 reductions, a power of Full values");
     }

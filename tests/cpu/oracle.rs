@@ -4,7 +4,7 @@ use gradstep::value::{Interpreter, Shape, Step};
 use gradstep::{Definition, Graph, Kind, Layout, Levels, Recipe};
 
 use crate::common::oracle::Oracle;
-use crate::common::table::{gradient, params, seed_of, Values};
+use crate::common::table::{Values, gradient, params, seed_of};
 
 /// Every operation, every reduction and every shape of slot at least once.
 pub(crate) struct Everything;
@@ -29,7 +29,9 @@ impl Definition for Everything {
         let chosen = m.less_than(u * 0.5).select(bounded.sign(), bounded / (1.0 + c.col_max()));
         let decay = (1.0 - beta.pow(t)).at_most(0.999).at_least(0.001);
         let spare = s.count(Axis::Row) + s.count(Axis::Col) * s.count(Axis::Matrix).sqrt()
-            - s.count(Axis::Tensor) + r.row_max() + r.tensor_max().tensor_mean();
+            - s.count(Axis::Tensor)
+            + r.row_max()
+            + r.tensor_max().tensor_mean();
         let spare = spare + chosen.abs().rms() + c.row_mean().col_mean();
         let spare = if s.is_matrix() { spare } else { -spare };
         s.set_param(w - lr * (chosen * decay + spare.sign() * 1e-3) - m * (lr * lr));
@@ -92,7 +94,6 @@ fn the_oracle_knows_rows_from_columns() {
     assert_eq!(o.slots["c"], [3.0, 4.0, 5.0, 9.0, 10.0, 11.0]);
     assert_eq!(o.slots["m"], [2.5, 8.5]);
     assert_eq!(o.slots["s"], [5.5]);
-    let by_hand =
-        [13.0, 14.0, 15.0, 43.0, 44.0, 45.0, 79.0, 80.0, 81.0, 109.0, 110.0, 111.0];
+    let by_hand = [13.0, 14.0, 15.0, 43.0, 44.0, 45.0, 79.0, 80.0, 81.0, 109.0, 110.0, 111.0];
     assert_eq!(p, by_hand);
 }

@@ -4,7 +4,7 @@ use gradstep::{Cpu, Layout};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::common::run::{bits, narrow, widen, Number, Problem};
+use crate::common::run::{Number, Problem, bits, narrow, widen};
 use crate::common::table::*;
 use crate::common::tolerance::{self, STATE, STEP};
 
@@ -43,7 +43,8 @@ fn problems(test: &'static str) -> impl Strategy<Value = Problem> {
     let pick = (0..optimizers().len(), 0..VALUES.len(), shapes(), layouts(), any::<u64>());
     pick.prop_map(move |(optimizer, values, shape, layout, seed)| {
         let Case { name, mut optimizer } = optimizers().swap_remove(optimizer);
-        let (_, plan) = layout.plan(gradstep::Optimizer::recipe(&optimizer), &shape).expect("valid");
+        let (_, plan) =
+            layout.plan(gradstep::Optimizer::recipe(&optimizer), &shape).expect("valid");
         vary(&mut optimizer, &plan.graph.hypers, &mut Rng(seed));
         Problem {
             name: format!("{name} {layout:?} {:?}", VALUES[values]),
@@ -64,7 +65,9 @@ fn run(cases: u32, test: &'static str, check: impl Fn(&Problem)) {
             check(&problem);
             Ok(())
         })
-        .unwrap_or_else(|e| panic!("{e}\nRepeat: GRADSTEP_SEED={} cargo test --test cpu {test}", base_seed()));
+        .unwrap_or_else(|e| {
+            panic!("{e}\nRepeat: GRADSTEP_SEED={} cargo test --test cpu {test}", base_seed())
+        });
 }
 
 #[test]

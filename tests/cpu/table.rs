@@ -4,7 +4,7 @@ use gradstep::Cpu;
 
 use crate::common::run::{Number, Problem};
 use crate::common::table::*;
-use crate::common::tolerance::{Tolerance, LONG_F64, STATE, STEP};
+use crate::common::tolerance::{LONG_F64, STATE, STEP, Tolerance};
 
 fn run<T: Number>(shapes: &[Tensor], values: &[Values], steps: u64, test: &'static str) {
     run_within::<T>(shapes, values, steps, [STEP, STATE], test);

@@ -1,9 +1,9 @@
 //! Memory of any strides gives the bits that contiguous memory gives.
 
 use gradstep::Cpu;
-use ndarray::{s, Array2, Array3, ArrayD, IxDyn, ShapeBuilder};
+use ndarray::{Array2, Array3, ArrayD, IxDyn, ShapeBuilder, s};
 
-use crate::common::run::{bits, narrow, Number};
+use crate::common::run::{Number, bits, narrow};
 use crate::common::table::*;
 
 /// Steps through contiguous memory.

@@ -1,0 +1,487 @@
+//! What arenas and foreign tensors share: constants of a step, groups of tensors, dispatches.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::cut::Layouts;
+use super::device::{Gpu, Pipelines, UNIFORM_ALIGN, lost};
+use crate::definition::{Optimizer, Recipe};
+use crate::error::{Error, Result};
+use crate::layout::{Dims, Layout};
+use crate::plan::Plan;
+use crate::trace::Kind;
+use crate::value::Shape;
+use crate::wgsl::{Dispatch, FIRST_SLOT};
+
+/// Steps that may be encoded and not finished.
+const RING: usize = 64;
+
+/// Tensors of one definition that run by one plan.
+#[derive(Debug)]
+pub(crate) struct Class {
+    kind: Kind,
+    pub(crate) plan: Plan,
+    pub(crate) separate: Arc<Pipelines>,
+    pub(crate) pooled: Option<Arc<Pipelines>>,
+    /// Where its constants lie in a set of the ring.
+    offset: u64,
+    values: Vec<f64>,
+}
+
+/// An optimizer on a device: its classes and the ring of constants.
+pub(crate) struct Engine<O> {
+    pub(crate) gpu: Gpu,
+    pub(crate) optimizer: O,
+    pub(crate) recipe: Recipe,
+    pub(crate) classes: Vec<Class>,
+    pub(crate) t: u64,
+    ring: Option<Ring>,
+    /// One set of constants, as it is uploaded.
+    constants: Vec<f32>,
+}
+
+impl<O: fmt::Debug> fmt::Debug for Engine<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("gpu", &self.gpu)
+            .field("optimizer", &self.optimizer)
+            .field("steps", &self.t)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Ring {
+    buffer: wgpu::Buffer,
+    taken: Arc<[AtomicBool]>,
+    stride: u64,
+    next: usize,
+}
+
+/// A set of the ring; it is free again when this is dropped.
+pub(crate) struct Ticket {
+    taken: Arc<[AtomicBool]>,
+    index: usize,
+    pub(crate) offset: u64,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.taken[self.index].store(false, Ordering::Release);
+    }
+}
+
+impl<O: Optimizer> Engine<O> {
+    pub(crate) fn new(gpu: &Gpu, optimizer: O) -> Result<Self> {
+        gpu.check_alive()?;
+        optimizer.check()?;
+        let recipe = optimizer.recipe();
+        Ok(Self {
+            gpu: gpu.clone(),
+            optimizer,
+            recipe,
+            classes: Vec::new(),
+            t: 0,
+            ring: None,
+            constants: Vec::new(),
+        })
+    }
+
+    /// Finds or makes the class of a tensor.
+    pub(crate) async fn class(
+        &mut self,
+        shape: &[usize],
+        layout: Layout,
+        pooled: bool,
+        capacity: usize,
+    ) -> Result<(usize, Dims)> {
+        let (dims, graph) = layout.resolve(self.recipe, shape)?;
+        if u32::try_from(dims.len()).is_err() {
+            return Err(Error::TooLarge {
+                shape: shape.to_vec(),
+                problem: format!("{} elements, and the GPU counts to {}", dims.len(), u32::MAX),
+            });
+        }
+        let fused = super::cut::whole_rows(&dims, capacity);
+        let known = self.classes.iter().position(|c| c.kind == dims.kind && c.plan.fused == fused);
+        if let Some(class) = known {
+            return Ok((class, dims));
+        }
+        crate::host::check_names(&graph, &self.optimizer)?;
+        let plan = Plan::new(graph, fused)?;
+        let separate = self.gpu.pipelines(self.recipe, &plan, false).await?;
+        let pooled = match pooled {
+            true => Some(self.gpu.pipelines(self.recipe, &plan, true).await?),
+            false => None,
+        };
+        let offset = (self.constants.len() * 4) as u64;
+        let bytes = (separate.program.hosts.len().max(1) * 4) as u64;
+        let words = usize::try_from(bytes.next_multiple_of(UNIFORM_ALIGN) / 4).unwrap_or(64);
+        self.constants.resize(self.constants.len() + words, 0.0);
+        let values = vec![0.0; plan.graph.nodes.len()];
+        self.classes.push(Class { kind: dims.kind, plan, separate, pooled, offset, values });
+        Ok((self.classes.len() - 1, dims))
+    }
+
+    /// Makes the ring, when all classes are known.
+    pub(crate) async fn make_ring(&mut self) -> Result<()> {
+        let stride = (self.constants.len().max(64) * 4) as u64;
+        let buffer = self
+            .gpu
+            .checked("the ring of constants", |device| {
+                device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("gradstep constants"),
+                    size: stride * RING as u64,
+                    usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                })
+            })
+            .await?;
+        let taken = (0..RING).map(|_| AtomicBool::new(false)).collect();
+        self.ring = Some(Ring { buffer, taken, stride, next: 0 });
+        Ok(())
+    }
+
+    pub(crate) fn ring_buffer(&self) -> Option<&wgpu::Buffer> {
+        self.ring.as_ref().map(|r| &r.buffer)
+    }
+
+    /// Checks everything, computes the constants of the next step and puts them into the ring.
+    pub(crate) fn begin(&mut self) -> Result<Ticket> {
+        self.optimizer.check()?;
+        if self.optimizer.recipe() != self.recipe {
+            return Err(Error::Structure {
+                optimizer: self.recipe.name(),
+                what: format!("its settings now select {}", self.optimizer.recipe().name()),
+            });
+        }
+        for class in &mut self.classes {
+            let optimizer = &self.optimizer;
+            let hyper = |name: &str| optimizer.hyper(name).unwrap_or(f64::NAN);
+            crate::host::eval_all(&class.plan, &mut class.values, self.t + 1, hyper);
+            let first = usize::try_from(class.offset / 4).unwrap_or(0);
+            let hosts = &class.separate.program.hosts;
+            for (to, &n) in self.constants[first..].iter_mut().zip(hosts) {
+                #[allow(clippy::cast_possible_truncation, reason = "rounded once, here")]
+                let value = class.values[n] as f32;
+                *to = value;
+            }
+        }
+        let Some(ring) = &mut self.ring else {
+            return Err(lost("it has no ring of constants"));
+        };
+        let free = (0..RING).map(|i| (ring.next + i) % RING).find(|&i| {
+            ring.taken[i].compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        });
+        let Some(index) = free else {
+            return Err(Error::RingFull { in_flight: RING, capacity: RING });
+        };
+        ring.next = (index + 1) % RING;
+        let ticket =
+            Ticket { taken: ring.taken.clone(), index, offset: ring.stride * index as u64 };
+        self.gpu.write(&ring.buffer, ticket.offset, &self.constants)?;
+        Ok(ticket)
+    }
+
+    /// Counts the step; its constants stay until the submission is over, or never happens.
+    pub(crate) fn end(&mut self, encoder: &wgpu::CommandEncoder, ticket: Ticket) {
+        encoder.on_submitted_work_done(move || drop(ticket));
+        self.t += 1;
+    }
+
+    /// The offset of a class's constants in the set of a ticket.
+    pub(crate) fn dynamic_offset(&self, class: usize, ticket: &Ticket) -> u32 {
+        u32::try_from(ticket.offset + self.classes[class].offset).unwrap_or(0)
+    }
+}
+
+/// Tensors of one class that are dispatched together.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) class: usize,
+    pub(crate) layouts: Layouts,
+    pub(crate) small: wgpu::Buffer,
+    pub(crate) chunks: Vec<ChunkBuffers>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ChunkBuffers {
+    table: wgpu::Buffer,
+    /// The words of the uniform `window`, but for the first two.
+    window: [u32; 8],
+    pub(crate) slots: Vec<wgpu::Buffer>,
+}
+
+/// A range of a buffer to bind.
+pub(crate) struct Bound<'a> {
+    pub(crate) buffer: &'a wgpu::Buffer,
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
+}
+
+impl<'a> Bound<'a> {
+    fn entry(&self, binding: u32) -> wgpu::BindGroupEntry<'a> {
+        wgpu::BindGroupEntry {
+            binding,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: self.buffer,
+                offset: self.offset,
+                size: NonZeroU64::new(self.size),
+            }),
+        }
+    }
+}
+
+/// One dispatch of a step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call {
+    pub(crate) pipeline: usize,
+    pub(crate) chunk: usize,
+    pub(crate) groups: (u32, u32),
+}
+
+pub(crate) fn storage() -> wgpu::BufferUsages {
+    wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC
+}
+
+/// A buffer of `len` floats that begin as `init`.
+pub(crate) fn floats(
+    device: &wgpu::Device,
+    label: &str,
+    len: usize,
+    init: f64,
+) -> Option<wgpu::Buffer> {
+    if init != 0.0 {
+        #[allow(clippy::cast_possible_truncation, reason = "an initial value, rounded once")]
+        return Gpu::buffer_of(device, label, &vec![init as f32; len], storage());
+    }
+    // Buffers begin as zeros.
+    Some(device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some(label),
+        size: (len as u64 * 4).max(16),
+        usage: storage(),
+        mapped_at_creation: false,
+    }))
+}
+
+impl Group {
+    /// Cuts tensors and makes the buffers of their state.
+    pub(crate) async fn new<O: Optimizer>(
+        engine: &Engine<O>,
+        class: usize,
+        tensors: &[Dims],
+        capacity: usize,
+    ) -> Result<Self> {
+        let Class { plan, separate, .. } = &engine.classes[class];
+        let places = &separate.program.places;
+        let mut layouts = Layouts::default();
+        for &dims in tensors {
+            layouts.push(plan, places, dims, capacity);
+        }
+        let limits = engine.gpu.device().limits();
+        let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let too_much = |what: &str, needed: usize| Error::GpuLimit {
+            what: format!("{what} of {}", engine.recipe.name()),
+            needed: needed as u64,
+            limit: "maxStorageBufferBindingSize",
+            available: binding,
+            remedy: "split the tensors over several arenas, or choose a layout with less state",
+        };
+        if layouts.small_len as u64 * 4 > binding || u32::try_from(layouts.small_len).is_err() {
+            return Err(too_much("the row and column statistics", layouts.small_len * 4));
+        }
+        let mut small = vec![0.0f32; layouts.small_len];
+        for (tensor, cut) in layouts.tensors.iter().zip(&layouts.cuts) {
+            for (s, decl) in plan.graph.slots.iter().enumerate() {
+                if decl.shape != Shape::Full {
+                    let at = tensor[3] as usize + places.slot(s, &cut.dims);
+                    #[allow(clippy::cast_possible_truncation, reason = "rounded once")]
+                    small[at..at + cut.dims.count(decl.shape)].fill(decl.init as f32);
+                }
+            }
+        }
+        let tables: Vec<_> = (0..layouts.chunks.len()).map(|c| layouts.table(c)).collect();
+        if let Some((table, ..)) = tables.iter().find(|t| t.0.len() as u64 * 4 > binding) {
+            return Err(too_much("the work list", table.len() * 4));
+        }
+        let made = engine
+            .gpu
+            .checked("the state of the tensors", |device| {
+                let small = Gpu::buffer_of(device, "gradstep small", &small, storage())?;
+                let chunks = layouts.chunks.iter().zip(&tables).map(|(chunk, table)| {
+                    let (words, tiles, gathers) = table;
+                    let slots = plan.graph.full_slots().map(|s| {
+                        let decl = &plan.graph.slots[s];
+                        floats(device, decl.name, chunk.len, decl.init)
+                    });
+                    let n_gathers = (words.len() - gathers) / super::cut::GATHER_WORDS;
+                    let word = |x: usize| u32::try_from(x).unwrap_or(u32::MAX);
+                    Some(ChunkBuffers {
+                        table: Gpu::buffer_of(device, "gradstep table", words, storage())?,
+                        window: [
+                            0,
+                            0,
+                            word(*tiles),
+                            word(chunk.tiles.len()),
+                            word(*gathers),
+                            word(n_gathers),
+                            word(layouts.tensors.len()),
+                            0,
+                        ],
+                        slots: slots.collect::<Option<_>>()?,
+                    })
+                });
+                let chunks: Option<Vec<_>> = chunks.collect();
+                Some((small, chunks?))
+            })
+            .await?;
+        let Some((small, chunks)) = made else {
+            return Err(lost("it made buffers that cannot be mapped"));
+        };
+        Ok(Self { class, layouts, small, chunks })
+    }
+
+    /// The dispatches of a step, in order.
+    pub(crate) fn calls<O: Optimizer>(&self, engine: &Engine<O>) -> Vec<Call> {
+        let limit = engine.gpu.device().limits().max_compute_workgroups_per_dimension;
+        let dispatches = &engine.classes[self.class].separate.program.dispatches;
+        let mut calls = Vec::new();
+        for (pipeline, dispatch) in dispatches.iter().enumerate() {
+            let mut call = |chunk: usize, n: u32| {
+                if n > 0 {
+                    calls.push(Call { pipeline, chunk, groups: folded(n, limit) });
+                }
+            };
+            match dispatch {
+                Dispatch::Sweep(_) => {
+                    (0..self.chunks.len()).for_each(|c| call(c, self.chunks[c].window[3]));
+                }
+                Dispatch::Gather(_) => call(0, self.chunks.first().map_or(0, |c| c.window[5])),
+                Dispatch::Settle(_) => call(0, self.chunks.first().map_or(0, |c| c.window[6])),
+            }
+        }
+        calls
+    }
+
+    /// Binds one chunk, with its parameters and gradients. In a pooled program both lie in `param`.
+    pub(crate) fn bind<O: Optimizer>(
+        &self,
+        device: &wgpu::Device,
+        engine: &Engine<O>,
+        chunk: usize,
+        (param, param_base): (&Bound<'_>, u32),
+        (grad, grad_base): (Option<&Bound<'_>>, u32),
+    ) -> Option<wgpu::BindGroup> {
+        let class = &engine.classes[self.class];
+        let pipelines = if grad.is_some() { &class.separate } else { class.pooled.as_ref()? };
+        let buffers = &self.chunks[chunk];
+        let mut words = buffers.window;
+        (words[0], words[1]) = (param_base, grad_base);
+        let window =
+            Gpu::buffer_of(device, "gradstep window", &words, wgpu::BufferUsages::UNIFORM)?;
+        let hosts = (pipelines.program.hosts.len().max(1) * 4) as u64;
+        let whole = |binding: u32, buffer| wgpu::BindGroupEntry {
+            binding,
+            resource: wgpu::Buffer::as_entire_binding(buffer),
+        };
+        let hosts = Bound { buffer: engine.ring_buffer()?, offset: 0, size: hosts };
+        let mut entries = vec![
+            hosts.entry(0),
+            whole(1, &window),
+            whole(2, &buffers.table),
+            whole(3, &self.small),
+            param.entry(5),
+        ];
+        if let Some(grad) = grad {
+            entries.push(grad.entry(4));
+        }
+        entries.extend((FIRST_SLOT..).zip(&buffers.slots).map(|(i, slot)| whole(i, slot)));
+        Some(device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("gradstep"),
+            layout: &pipelines.layout,
+            entries: &entries,
+        }))
+    }
+
+    /// Reads a slot of the tensor at `index` of this group.
+    pub(crate) async fn read_slot<O: Optimizer>(
+        &self,
+        engine: &Engine<O>,
+        index: usize,
+        name: &str,
+    ) -> Result<Vec<f32>> {
+        let (slot, shape) = engine.find(name)?;
+        let class = &engine.classes[self.class];
+        let cut = &self.layouts.cuts[index];
+        let mut out = vec![0.0; cut.dims.count(shape)];
+        if let Some(k) = class.plan.graph.full_slots().position(|s| s == slot) {
+            for piece in &self.layouts.pieces[index] {
+                let to = &mut out[piece.elements.clone()];
+                let buffer = &self.chunks[piece.chunk].slots[k];
+                engine.gpu.read(buffer, piece.at as u64 * 4, to).await?;
+            }
+        } else {
+            let at = self.small_slot(engine, index, slot);
+            engine.gpu.read(&self.small, at as u64 * 4, &mut out).await?;
+        }
+        Ok(out)
+    }
+
+    /// Overwrites a slot, in effect from the next submit on.
+    pub(crate) fn write_slot<O: Optimizer>(
+        &self,
+        engine: &Engine<O>,
+        index: usize,
+        name: &str,
+        values: &[f32],
+    ) -> Result<()> {
+        let (slot, shape) = engine.find(name)?;
+        let expected = self.layouts.cuts[index].dims.count(shape);
+        if values.len() != expected {
+            return Err(Error::Shape {
+                what: format!("slot `{name}`"),
+                expected: vec![expected],
+                found: vec![values.len()],
+            });
+        }
+        let class = &engine.classes[self.class];
+        if let Some(k) = class.plan.graph.full_slots().position(|s| s == slot) {
+            for piece in &self.layouts.pieces[index] {
+                let buffer = &self.chunks[piece.chunk].slots[k];
+                engine.gpu.write(buffer, piece.at as u64 * 4, &values[piece.elements.clone()])?;
+            }
+            return Ok(());
+        }
+        let at = self.small_slot(engine, index, slot);
+        engine.gpu.write(&self.small, at as u64 * 4, values)
+    }
+
+    fn small_slot<O>(&self, engine: &Engine<O>, index: usize, slot: usize) -> usize {
+        let places = &engine.classes[self.class].separate.program.places;
+        let base = self.layouts.tensors[index][3] as usize;
+        base + places.slot(slot, &self.layouts.cuts[index].dims)
+    }
+}
+
+impl<O> Engine<O> {
+    /// A slot by name. Classes of one definition may declare different slots.
+    fn find(&self, name: &str) -> Result<(usize, Shape)> {
+        let all = || self.classes.iter().flat_map(|c| c.plan.graph.slots.iter());
+        let found = self.classes.iter().find_map(|c| {
+            let slot = c.plan.graph.slots.iter().position(|s| s.name == name)?;
+            Some((slot, c.plan.graph.slots[slot].shape))
+        });
+        found.ok_or_else(|| Error::NoSlot {
+            definition: self.recipe.name(),
+            name: name.into(),
+            known: all().map(|s| s.name).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+/// A number of workgroups, in two dimensions where one does not hold it.
+fn folded(n: u32, limit: u32) -> (u32, u32) {
+    let y = n.div_ceil(limit.max(1)).max(1);
+    (n.div_ceil(y), y)
+}

@@ -1,0 +1,23 @@
+//! The GPU backend: the same definitions as compute shaders, on the caller's own `wgpu` device.
+//!
+//! [`Gpu::new`] takes a device and a queue ([`Gpu::open`] finds one). [`Gpu::arena`] keeps
+//! parameters, gradients and state of many tensors in a few large buffers of its own;
+//! [`Gpu::foreign`] steps ranges of the caller's buffers. Both *encode* a step into the caller's
+//! `wgpu::CommandEncoder`: nothing is submitted, polled or read back, so steps can be recorded
+//! ahead, and the caller's own passes can stand before and after in the same submission.
+//!
+//! Everything runs within WebGPU's default limits. Sums are made in a fixed order, without atomics,
+//! so two runs on one device give equal bits. What a non-finite gradient does to its tensor is
+//! unspecified.
+
+mod arena;
+mod cut;
+mod device;
+mod engine;
+mod foreign;
+
+pub use self::arena::{Arena, Region};
+pub use self::device::Gpu;
+pub use self::foreign::Foreign;
+/// The version of wgpu whose types stand in this interface; its major version is part of ours.
+pub use wgpu;

@@ -1,0 +1,990 @@
+//! The printer: from a [`Plan`] to WGSL.
+//!
+//! The text is `shaders/step.wgsl` with its marked places filled in: one `match` line for each
+//! operation, one entry point for each dispatch. Where small values lie in memory is decided here
+//! ([`Places`]) and read by the GPU backend, so that it is typed once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use crate::error::Result;
+use crate::layout::Dims;
+use crate::plan::{Buffer, Plan};
+use crate::trace::{Node, NodeId, Op, SlotId};
+use crate::value::{Axis, Binary, Reduction, Shape, Unary};
+
+/// Threads of a workgroup of a sweep: each takes every so-manieth column of a tile.
+pub(crate) const WIDTH: u32 = 64;
+/// Rows of a tile at most.
+pub(crate) const ROWS: u32 = 16;
+/// Columns of a tile at most where rows are cut.
+pub(crate) const COLS: u32 = 4096;
+/// Columns up to which a tile has whole rows.
+pub(crate) const WHOLE_ROW: usize = 16 * 1024;
+/// Row tiles above which a gather adds them up in groups before the settle.
+pub(crate) const GATHER: u32 = 16;
+/// Storage buffers that every program binds besides its full-size slots: the table, the small
+/// values, gradient and parameter.
+const FIXED_BUFFERS: u32 = 4;
+/// The first binding of a full-size slot.
+pub(crate) const FIRST_SLOT: u32 = 6;
+
+const SKELETON: &str = include_str!("../shaders/step.wgsl");
+
+/// The number of storage buffers that the program of `plan` binds.
+pub(crate) fn storage_buffers(plan: &Plan) -> u32 {
+    let slots = plan.graph.full_slots().count();
+    FIXED_BUFFERS + u32::try_from(slots).unwrap_or(u32::MAX - FIXED_BUFFERS)
+}
+
+/// What is dispatched, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dispatch {
+    /// A sweep over all tiles, by the name of its entry point.
+    Sweep(String),
+    /// Adds column sums of many row tiles.
+    Gather(String),
+    /// Settles small values, one workgroup per tensor.
+    Settle(String),
+}
+
+impl Dispatch {
+    /// The entry point.
+    #[must_use]
+    pub fn entry(&self) -> &str {
+        match self {
+            Self::Sweep(name) | Self::Gather(name) | Self::Settle(name) => name,
+        }
+    }
+}
+
+/// A definition in WGSL, with what is needed to run it.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The whole module.
+    pub source: String,
+    /// Entry points in the order in which they are dispatched.
+    pub dispatches: Vec<Dispatch>,
+    /// The Host values of the uniform `hosts`, in order.
+    pub hosts: Vec<NodeId>,
+    pub(crate) places: Places,
+}
+
+/// Something small that has a place in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Small {
+    Slot(SlotId),
+    Node(NodeId),
+}
+
+/// Where small values and partial sums lie: each array begins after those before it, whose lengths
+/// are multiples of a tensor's counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places {
+    small: Vec<(Small, Shape)>,
+    /// The reductions whose partial sums have a place, in order.
+    partials: Vec<(NodeId, Axis)>,
+}
+
+/// How a tensor is cut, as far as places depend on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    pub(crate) dims: Dims,
+    pub(crate) row_tiles: usize,
+    pub(crate) col_tiles: usize,
+}
+
+impl Cut {
+    pub(crate) fn tiles(&self) -> usize {
+        self.dims.batch * self.row_tiles * self.col_tiles
+    }
+
+    fn span(&self, axis: Axis) -> usize {
+        match axis {
+            Axis::Row => self.col_tiles * self.dims.batch * self.dims.rows,
+            Axis::Col => self.row_tiles * self.dims.batch * self.dims.cols,
+            Axis::Matrix | Axis::Tensor => self.tiles(),
+        }
+    }
+}
+
+impl Places {
+    /// Elements of small values, slots included.
+    pub(crate) fn small_len(&self, dims: &Dims) -> usize {
+        self.small.iter().map(|&(_, shape)| dims.count(shape)).sum()
+    }
+
+    /// Elements of partial sums.
+    pub(crate) fn partials_len(&self, cut: &Cut) -> usize {
+        self.partials.iter().map(|&(_, axis)| cut.span(axis)).sum()
+    }
+
+    /// Where a small slot begins, from the start of its tensor's small values.
+    pub(crate) fn slot(&self, slot: SlotId, dims: &Dims) -> usize {
+        let before = self.small.iter().take_while(|(s, _)| *s != Small::Slot(slot));
+        before.map(|&(_, shape)| dims.count(shape)).sum()
+    }
+
+    fn wgsl(&self, plan: &Plan) -> String {
+        let mut out = String::new();
+        let mut places = |base: &str, arrays: Vec<(String, &'static str)>| {
+            let mut before: BTreeMap<&str, u32> = BTreeMap::new();
+            for (name, extent) in arrays {
+                let terms: String = before
+                    .iter()
+                    .map(|(&extent, n)| match (extent, n) {
+                        ("1u", n) => format!(" + {n}u"),
+                        (_, 1) => format!(" + {extent}"),
+                        _ => format!(" + {n}u * {extent}"),
+                    })
+                    .collect();
+                let _ = writeln!(
+                    out,
+                    "fn {name}(t: Tensor) -> u32 {{\n    return {base}{terms};\n}}\n"
+                );
+                *before.entry(extent).or_insert(0) += 1;
+            }
+        };
+        let small = self.small.iter().map(|&(s, shape)| (small_place(plan, s), extent(shape).0));
+        places("t.small", small.collect());
+        let partials = self.partials.iter().map(|&(n, axis)| {
+            let extent = match axis {
+                Axis::Row => "t.col_tiles * t.batch * t.rows",
+                Axis::Col => "t.row_tiles * t.batch * t.cols",
+                Axis::Matrix | Axis::Tensor => "t.batch * t.row_tiles * t.col_tiles",
+            };
+            (format!("partials_{n}"), extent)
+        });
+        places("t.partials", partials.collect());
+        out.truncate(out.trim_end().len());
+        out
+    }
+}
+
+fn small_place(plan: &Plan, small: Small) -> String {
+    match small {
+        Small::Slot(s) => format!("at_{}", ident(plan.graph.slots[s].name)),
+        Small::Node(n) => format!("at_{n}"),
+    }
+}
+
+/// A slot's name as an identifier of WGSL.
+fn ident(name: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let text: String = name.chars().map(safe).collect();
+    // Names that mean something in the module or in WGSL get a letter in front.
+    const TAKEN: [&str; 14] = [
+        "grad", "param", "small", "table", "hosts", "window", "lanes", "g", "e", "i", "c", "t",
+        "tile", "index",
+    ];
+    let keyword = TAKEN.contains(&text.as_str()) || text.starts_with("__") || text.len() < 3;
+    if keyword || !text.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        format!("slot_{text}")
+    } else {
+        text
+    }
+}
+
+/// Prints a plan.
+///
+/// With `pooled`, parameter and gradient lie in one buffer, which is then bound once.
+///
+/// # Errors
+/// [`Error::Definition`](crate::Error::Definition) if the definition has more row sums in one
+/// level than workgroup memory holds.
+pub fn print(plan: &Plan, pooled: bool) -> Result<Program> {
+    Printer::new(plan)?.program(pooled)
+}
+
+/// A stretch between two sweeps, or before the first, or after the last.
+struct Settle {
+    nodes: Vec<NodeId>,
+    commits: Vec<(SlotId, NodeId)>,
+    /// Phase of each node: within one, values depend on each other index by index only.
+    phase: BTreeMap<NodeId, usize>,
+}
+
+struct Printer<'a> {
+    plan: &'a Plan,
+    settles: Vec<Settle>,
+    places: Places,
+    /// Small nodes with a place in memory.
+    kept: BTreeSet<NodeId>,
+    /// Nodes settled within a sweep, for its rows.
+    local: BTreeSet<NodeId>,
+    /// Those of them that a later level of the sweep reads.
+    shared: BTreeSet<NodeId>,
+    hosts: Vec<NodeId>,
+}
+
+impl<'a> Printer<'a> {
+    fn new(plan: &'a Plan) -> Result<Self> {
+        let local: BTreeSet<_> = plan.sweeps.iter().flat_map(|s| s.local.clone()).collect();
+        let mut shared = BTreeSet::new();
+        for sweep in &plan.sweeps {
+            let reads = sweep.levels.clone().flat_map(|k| plan.levels[k].reads.iter().copied());
+            let later = sweep.local.iter().flat_map(|&n| {
+                let level = plan.graph.nodes[n].level;
+                plan.graph.nodes[n].op.args().filter(move |&a| plan.graph.nodes[a].level < level)
+            });
+            shared.extend(reads.chain(later).filter(|n| sweep.local.contains(n)));
+        }
+        let mut settles = Vec::new();
+        let mut from = 0;
+        for i in 0..=plan.sweeps.len() {
+            let upto = match plan.sweeps.get(i) {
+                Some(sweep) => sweep.levels.start + 1,
+                None => plan.settles.len(),
+            };
+            settles.push(Settle::new(plan, from..upto.max(from), &local));
+            from = upto.max(from);
+        }
+        let mut printer = Self {
+            plan,
+            settles,
+            places: Places::default(),
+            kept: BTreeSet::new(),
+            local,
+            shared,
+            hosts: plan
+                .hosts
+                .iter()
+                .copied()
+                .filter(|&n| literal(plan.graph.nodes[n].op).is_none())
+                .collect(),
+        };
+        printer.keep();
+        let limit = (16 * 1024 - 4 * 256) / (4 * WIDTH * ROWS);
+        for (k, level) in plan.levels.iter().enumerate() {
+            let n = level.reductions.iter().filter(|&&n| printer.axis(n) == Axis::Row).count();
+            if n > limit as usize {
+                return Err(plan.graph.error(
+                    format!("level {k} has {n} row reductions, and the GPU has room for {limit}"),
+                    "compute one of them at another level",
+                ));
+            }
+        }
+        Ok(printer)
+    }
+
+    fn node(&self, n: NodeId) -> &'a Node {
+        &self.plan.graph.nodes[n]
+    }
+
+    fn axis(&self, n: NodeId) -> Axis {
+        match self.node(n).op {
+            Op::Reduce(_, axis, _) => axis,
+            _ => Axis::Tensor,
+        }
+    }
+
+    /// Decides which small values need memory: those that a sweep reads, that another phase or
+    /// another settle reads, and those that slots are set to.
+    fn keep(&mut self) {
+        let graph = &self.plan.graph;
+        for sweep in &self.plan.sweeps {
+            for k in sweep.levels.clone() {
+                for &n in &self.plan.levels[k].reads {
+                    if !sweep.local.contains(&n) {
+                        self.kept.insert(n);
+                    }
+                }
+            }
+        }
+        for settle in &self.settles {
+            for &n in &settle.nodes {
+                for a in graph.nodes[n].op.args() {
+                    if settle.phase.get(&a) != settle.phase.get(&n) || !near(self.plan, a, n) {
+                        self.kept.insert(a);
+                    }
+                }
+            }
+            self.kept.extend(settle.commits.iter().map(|c| c.1));
+        }
+        let in_memory = |n: &NodeId| {
+            !matches!(graph.nodes[*n].shape, Shape::Host | Shape::Full) && !resides(self.plan, *n)
+        };
+        self.kept.retain(in_memory);
+        for (s, decl) in graph.slots.iter().enumerate() {
+            if decl.shape != Shape::Full {
+                self.places.small.push((Small::Slot(s), decl.shape));
+            }
+        }
+        for &n in &self.kept {
+            self.places.small.push((Small::Node(n), graph.nodes[n].shape));
+        }
+        for level in &self.plan.levels {
+            for &n in &level.reductions {
+                // Row sums that are settled within the sweep leave no partial sums.
+                if !self.local.contains(&n) {
+                    self.places.partials.push((n, self.axis(n)));
+                }
+            }
+        }
+    }
+
+    fn program(self, pooled: bool) -> Result<Program> {
+        let mut entries = Vec::new();
+        let mut dispatches = Vec::new();
+        for (i, settle) in self.settles.iter().enumerate() {
+            if i > 0 {
+                let name = format!("sweep_{i}");
+                entries.push(self.sweep(i - 1, &name, pooled));
+                dispatches.push(Dispatch::Sweep(name));
+            }
+            let columns: Vec<_> =
+                settle.full_reductions(self.plan).filter(|&n| self.axis(n) == Axis::Col).collect();
+            if !columns.is_empty() && self.plan.fused {
+                let name = format!("gather_{i}");
+                entries.push(self.gather(&columns, &name));
+                dispatches.push(Dispatch::Gather(name));
+            }
+            if !settle.nodes.is_empty() || !settle.commits.is_empty() {
+                let name = format!("settle_{i}");
+                entries.push(self.settle(settle, &name));
+                dispatches.push(Dispatch::Settle(name));
+            }
+        }
+        let most_rows = self
+            .plan
+            .levels
+            .iter()
+            .map(|l| l.reductions.iter().filter(|&&n| self.axis(n) == Axis::Row).count())
+            .max()
+            .unwrap_or(0);
+        let mut shared = String::new();
+        for i in 0..most_rows {
+            let _ = writeln!(shared, "var<workgroup> row_{i}: array<f32, WIDTH * ROWS>;");
+        }
+        for n in &self.shared {
+            let _ = writeln!(shared, "var<workgroup> local_{n}: array<f32, ROWS>;");
+        }
+        let mut hosts = String::new();
+        for &n in &self.hosts {
+            let _ = writeln!(hosts, "{}: f32,", self.host_field(n));
+        }
+        if hosts.is_empty() {
+            hosts.push_str("none: f32,\n");
+        }
+        let mut buffers = String::new();
+        if pooled {
+            let _ = writeln!(buffers, "// Parameters and gradients, in one buffer.");
+        } else {
+            let _ = writeln!(buffers, "@group(0) @binding(4) var<storage, read> grad: array<f32>;");
+        }
+        let _ =
+            writeln!(buffers, "@group(0) @binding(5) var<storage, read_write> param: array<f32>;");
+        for (binding, s) in (FIRST_SLOT..).zip(self.plan.graph.full_slots()) {
+            let name = ident(self.plan.graph.slots[s].name);
+            let _ = writeln!(
+                buffers,
+                "@group(0) @binding({binding}) var<storage, read_write> {name}: array<f32>;"
+            );
+        }
+        let (head, rest) = split(SKELETON, "sweep");
+        let tail = ["gather", "settle"].iter().fold(rest.1, |text, name| {
+            let (before, after) = split(&text, name);
+            format!("{}{}", before.trim_end(), after.1)
+        });
+        let mut source = fill(&head, "hosts", &hosts);
+        source = fill(&source, "buffers", &buffers);
+        source = fill(&source, "shared", &shared);
+        source = fill(&source, "places", &self.places.wgsl(self.plan));
+        // The skeleton's own introduction gives way to the definition's.
+        let body = source.find("\n\n").map_or(source.as_str(), |at| &source[at..]);
+        let text = format!(
+            "// {} of a {}{}: {} bytes a parameter in {} sweeps.\n\
+             // Printed from the definition into shaders/step.wgsl; do not edit.{}{}{}",
+            self.plan.graph.name,
+            self.plan.graph.kind,
+            if self.plan.graph.kind == crate::trace::Kind::Vector {
+                ""
+            } else if self.plan.fused {
+                " in tiles of whole rows"
+            } else {
+                " in tiles of pieces of rows"
+            },
+            self.plan.bytes_per_parameter(4),
+            self.plan.sweeps.len(),
+            body,
+            entries.join("\n"),
+            tail,
+        );
+        Ok(Program { source: tidy(&text), dispatches, hosts: self.hosts, places: self.places })
+    }
+
+    // ------------------------------------------------------------------ names
+
+    fn host_field(&self, n: NodeId) -> String {
+        match self.node(n).op {
+            Op::Hyper(h) => ident(self.plan.graph.hypers[h]),
+            Op::StepNumber => "step_number".into(),
+            _ => format!("host_{n}"),
+        }
+    }
+
+    /// A Host value, or a count, which needs no memory.
+    fn constant(&self, n: NodeId) -> Option<String> {
+        let node = self.node(n);
+        match node.op {
+            Op::Count(axis) => Some(match axis {
+                Axis::Row => "f32(t.cols)".into(),
+                Axis::Col => "f32(t.rows)".into(),
+                Axis::Matrix => "(f32(t.rows) * f32(t.cols))".into(),
+                Axis::Tensor => "(f32(t.batch) * f32(t.rows) * f32(t.cols))".into(),
+            }),
+            op if node.shape == Shape::Host => {
+                Some(literal(op).unwrap_or_else(|| format!("hosts.{}", self.host_field(n))))
+            }
+            _ => None,
+        }
+    }
+
+    fn place(&self, n: NodeId) -> String {
+        match self.node(n).op {
+            Op::Old(s) if resides(self.plan, n) => small_place(self.plan, Small::Slot(s)),
+            _ => small_place(self.plan, Small::Node(n)),
+        }
+    }
+
+    /// The operation on operands that have names.
+    fn expression(&self, n: NodeId, name: &dyn Fn(NodeId) -> String) -> String {
+        match self.node(n).op {
+            Op::Unary(op, a) => {
+                let x = name(a);
+                match op {
+                    Unary::Neg => format!("-({x})"),
+                    Unary::Sqrt => format!("sqrt({x})"),
+                    Unary::Rsqrt => format!("inverseSqrt({x})"),
+                    Unary::Abs => format!("abs({x})"),
+                    Unary::Sign => format!("sign({x})"),
+                }
+            }
+            Op::Binary(op, a, b) => {
+                let (x, y) = (name(a), name(b));
+                match op {
+                    Binary::Add => format!("{x} + {y}"),
+                    Binary::Sub => format!("{x} - {y}"),
+                    Binary::Mul => format!("{x} * {y}"),
+                    Binary::Div => format!("{x} / {y}"),
+                    Binary::Min => format!("min({x}, {y})"),
+                    Binary::Max => format!("max({x}, {y})"),
+                    // Host values only: never printed.
+                    Binary::Pow => format!("pow({x}, {y})"),
+                }
+            }
+            Op::Select([a, b, x, y]) => {
+                format!("select({}, {}, {} < {})", name(y), name(x), name(a), name(b))
+            }
+            Op::New(_, a) => name(a),
+            Op::Old(s) => format!("small[{}(t) + i]", small_place(self.plan, Small::Slot(s))),
+            _ => String::new(),
+        }
+    }
+
+    // ------------------------------------------------------------------ sweeps
+
+    fn sweep(&self, index: usize, entry: &str, pooled: bool) -> String {
+        let (_, (section, _)) = split(SKELETON, "sweep");
+        let (before, (level, after)) = split(&section, "level");
+        let sweep = &self.plan.sweeps[index];
+        let body: Vec<_> =
+            sweep.levels.clone().map(|k| self.level(&level, index, k, pooled)).collect();
+        format!("{before}{}{after}", body.concat()).replace("fn sweep(", &format!("fn {entry}("))
+    }
+
+    fn level(&self, template: &str, sweep: usize, k: usize, pooled: bool) -> String {
+        let level = &self.plan.levels[k];
+        let sweep = &self.plan.sweeps[sweep];
+        let (mut before, mut column, mut element, mut done, mut after) =
+            (String::new(), String::new(), String::new(), String::new(), String::new());
+        let value = |n: NodeId| self.constant(n).unwrap_or_else(|| format!("v{n}"));
+
+        // Small values, each read as far out as it is constant.
+        for &n in &level.reads {
+            if self.constant(n).is_some() {
+                continue;
+            }
+            let place = self.place(n);
+            let _ = match self.node(n).shape {
+                Shape::Rows if sweep.local.contains(&n) => {
+                    writeln!(element, "let v{n} = local_{n}[i];")
+                }
+                Shape::Rows => writeln!(element, "let v{n} = small[{place}(t) + tile.row + i];"),
+                Shape::Cols => {
+                    writeln!(
+                        column,
+                        "let v{n} = small[{place}(t) + tile.b * t.cols + tile.col + c];"
+                    )
+                }
+                Shape::Matrix => writeln!(before, "let v{n} = small[{place}(t) + tile.b];"),
+                _ => writeln!(before, "let v{n} = small[{place}(t)];"),
+            };
+        }
+        for &n in &level.full {
+            let node = self.node(n);
+            let load = match node.op {
+                Op::Grad if pooled => "param[window.grad + e]".to_string(),
+                Op::Grad => "grad[window.grad + e]".to_string(),
+                Op::Param => "param[window.param + e]".to_string(),
+                Op::Old(s) => format!("{}[e]", ident(self.plan.graph.slots[s].name)),
+                Op::New(s, _) if usize::from(node.level) < k => {
+                    format!("{}[e]", ident(self.plan.graph.slots[s].name))
+                }
+                _ => self.expression(n, &value),
+            };
+            let _ = writeln!(element, "let v{n} = {load};");
+        }
+        for &(buffer, n) in &level.stores {
+            let _ = match buffer {
+                Buffer::Param => writeln!(element, "param[window.param + e] = {};", value(n)),
+                Buffer::Slot(s) => {
+                    let name = ident(self.plan.graph.slots[s].name);
+                    writeln!(element, "{name}[e] = {};", value(n))
+                }
+                Buffer::Grad => Ok(()),
+            };
+        }
+        // Reductions: one accumulator for each.
+        let mut rows = 0;
+        let mut row_sums = Vec::new();
+        for &n in &level.reductions {
+            let Op::Reduce(kind, axis, a) = self.node(n).op else {
+                continue;
+            };
+            let start = identity(kind);
+            let join = |acc: &str, x: &str| match kind {
+                Reduction::Mean => format!("{acc} += {x};"),
+                Reduction::Max => format!("{acc} = max({acc}, {x});"),
+            };
+            let _ = match axis {
+                Axis::Row => {
+                    let _ = writeln!(
+                        before,
+                        "for (var i = 0u; i < tile.rows; i++) {{\n    row_{rows}[i * WIDTH + lid] = {start};\n}}"
+                    );
+                    row_sums.push((n, rows, kind));
+                    rows += 1;
+                    writeln!(
+                        element,
+                        "{}",
+                        join(&format!("row_{}[i * WIDTH + lid]", rows - 1), &value(a))
+                    )
+                }
+                Axis::Col => {
+                    let _ = writeln!(column, "var sum_{n} = {start};");
+                    let _ = writeln!(element, "{}", join(&format!("sum_{n}"), &value(a)));
+                    writeln!(
+                        done,
+                        "small[partials_{n}(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_{n};"
+                    )
+                }
+                Axis::Matrix | Axis::Tensor => {
+                    let _ = writeln!(before, "var sum_{n} = {start};");
+                    let _ = writeln!(element, "{}", join(&format!("sum_{n}"), &value(a)));
+                    let _ = writeln!(after, "lanes[lid] = sum_{n};\nworkgroupBarrier();");
+                    let _ = writeln!(after, "if (lid == 0u) {{");
+                    let _ = writeln!(after, "    for (var i = 1u; i < WIDTH; i++) {{");
+                    let _ = writeln!(after, "        {}", join(&format!("sum_{n}"), "lanes[i]"));
+                    let _ = writeln!(after, "    }}");
+                    let _ = writeln!(after, "    small[partials_{n}(t) + tile.index] = sum_{n};");
+                    writeln!(after, "}}\nworkgroupBarrier();")
+                }
+            };
+        }
+        if !row_sums.is_empty() {
+            let _ = writeln!(after, "workgroupBarrier();\nif (lid < tile.rows) {{");
+            for &(n, row, kind) in &row_sums {
+                let x = format!("row_{row}[lid * WIDTH + i]");
+                let _ = writeln!(after, "    var sum_{n} = row_{row}[lid * WIDTH];");
+                let _ = writeln!(after, "    for (var i = 1u; i < WIDTH; i++) {{");
+                let _ = match kind {
+                    Reduction::Mean => writeln!(after, "        sum_{n} += {x};\n    }}"),
+                    Reduction::Max => {
+                        writeln!(after, "        sum_{n} = max(sum_{n}, {x});\n    }}")
+                    }
+                };
+                if self.local.contains(&n) {
+                    let total = finished(kind, &format!("sum_{n}"), "f32(t.cols)");
+                    let _ = writeln!(after, "    let v{n} = {total};");
+                } else {
+                    let _ = writeln!(
+                        after,
+                        "    small[partials_{n}(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_{n};"
+                    );
+                }
+            }
+            // The rows at hand are settled before the next level of this sweep.
+            let local = sweep.local.iter().filter(|&&n| usize::from(self.node(n).level) == k + 1);
+            let mut named = BTreeSet::new();
+            for &n in local {
+                if !matches!(self.node(n).op, Op::Reduce(..)) {
+                    // What an earlier level of this sweep settled is at hand.
+                    for a in self.node(n).op.args() {
+                        if self.shared.contains(&a) && named.insert(a) {
+                            let _ = writeln!(after, "    let v{a} = local_{a}[lid];");
+                        }
+                    }
+                    self.read_small(&mut after, n, &mut named, "tile.row + lid", "tile.b");
+                    let expression = self.expression(n, &value);
+                    let _ = writeln!(after, "    let v{n} = {expression};");
+                }
+                named.insert(n);
+                if self.shared.contains(&n) {
+                    let _ = writeln!(after, "    local_{n}[lid] = v{n};");
+                }
+                if self.kept.contains(&n) {
+                    let _ =
+                        writeln!(after, "    small[{}(t) + tile.row + lid] = v{n};", self.place(n));
+                }
+            }
+            let _ = writeln!(after, "}}\nworkgroupBarrier();");
+        }
+        let mut text = template.to_string();
+        for (name, lines) in [
+            ("before", before),
+            ("column", column),
+            ("element", element),
+            ("column_done", done),
+            ("after", after),
+        ] {
+            text = fill(&text, name, &lines);
+        }
+        format!("    // Level {k}.\n{text}")
+    }
+
+    /// Loads the operands of a small node that have no name yet.
+    fn read_small(
+        &self,
+        out: &mut String,
+        n: NodeId,
+        named: &mut BTreeSet<NodeId>,
+        index: &str,
+        batch: &str,
+    ) {
+        for a in self.node(n).op.args() {
+            if self.constant(a).is_some() || !named.insert(a) {
+                continue;
+            }
+            let place = self.place(a);
+            let _ = match self.node(a).shape {
+                Shape::Scalar => writeln!(out, "    let v{a} = small[{place}(t)];"),
+                Shape::Matrix if self.node(n).shape != Shape::Matrix => {
+                    writeln!(out, "    let v{a} = small[{place}(t) + {batch}];")
+                }
+                _ => writeln!(out, "    let v{a} = small[{place}(t) + {index}];"),
+            };
+        }
+    }
+
+    // ------------------------------------------------------------------ between sweeps
+
+    fn gather(&self, columns: &[NodeId], entry: &str) -> String {
+        let (_, (section, _)) = split(SKELETON, "gather");
+        let mut sums = String::new();
+        for &n in columns {
+            let Op::Reduce(kind, ..) = self.node(n).op else {
+                continue;
+            };
+            let _ = writeln!(sums, "var sum_{n} = small[partials_{n}(t) + first * span + c];");
+            let _ = writeln!(sums, "for (var i = first + 1u; i < end; i++) {{");
+            let x = format!("small[partials_{n}(t) + i * span + c]");
+            let _ = match kind {
+                Reduction::Mean => writeln!(sums, "    sum_{n} += {x};"),
+                Reduction::Max => writeln!(sums, "    sum_{n} = max(sum_{n}, {x});"),
+            };
+            let _ = writeln!(sums, "}}\nsmall[partials_{n}(t) + first * span + c] = sum_{n};");
+        }
+        fill(&section, "sums", &sums).replace("fn gather(", &format!("fn {entry}("))
+    }
+
+    fn settle(&self, settle: &Settle, entry: &str) -> String {
+        let (_, (section, _)) = split(SKELETON, "settle");
+        let phases = settle.phase.values().max().map_or(0, |p| p + 1);
+        let mut out = String::new();
+        for phase in 0..phases {
+            if phase > 0 {
+                let _ = writeln!(out, "storageBarrier();");
+            }
+            let of_phase = || settle.nodes.iter().copied().filter(|n| settle.phase[n] == phase);
+            for shape in [Shape::Scalar, Shape::Matrix, Shape::Rows, Shape::Cols] {
+                let nodes: Vec<_> = of_phase().filter(|&n| self.node(n).shape == shape).collect();
+                self.settle_shape(&mut out, shape, &nodes);
+            }
+        }
+        if !settle.commits.is_empty() && phases > 0 {
+            let _ = writeln!(out, "storageBarrier();");
+        }
+        for &(s, n) in &settle.commits {
+            let to = small_place(self.plan, Small::Slot(s));
+            let (extent, cut) = extent(self.plan.graph.slots[s].shape);
+            let from = match (self.constant(n), self.node(n).shape) {
+                (Some(constant), _) => constant,
+                (_, Shape::Scalar) => format!("small[{}(t)]", self.place(n)),
+                (_, Shape::Matrix) => format!("small[{}(t) + i{cut}]", self.place(n)),
+                _ => format!("small[{}(t) + i]", self.place(n)),
+            };
+            let _ = writeln!(out, "for (var i = lid; i < {extent}; i += SETTLE) {{");
+            let _ = writeln!(out, "    small[{to}(t) + i] = {from};\n}}");
+        }
+        fill(&section, "values", &out).replace("fn settle(", &format!("fn {entry}("))
+    }
+
+    /// The values of one shape in one phase.
+    fn settle_shape(&self, out: &mut String, shape: Shape, nodes: &[NodeId]) {
+        // Reductions to Scalar and Matrix take the whole workgroup, everything else goes by index.
+        let (whole, by_index): (Vec<_>, Vec<_>) =
+            nodes.iter().partition(|&&n| by_workgroup(self.plan, n));
+        for n in whole {
+            self.reduce(out, n);
+        }
+        if by_index.is_empty() {
+            return;
+        }
+        let (extent, cut) = extent(shape);
+        let _ = writeln!(out, "for (var i = lid; i < {extent}; i += SETTLE) {{");
+        let mut named = BTreeSet::new();
+        let value = |n: NodeId| self.constant(n).unwrap_or_else(|| format!("v{n}"));
+        for n in by_index {
+            if let Op::Reduce(kind, axis, a) = self.node(n).op {
+                self.finish_by_index(out, n, kind, axis, a);
+            } else {
+                self.read_small(out, n, &mut named, "i", &format!("i{cut}"));
+                let _ = writeln!(out, "    let v{n} = {};", self.expression(n, &value));
+            }
+            named.insert(n);
+            if self.kept.contains(&n) {
+                let _ = writeln!(out, "    small[{}(t) + i] = v{n};", self.place(n));
+            }
+        }
+        let _ = writeln!(out, "}}");
+    }
+
+    /// Adds the partial sums of a row or column reduction at index `i`.
+    fn finish_by_index(&self, out: &mut String, n: NodeId, kind: Reduction, axis: Axis, a: NodeId) {
+        debug_assert!(self.node(a).shape == Shape::Full, "only Full values leave rows or columns");
+        let start = identity(kind);
+        let _ = writeln!(out, "    var sum_{n} = {start};");
+        let (loops, x, count) = if axis == Axis::Row {
+            (
+                "for (var k = 0u; k < t.col_tiles; k++)",
+                format!("small[partials_{n}(t) + k * t.batch * t.rows + i]"),
+                "f32(t.cols)",
+            )
+        } else {
+            (
+                "for (var k = 0u; k < t.row_tiles; k += t.per_group)",
+                format!("small[partials_{n}(t) + k * t.batch * t.cols + i]"),
+                "f32(t.rows)",
+            )
+        };
+        let join = match kind {
+            Reduction::Mean => format!("sum_{n} += {x};"),
+            Reduction::Max => format!("sum_{n} = max(sum_{n}, {x});"),
+        };
+        let _ = writeln!(out, "    {loops} {{\n        {join}\n    }}");
+        let _ = writeln!(out, "    let v{n} = {};", finished(kind, &format!("sum_{n}"), count));
+    }
+
+    /// A reduction to one value per batch entry or one for all, by the whole workgroup.
+    fn reduce(&self, out: &mut String, n: NodeId) {
+        let Op::Reduce(kind, axis, a) = self.node(n).op else {
+            return;
+        };
+        let from = self.node(a).shape;
+        let total = |x: &str| match kind {
+            Reduction::Mean => format!("sum_lanes(lid, {x})"),
+            Reduction::Max => format!("max_lanes(lid, {x})"),
+        };
+        let join = |acc: &str, x: &str| match kind {
+            Reduction::Mean => format!("{acc} += {x};"),
+            Reduction::Max => format!("{acc} = max({acc}, {x});"),
+        };
+        // How many terms a batch entry has, where they lie, and what a mean divides by.
+        let (terms, place, count) = match from {
+            Shape::Full => (
+                "t.row_tiles * t.col_tiles",
+                format!("partials_{n}(t)"),
+                "(f32(t.rows) * f32(t.cols))",
+            ),
+            Shape::Rows => ("t.rows", format!("{}(t)", self.place(a)), "f32(t.rows)"),
+            Shape::Cols => ("t.cols", format!("{}(t)", self.place(a)), "f32(t.cols)"),
+            _ => ("1u", format!("{}(t)", self.place(a)), "1.0"),
+        };
+        let start = identity(kind);
+        let to = self.place(n);
+        if self.node(n).shape == Shape::Scalar || axis == Axis::Tensor {
+            let _ = writeln!(out, "var sum_{n} = {start};");
+            let _ = writeln!(out, "for (var i = lid; i < t.batch * {terms}; i += SETTLE) {{");
+            let _ = writeln!(
+                out,
+                "    {}\n}}",
+                join(&format!("sum_{n}"), &format!("small[{place} + i]"))
+            );
+            let value = finished(kind, &format!("total_{n}"), &format!("(f32(t.batch) * {count})"));
+            let _ = writeln!(out, "let total_{n} = {};", total(&format!("sum_{n}")));
+            let _ = writeln!(out, "if (lid == 0u) {{\n    small[{to}(t)] = {value};\n}}");
+            return;
+        }
+        // Many small matrices: a thread for each. Few: the whole workgroup for each in turn.
+        let value = finished(kind, &format!("sum_{n}"), count);
+        let _ = writeln!(out, "if (t.batch >= SETTLE) {{");
+        let _ = writeln!(out, "    for (var b = lid; b < t.batch; b += SETTLE) {{");
+        let _ = writeln!(out, "        var sum_{n} = {start};");
+        let _ = writeln!(out, "        for (var i = 0u; i < {terms}; i++) {{");
+        let x = format!("small[{place} + b * {terms} + i]");
+        let _ = writeln!(out, "            {}\n        }}", join(&format!("sum_{n}"), &x));
+        let _ = writeln!(out, "        small[{to}(t) + b] = {value};\n    }}");
+        let _ = writeln!(out, "}} else {{");
+        let _ = writeln!(out, "    for (var b = 0u; b < t.batch; b++) {{");
+        let _ = writeln!(out, "        var part = {start};");
+        let _ = writeln!(out, "        for (var i = lid; i < {terms}; i += SETTLE) {{");
+        let _ = writeln!(out, "            {}\n        }}", join("part", &x));
+        let _ = writeln!(out, "        let sum_{n} = {};", total("part"));
+        let _ = writeln!(out, "        if (lid == 0u) {{");
+        let _ = writeln!(out, "            small[{to}(t) + b] = {value};\n        }}\n    }}\n}}");
+    }
+}
+
+impl Settle {
+    fn new(plan: &Plan, levels: std::ops::Range<usize>, local: &BTreeSet<NodeId>) -> Self {
+        let graph = &plan.graph;
+        let nodes: Vec<NodeId> = levels
+            .clone()
+            .flat_map(|k| plan.settles.get(k).into_iter().flatten().copied())
+            .filter(|n| !local.contains(n))
+            .filter(|&n| !resides(plan, n))
+            .collect();
+        let mut phase: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for &n in &nodes {
+            let node = &graph.nodes[n];
+            let after = node
+                .op
+                .args()
+                .filter_map(|a| phase.get(&a).map(|p| if near(plan, a, n) { *p } else { p + 1 }));
+            let p = after.max().unwrap_or(0);
+            phase.insert(n, p);
+        }
+        let commits = levels.flat_map(|k| plan.commits(k).collect::<Vec<_>>()).collect();
+        Self { nodes, commits, phase }
+    }
+
+    /// The reductions of Full values that this settle finishes.
+    fn full_reductions<'p>(&'p self, plan: &'p Plan) -> impl Iterator<Item = NodeId> + 'p {
+        self.nodes.iter().copied().filter(move |&n| match plan.graph.nodes[n].op {
+            Op::Reduce(_, _, a) => plan.graph.nodes[a].shape == Shape::Full,
+            _ => false,
+        })
+    }
+}
+
+/// True for a value that needs no place of its own: a count, or a slot before the step. An old value
+/// that becomes the new one of another slot is copied first.
+fn resides(plan: &Plan, n: NodeId) -> bool {
+    match plan.graph.nodes[n].op {
+        Op::Old(_) => !plan.graph.stores.contains(&n),
+        Op::Count(_) => true,
+        _ => false,
+    }
+}
+
+/// True for a reduction that a whole workgroup makes.
+fn by_workgroup(plan: &Plan, n: NodeId) -> bool {
+    let node = &plan.graph.nodes[n];
+    matches!(node.op, Op::Reduce(..)) && node.shape.fits(Shape::Matrix)
+}
+
+/// True if `n` needs its operand `a` at its own index only, so that one thread can compute both.
+fn near(plan: &Plan, a: NodeId, n: NodeId) -> bool {
+    let (of, node) = (&plan.graph.nodes[a], &plan.graph.nodes[n]);
+    of.shape == node.shape && !matches!(node.op, Op::Reduce(..)) && !by_workgroup(plan, a)
+}
+
+/// The number of values of a shape, and what takes an index to its batch entry.
+fn extent(shape: Shape) -> (&'static str, &'static str) {
+    match shape {
+        Shape::Matrix => ("t.batch", ""),
+        Shape::Rows => ("t.batch * t.rows", " / t.rows"),
+        Shape::Cols => ("t.batch * t.cols", " / t.cols"),
+        _ => ("1u", ""),
+    }
+}
+
+fn identity(kind: Reduction) -> &'static str {
+    match kind {
+        Reduction::Mean => "0.0",
+        Reduction::Max => "LOWEST",
+    }
+}
+
+fn finished(kind: Reduction, sum: &str, count: &str) -> String {
+    match kind {
+        Reduction::Mean => format!("{sum} / {count}"),
+        Reduction::Max => sum.into(),
+    }
+}
+
+/// A number in the text, as WGSL. What WGSL cannot write becomes a uniform.
+fn literal(op: Op) -> Option<String> {
+    let Op::Literal(bits) = op else { return None };
+    #[allow(clippy::cast_possible_truncation, reason = "rounded once, as every Host value is")]
+    let x = f64::from_bits(bits) as f32;
+    if !x.is_finite() || (x != 0.0 && !x.is_normal()) {
+        return None;
+    }
+    Some(if x < 0.0 { format!("({x:?})") } else { format!("{x:?}") })
+}
+
+/// Replaces the lines between the markers of `name`, markers included, at the same indentation.
+fn fill(text: &str, name: &str, lines: &str) -> String {
+    let (before, (_, after)) = split(text, name);
+    let indent = text
+        .lines()
+        .find(|l| l.trim() == format!("// @begin {name}"))
+        .map_or(0, |l| l.len() - l.trim_start().len());
+    let mut out = before;
+    for line in lines.lines() {
+        if line.is_empty() {
+            out.push('\n');
+        } else {
+            let _ = writeln!(out, "{:indent$}{line}", "");
+        }
+    }
+    out.push_str(&after);
+    out
+}
+
+/// What stands before, between and after the marker lines of `name`.
+fn split(text: &str, name: &str) -> (String, (String, String)) {
+    let (begin, end) = (format!("// @begin {name}"), format!("// @end {name}"));
+    let mut parts = [String::new(), String::new(), String::new()];
+    let mut part = 0;
+    for line in text.lines() {
+        if part == 0 && line.trim() == begin || part == 1 && line.trim() == end {
+            part += 1;
+            continue;
+        }
+        parts[part].push_str(line);
+        parts[part].push('\n');
+    }
+    let [before, between, after] = parts;
+    (before, (between, after))
+}
+
+/// Single blank lines, one newline at the end.
+fn tidy(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut blank = false;
+    for line in text.lines() {
+        let line = line.trim_end();
+        if line.is_empty() && (blank || out.ends_with("{\n")) {
+            continue;
+        }
+        blank = line.is_empty();
+        out.push_str(line);
+        out.push('\n');
+    }
+    out.truncate(out.trim_end().len());
+    out.push('\n');
+    out
+}
