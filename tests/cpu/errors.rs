@@ -113,9 +113,8 @@ broken!(
         s.set_param(s.param() - m.old());
     },
     "`momentum`",
-    "after it was set",
-    "errors.rs:",
-    "value that `set` returns"
+    "after the new one is set",
+    "call `old` before `set`"
 );
 
 broken!(
@@ -127,7 +126,7 @@ broken!(
         s.full("before").set(s.param());
     },
     "parameter",
-    "after it was set",
+    "after the new one was set",
     "`set_param`"
 );
 
