@@ -50,6 +50,8 @@ pub(crate) struct Uniform<T> {
 
 // SAFETY: a `Uniform` belongs to one worker and so does the memory behind its pointers.
 unsafe impl<T: Send> Send for Uniform<T> {}
+// SAFETY: nothing is reached through a shared reference outside a step.
+unsafe impl<T: Sync> Sync for Uniform<T> {}
 
 /// A piece of one row.
 #[derive(Clone, Copy)]
@@ -515,6 +517,20 @@ unsafe fn avx2<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool>(
     unsafe { body::<D, V, LEVEL, MATRIX, false>(tables, uniform, span, out) }
 }
 
+/// # Safety
+/// As for [`Kernel`]; AVX-512 F and DQ are present.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[target_feature(enable = "avx512f,avx512dq")]
+unsafe fn avx512<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool>(
+    tables: &Tables<V::T>,
+    uniform: &Uniform<V::T>,
+    span: Span,
+    out: &mut [f64; MAX_REDUCTIONS],
+) {
+    // SAFETY: the caller's contract.
+    unsafe { body::<D, V, LEVEL, MATRIX, false>(tables, uniform, span, out) }
+}
+
 /// The compiled loops of one level.
 pub(crate) struct LevelKernels<T> {
     /// Whole vectors, with the instructions that every processor of this kind has.
@@ -522,6 +538,9 @@ pub(crate) struct LevelKernels<T> {
     /// Whole vectors, with AVX2.
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     pub(crate) avx2: Kernel<T>,
+    /// Whole vectors, with AVX-512.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    pub(crate) avx512: Kernel<T>,
     /// The last, partial vector of a row.
     pub(crate) tail: Kernel<T>,
 }
@@ -545,6 +564,8 @@ impl<D: Definition, T: Element, const LEVEL: u8, const MATRIX: bool> At<D, T, LE
                 baseline: baseline::<D, T::Baseline, LEVEL, MATRIX, false>,
                 #[cfg(all(target_arch = "x86_64", not(miri)))]
                 avx2: avx2::<D, T::Avx2, LEVEL, MATRIX>,
+                #[cfg(all(target_arch = "x86_64", not(miri)))]
+                avx512: avx512::<D, T::Avx512, LEVEL, MATRIX>,
                 tail: baseline::<D, T::Baseline, LEVEL, MATRIX, true>,
             })
         } else {

@@ -62,6 +62,9 @@ pub trait Lanes: Sized {
     /// Vectors of AVX2.
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     type Avx2: simd::Simd<T = Self>;
+    /// Vectors of AVX-512.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    type Avx512: simd::Simd<T = Self>;
     /// Zeros for one vector.
     fn padded() -> Self::Padded;
     /// The nearest number.
@@ -73,7 +76,7 @@ pub trait Lanes: Sized {
 }
 
 macro_rules! element {
-    ($t:ident, $lanes:literal, $sse2:ident, $avx2:ident, $kernels:ident) => {
+    ($t:ident, $lanes:literal, $sse2:ident, $avx2:ident, $avx512:ident, $kernels:ident) => {
         impl Element for $t {}
 
         impl Lanes for $t {
@@ -85,6 +88,8 @@ macro_rules! element {
             type Baseline = simd::Portable<Self, $lanes>;
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             type Avx2 = simd::x86::$avx2;
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            type Avx512 = simd::x86::$avx512;
 
             #[inline(always)]
             fn padded() -> Self::Padded {
@@ -109,17 +114,19 @@ macro_rules! element {
     };
 }
 
-element!(f32, 16, Sse2F32, Avx2F32, kernels_f32);
-element!(f64, 8, Sse2F64, Avx2F64, kernels_f64);
+element!(f32, 16, Sse2F32, Avx2F32, Avx512F32, kernels_f32);
+element!(f64, 8, Sse2F64, Avx2F64, Avx512F64, kernels_f64);
 
-/// An instruction set that the library has loops for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// An instruction set that the library has loops for, each a superset of those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Isa {
     /// What every processor of this kind has: SSE2 on x86-64, plain code elsewhere.
     Baseline,
     /// AVX2, on x86-64.
     Avx2,
+    /// AVX-512 (F and DQ), on x86-64.
+    Avx512,
 }
 
 impl Isa {
@@ -127,8 +134,12 @@ impl Isa {
     #[must_use]
     pub fn detect() -> Self {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
-        if std::arch::is_x86_feature_detected!("avx2") {
-            return Self::Avx2;
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx2") {
+                let wide = has!("avx512f") && has!("avx512dq");
+                return if wide { Self::Avx512 } else { Self::Avx2 };
+            }
         }
         Self::Baseline
     }
@@ -140,6 +151,7 @@ impl Isa {
             Self::Baseline if cfg!(all(target_arch = "x86_64", not(miri))) => "SSE2",
             Self::Baseline => "portable",
             Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
         }
     }
 
@@ -147,6 +159,8 @@ impl Isa {
         match self {
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             Self::Avx2 => kernels.avx2,
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Self::Avx512 => kernels.avx512,
             _ => kernels.baseline,
         }
     }
@@ -222,9 +236,11 @@ impl Cpu {
     /// # Errors
     /// [`Error::Isa`] if this processor does not have it.
     pub fn with_isa(self, isa: Isa) -> Result<Self> {
-        let best = Isa::detect();
-        if isa != Isa::Baseline && isa != best {
-            return Err(Error::Isa { wanted: isa.name(), available: vec![best.name()] });
+        let mut available = vec![Isa::Baseline, Isa::Avx2, Isa::Avx512];
+        available.retain(|&isa| isa <= Isa::detect());
+        if !available.contains(&isa) {
+            let available = available.into_iter().map(Isa::name).collect();
+            return Err(Error::Isa { wanted: isa.name(), available });
         }
         Ok(Self { isa, ..self })
     }
@@ -477,7 +493,8 @@ struct Runner<T: Element> {
     per_matrix: Vec<(usize, NodeId)>,
     /// (call, node) of column values.
     cols: Vec<(usize, NodeId)>,
-    spare: Vec<T>,
+    /// What unused entries of `tables.cols` point to.
+    _spare: Vec<T>,
 }
 
 impl<T: Element> fmt::Debug for Runner<T> {
@@ -621,15 +638,16 @@ impl<T: Element> Runner<T> {
             .collect();
         let full =
             plan.graph.full_slots().map(|s| vec![T::narrow(plan.graph.slots[s].init); dims.len()]);
+        let spare = vec![T::zero(); dims.batch * small.stride];
         Self {
             full: full.collect(),
-            spare: vec![T::zero(); dims.batch * small.stride],
             partials: vec![0.0; len],
             tables: Tables {
                 grad: std::ptr::null(),
                 param: std::ptr::null_mut(),
                 slots: [std::ptr::null_mut(); MAX_FULL_SLOTS],
-                cols: [std::ptr::null(); MAX_CALLS],
+                // Entries that are used follow at each step.
+                cols: [spare.as_ptr(); MAX_CALLS],
                 identity,
             },
             cpu,
@@ -645,6 +663,7 @@ impl<T: Element> Runner<T> {
             fixed,
             per_matrix,
             cols,
+            _spare: spare,
         }
     }
 
@@ -678,7 +697,6 @@ impl<T: Element> Runner<T> {
         for (to, slot) in tables.slots.iter_mut().zip(&mut self.full) {
             *to = slot.as_mut_ptr();
         }
-        tables.cols = [self.spare.as_ptr(); MAX_CALLS];
         for &(call, n) in &self.cols {
             tables.cols[call] = self.small.node_ptr(n);
         }

@@ -411,7 +411,7 @@ impl Group {
         index: usize,
         name: &str,
     ) -> Result<Vec<f32>> {
-        let (slot, shape) = engine.find(name)?;
+        let (slot, shape) = engine.find(self.class, name)?;
         let class = &engine.classes[self.class];
         let cut = &self.layouts.cuts[index];
         let mut out = vec![0.0; cut.dims.count(shape)];
@@ -436,7 +436,7 @@ impl Group {
         name: &str,
         values: &[f32],
     ) -> Result<()> {
-        let (slot, shape) = engine.find(name)?;
+        let (slot, shape) = engine.find(self.class, name)?;
         let expected = self.layouts.cuts[index].dims.count(shape);
         if values.len() != expected {
             return Err(Error::Shape {
@@ -465,17 +465,14 @@ impl Group {
 }
 
 impl<O> Engine<O> {
-    /// A slot by name. Classes of one definition may declare different slots.
-    fn find(&self, name: &str) -> Result<(usize, Shape)> {
-        let all = || self.classes.iter().flat_map(|c| c.plan.graph.slots.iter());
-        let found = self.classes.iter().find_map(|c| {
-            let slot = c.plan.graph.slots.iter().position(|s| s.name == name)?;
-            Some((slot, c.plan.graph.slots[slot].shape))
-        });
-        found.ok_or_else(|| Error::NoSlot {
+    /// A slot of a class by name. Vectors and matrices of one definition may declare other slots.
+    fn find(&self, class: usize, name: &str) -> Result<(usize, Shape)> {
+        let slots = &self.classes[class].plan.graph.slots;
+        let found = slots.iter().position(|s| s.name == name);
+        found.map(|slot| (slot, slots[slot].shape)).ok_or_else(|| Error::NoSlot {
             definition: self.recipe.name(),
             name: name.into(),
-            known: all().map(|s| s.name).collect::<Vec<_>>().join(", "),
+            known: slots.iter().map(|s| s.name).collect::<Vec<_>>().join(", "),
         })
     }
 }
