@@ -180,7 +180,7 @@ fn judge(entries: &[Entry]) -> Result<(), Box<dyn Error>> {
             }
         }
         if let Some(difference) = entry.difference()
-            && !(difference < DIFFERENCE)
+            && (difference.is_nan() || difference >= DIFFERENCE)
         {
             faults += &format!(
                 "\n{name}'s losses on CPU and GPU differ by {:.1} %; less than {:.0} % is demanded",

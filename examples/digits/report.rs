@@ -30,7 +30,8 @@ impl Entry {
     /// The greatest relative difference between CPU and GPU in the loss of an epoch.
     pub(crate) fn difference(&self) -> Option<f64> {
         let relative = |(&cpu, &gpu): (&f64, &f64)| (cpu - gpu).abs() / cpu;
-        let worse = |worst: f64, x: f64| if x <= worst { worst } else { x };
+        // Unlike with `f64::max`, a NaN stays.
+        let worse = |worst: f64, x: f64| if worst.is_nan() || x <= worst { worst } else { x };
         let gpu = self.gpu.as_ref()?;
         Some(self.cpu.losses.iter().zip(&gpu.losses).map(relative).fold(0.0, worse))
     }
@@ -38,39 +39,44 @@ impl Entry {
 
 /// Prints a line for each optimizer.
 pub(crate) fn table(entries: &[Entry], parameters: usize) {
-    println!(
-        "{:<10}{:>9}{:>11}{:>13}{:>13}{:>13}{:>13}{:>13}{:>12}",
-        "optimizer",
+    let line = |cells: [&str; 9]| {
+        let [name, numbers @ ..] = cells;
+        println!("{name:<10}{}", numbers.map(|cell| format!("{cell:>12}")).concat());
+    };
+    let micros = |run: &Run| format!("{:.0}", run.step.as_secs_f64() * 1e6);
+    let relative = |x: f64| if x == 0.0 { "none".into() } else { format!("{x:.1e}") };
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".into());
+
+    line([
+        "",
         "learning",
         "test",
-        "final train",
+        "training",
         "state",
-        "state",
+        "bytes per",
         "CPU step",
         "GPU step",
-        "CPU–GPU"
-    );
-    println!(
-        "{:<10}{:>9}{:>11}{:>13}{:>13}{:>13}{:>13}{:>13}{:>12}",
-        "", "rate", "accuracy", "loss", "bytes", "bytes/param", "µs", "µs", "difference"
-    );
+        "CPU–GPU",
+    ]);
+    line(["optimizer", "rate", "accuracy", "loss", "bytes", "parameter", "µs", "µs", "difference"]);
     for entry in entries {
         let run = &entry.cpu;
-        let micros = |run: &Run| format!("{:.0}", run.step.as_secs_f64() * 1e6);
-        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".into());
-        println!(
-            "{:<10}{:>9}{:>9.1} %{:>13.5}{:>13}{:>13.2}{:>13}{:>13}{:>12}",
+        line([
             entry.name,
-            entry.lr,
-            100.0 * run.accuracy,
-            run.losses.last().copied().unwrap_or(f64::NAN),
-            run.state_bytes,
-            run.state_bytes as f64 / parameters as f64,
-            micros(run),
-            or_dash(entry.gpu.as_ref().map(micros)),
-            or_dash(entry.difference().map(|x| format!("{:.4} %", 100.0 * x))),
-        );
+            &entry.lr.to_string(),
+            &format!("{:.1} %", 100.0 * run.accuracy),
+            &format!("{:.5}", run.losses.last().copied().unwrap_or(f64::NAN)),
+            &run.state_bytes.to_string(),
+            &format!("{:.2}", run.state_bytes as f64 / parameters as f64),
+            &micros(run),
+            &or_dash(entry.gpu.as_ref().map(micros)),
+            &or_dash(entry.difference().map(relative)),
+        ]);
     }
+    println!(
+        "A step is one of all tensors, {parameters} parameters, without transfers: the fastest of the run.\n\
+         The difference is the greatest relative one in the training loss of an epoch."
+    );
 }
 
 /// Colours that stay apart for colour-blind eyes (Okabe and Ito).
