@@ -11,8 +11,11 @@
 //!    tolerances ([`tolerance`]).
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its part")]
 
+#[cfg(feature = "gpu")]
+pub mod gate;
 pub mod oracle;
 pub mod plain;
+pub mod random;
 pub mod run;
 pub mod table;
 pub mod tolerance;
