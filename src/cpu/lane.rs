@@ -344,7 +344,7 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool> Interpreter
             }
             self.progress.reductions.set(self.progress.reductions.get() + 1);
         }
-        self.small(a.shape.reduced(axis), a.level + full as u8)
+        self.small(a.shape.reduced(axis), a.level.wrapping_add(full as u8))
     }
 
     #[inline(always)]

@@ -105,7 +105,8 @@ impl Arrays<'_> {
         let Dims { batch, rows, cols, .. } = self.dims;
         let (rows, cols) = (varies(Shape::Rows, rows), varies(Shape::Cols, cols));
         let batch = varies(Shape::Matrix, batch);
-        (0..batch * rows * cols).map(move |n| [n / cols / rows, n / cols % rows, n % cols])
+        let row = move |b, i| (0..cols).map(move |j| [b, i, j]);
+        (0..batch).flat_map(move |b| (0..rows).flat_map(move |i| row(b, i)))
     }
 
     /// Element by element, broadcasting.

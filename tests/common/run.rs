@@ -97,12 +97,21 @@ impl Problem {
         let start = self.start();
         let mut wanted = start.clone();
         let mut found: Vec<T> = narrow(&start);
+        let mut moved = 0.0;
         let mut sizes = std::collections::BTreeMap::new();
         for t in 1..=self.steps {
             let g = self.gradient(t);
             opt.step(&mut found, &narrow::<T>(&g)).expect("a valid step");
             oracle.step_graph(&graph, &|name| self.optimizer.get(name), &mut wanted, &g);
-            tolerance::check(step, T::UNIT, &self.what(t), &start, &widen(&found), &wanted);
+            tolerance::check(
+                step,
+                T::UNIT,
+                &self.what(t),
+                &mut moved,
+                &start,
+                &widen(&found),
+                &wanted,
+            );
             for (name, wanted) in &oracle.slots {
                 let found = widen(&opt.slot(name).expect("a slot of the graph"));
                 let size = sizes.entry(*name).or_insert(0.0);

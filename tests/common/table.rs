@@ -61,8 +61,28 @@ macro_rules! cases {
 /// Every optimizer with every option that changes the structure of its step.
 pub fn optimizers() -> Vec<Case> {
     cases! {
+        "sgd" => Sgd::new(0.05),
+        "sgd decay" => Sgd::new(0.05).with_weight_decay(0.01),
+        "sgd momentum" => Sgd::new(0.05).with_momentum(0.9).with_dampening(0.1).with_decoupled_weight_decay(0.01),
+        "sgd nesterov" => Sgd::new(0.05).with_momentum(0.9).with_nesterov(true),
+        "adam" => Adam::new(0.01).with_weight_decay(0.01),
+        "adam amsgrad" => Adam::new(0.01).with_amsgrad(true),
         "adamw" => AdamW::default(),
-        "came" => Came { lr: 1e-3 },
+        "adamw amsgrad" => AdamW::new(0.01).with_amsgrad(true),
+        "adafactor hf" => Adafactor::hugging_face(),
+        "adafactor hf unscaled" => Adafactor::hugging_face().with_lr(1e-3).with_scale_parameter(false).with_relative_step(false),
+        "adafactor hf momentum" => Adafactor::hugging_face().with_lr(1e-3).with_scale_parameter(false).with_relative_step(false).with_beta1(Some(0.9)),
+        "adafactor hf scaled momentum" => Adafactor::hugging_face().with_beta1(Some(0.9)).with_weight_decay(0.01).with_warmup_init(true),
+        "adafactor torch" => Adafactor::torch().with_weight_decay(0.01),
+        "adafactor paper" => Adafactor::paper(),
+        "sm3" => Sm3::new(0.1),
+        "sm3 momentum" => Sm3::new(0.01).with_momentum(0.9),
+        "came" => Came::new(1e-3),
+        "came decay" => Came::new(1e-3).with_weight_decay(0.01),
+        "came clipped" => Came::new(1e-3).with_clip_update(Some(1.0)),
+        "came init one" => Came::new(1e-3).with_variant(CameVariant::InitOne),
+        "came init one clipped" => Came::new(1e-3).with_variant(CameVariant::InitOne).with_clip_update(Some(0.5)),
+        "came bias corrected" => Came::new(1e-3).with_variant(CameVariant::BiasCorrected),
     }
 }
 
@@ -253,7 +273,8 @@ pub fn vary(optimizer: &mut Any, names: &[&'static str], rng: &mut Rng) {
     for &name in names {
         let value = match name {
             "lr" => 10f64.powf(rng.between(-4.0, -1.0)),
-            "beta1" | "momentum" if optimizer.get(name) > 0.0 => rng.between(0.0, 0.99),
+            // Not small: CAME squares u - m, which cancels then, and error means nothing.
+            "beta1" | "momentum" if optimizer.get(name) > 0.0 => rng.between(0.8, 0.99),
             "beta2" if optimizer.get(name) < 1.0 => rng.between(0.8, 0.9999),
             "beta3" => rng.between(0.8, 0.99999),
             "weight_decay" => rng.between(0.0, 0.1),

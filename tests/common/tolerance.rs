@@ -3,7 +3,10 @@
 //! The measure of a trajectory is the relative error of the *displacement* Δ = p_t − p_0 in the
 //! Euclidean norm, beyond what rounding the parameter once a step explains:
 //!
-//! ‖Δ − Δref‖ ≤ factor·u·‖Δref‖ + u·t·‖p‖,    u = 2⁻²⁴ for `f32`, 2⁻⁵³ for `f64`
+//! ‖Δ − Δref‖ ≤ factor·u·max‖Δref‖ + roundings·u·t·‖p‖,    u = 2⁻²⁴ for `f32`, 2⁻⁵³ for `f64`
+//!
+//! where the maximum is over the steps so far (a parameter may come back to where it began, its
+//! errors do not go away) and `roundings` is 1 but for [`OFFICIAL_F64`].
 //!
 //! (The parameter itself would hide everything: a step of 1e-3 may be wrong by a tenth and move the
 //! parameter by a relative 1e-4 only.)
@@ -14,6 +17,8 @@ use std::fmt::Write as _;
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
     pub factor: f64,
+    /// Roundings of the parameter itself in a step, on both sides together.
+    pub roundings: f64,
     pub reason: &'static str,
 }
 
@@ -27,34 +32,43 @@ pub const F64: f64 = 1.0 / (1u64 << 53) as f64;
 /// This library's `f64` against an official code's `f64`.
 pub const OFFICIAL_F64: Tolerance = Tolerance {
     factor: 450.0,
+    roundings: 3.0,
     reason: "5e-14. The same formulas in another order of operations, 24 steps; a moving average \
-             is `old + (1-β)(x-old)` here and `β·old + (1-β)x` there",
+             is `old + (1-β)(x-old)` here and `β·old + (1-β)x` there. The official codes round the \
+             parameter once for the decay and once for the step, this library once for both",
 };
 /// This library's `f32` against an official code's `f32`.
 pub const OFFICIAL_F32: Tolerance = Tolerance {
     factor: 168.0,
+    roundings: 1.0,
     reason: "1e-5. Both sides round, and the official codes compute with β rounded to f32: 1-β is \
              then wrong by up to 3e-5 of itself for β = 0.999",
 };
 /// The CPU against the oracle, displacement.
 pub const STEP: Tolerance = Tolerance {
     factor: 64.0,
+    roundings: 1.0,
     reason: "some 20 roundings between gradient and step, each at most one unit, and the errors \
              of the moving averages they pass through; sums add less since they are f64 above a \
              tile",
 };
 /// The CPU against the oracle, state.
-pub const STATE: Tolerance =
-    Tolerance { factor: 96.0, reason: "as for a step: state is what a step is made of" };
+pub const STATE: Tolerance = Tolerance {
+    factor: 96.0,
+    roundings: 1.0,
+    reason: "as for a step: state is what a step is made of",
+};
 /// The CPU in `f64` against the oracle, on tensors of many tiles.
 pub const LONG_F64: Tolerance = Tolerance {
     factor: 512.0,
+    roundings: 1.0,
     reason: "6e-14. Tiles are summed in f64 in sequence. That is exact enough for f32; for f64 it \
              costs n/2 units over n tiles of equal terms (64 rows are a tile to a column)",
 };
 /// Sums over a million elements, state.
 pub const LONG_SUM: Tolerance = Tolerance {
     factor: 16.0,
+    roundings: 1.0,
     reason: "1e-6. A lane sums at most 256 terms in f32, whose rounding errors are random and \
              average out over the 16 lanes; everything above is f64. The length must not show",
 };
@@ -62,6 +76,7 @@ pub const LONG_SUM: Tolerance = Tolerance {
 /// Sums over a million equal elements, state.
 pub const EQUAL_TERMS: Tolerance = Tolerance {
     factor: 128.0,
+    roundings: 1.0,
     reason: "equal terms round the same way in every lane: half of 256 terms at the worst, \
              whatever the length",
 };
@@ -92,17 +107,21 @@ fn norm(x: impl Iterator<Item = f64>) -> f64 {
 ///
 /// # Panics
 /// If it is too far from the reference, or if the tolerance itself is above the ceiling.
+///
+/// `moved` is the largest displacement so far, and is kept for the next call.
 pub fn check(
     t: Tolerance,
     unit: f64,
     what: &What<'_>,
+    moved: &mut f64,
     start: &[f64],
     found: &[f64],
     wanted: &[f64],
 ) {
     let error = norm(found.iter().zip(wanted).map(|(a, b)| a - b));
-    let moved = norm(wanted.iter().zip(start).map(|(a, b)| a - b));
-    let rounding = unit * what.step as f64 * norm(wanted.iter().copied());
+    *moved = moved.max(norm(wanted.iter().zip(start).map(|(a, b)| a - b)));
+    let moved = *moved;
+    let rounding = t.roundings * unit * what.step as f64 * norm(wanted.iter().copied());
     judge(t, unit, what, "parameter", error, moved, rounding, found, wanted);
 }
 

@@ -130,7 +130,7 @@ fn the_order_of_rows_does_not_matter() {
         let wanted = flip(&steps::<f64>(p, &start, |g| g), dims);
         let start = flip(&start, dims);
         let found = steps::<f64>(p, &start, |g| flip(&g, dims));
-        tolerance::check(STEP, f64::UNIT, &p.what(p.steps), &start, &found, &wanted);
+        tolerance::check(STEP, f64::UNIT, &p.what(p.steps), &mut 0.0, &start, &found, &wanted);
     });
 }
 
@@ -153,6 +153,68 @@ fn transposing_a_matrix_transposes_the_result() {
         for t in 1..=p.steps {
             opt.step(&mut found, &turn(p.gradient(t), n, m)).expect("valid");
         }
-        tolerance::check(STEP, f64::UNIT, &p.what(p.steps), &start, &found, &wanted);
+        tolerance::check(STEP, f64::UNIT, &p.what(p.steps), &mut 0.0, &start, &found, &wanted);
     });
+}
+
+#[test]
+fn optimizers_that_normalise_do_not_see_the_scale_of_gradients() {
+    let test = "optimizers_that_normalise_do_not_see_the_scale_of_gradients";
+    for Case { name, mut optimizer } in optimizers() {
+        if name.starts_with("sgd") {
+            continue; // linear in the gradient, tested below
+        }
+        // Decay in the gradient (Adam's L2) has a scale of its own; ε must be far below the
+        // gradients: Adam's 1e-8 is not, and torch's Adafactor clamps at ε² per element.
+        optimizer.set("weight_decay", 0.0);
+        if name.starts_with("adam") {
+            optimizer.set("eps", 1e-30);
+        }
+        if name == "adafactor torch" {
+            optimizer.set("eps1", 1e-60);
+        }
+        for shape in [&[40][..], &[9, 17], &[2, 5, 6]] {
+            let p = Problem {
+                name: name.into(),
+                optimizer: optimizer.clone(),
+                tensor: Tensor { shape: shape.to_vec(), layout: Layout::LastTwo },
+                values: Values::Normal,
+                seed: seed_of(name),
+                steps: 10,
+                test,
+            };
+            let start = p.start();
+            let wanted = steps::<f64>(&p, &start, |g| g);
+            for scale in [1000.0, 1e-3] {
+                let found =
+                    steps::<f64>(&p, &start, |g| g.into_iter().map(|x| x * scale).collect());
+                tolerance::check(STEP, f64::UNIT, &p.what(10), &mut 0.0, &start, &found, &wanted);
+            }
+        }
+    }
+}
+
+#[test]
+fn sgd_moves_in_proportion_to_the_gradient() {
+    for Case { name, mut optimizer } in optimizers() {
+        if !name.starts_with("sgd") {
+            continue;
+        }
+        optimizer.set("weight_decay", 0.0);
+        optimizer.set("decoupled_weight_decay", 0.0);
+        let p = Problem {
+            name: name.into(),
+            optimizer,
+            tensor: Tensor { shape: vec![9, 17], layout: Layout::Auto },
+            values: Values::Normal,
+            seed: seed_of(name),
+            steps: 10,
+            test: "sgd_moves_in_proportion_to_the_gradient",
+        };
+        let start = p.start();
+        let once = steps::<f64>(&p, &start, |g| g);
+        let found = steps::<f64>(&p, &start, |g| g.into_iter().map(|x| 3.0 * x).collect());
+        let wanted: Vec<f64> = start.iter().zip(&once).map(|(a, b)| a + 3.0 * (b - a)).collect();
+        tolerance::check(STEP, f64::UNIT, &p.what(10), &mut 0.0, &start, &found, &wanted);
+    }
 }
