@@ -84,6 +84,7 @@ pub const EQUAL_TERMS: Tolerance = Tolerance {
 /// The GPU against the CPU, both in `f32`, displacement and state.
 pub const GPU: Tolerance = Tolerance {
     factor: 168.0,
+    roundings: 1.0,
     reason: "1e-5. WGSL allows 2.5 units for a division and 2 for an inverse square root, and \
              everything else as on the CPU, whose own tolerance is 64; sums are f32 in a tree",
 };

@@ -45,7 +45,7 @@ fn accurate(optimizer: Any, values: impl Fn(&Run, usize, u64) -> Vec<f32>, test:
         }
         let what = run.what(0, run.steps);
         let found = widen(&wait(arena.read_param(0)).expect("read"));
-        tolerance::check(tolerance::GPU, F32, &what, &start, &found, &wanted);
+        tolerance::check(tolerance::GPU, F32, &what, &mut 0.0, &start, &found, &wanted);
         for (name, _) in cpu.slots() {
             let found = widen(&wait(arena.read_slot(0, name)).expect("read"));
             let wanted = cpu.slot(name).expect("a slot");
