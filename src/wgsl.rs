@@ -163,27 +163,69 @@ impl Places {
 
 fn small_place(plan: &Plan, small: Small) -> String {
     match small {
-        Small::Slot(s) => format!("at_{}", ident(plan.graph.slots[s].name)),
+        Small::Slot(s) => format!("at_{}", slot_ident(plan, s)),
         Small::Node(n) => format!("at_{n}"),
     }
 }
 
-/// A slot's name as an identifier of WGSL.
-fn ident(name: &str) -> String {
+/// A slot's name as an identifier of WGSL: as it is where that is a name of its own.
+fn slot_ident(plan: &Plan, slot: SlotId) -> String {
+    // Words without an underscore are builtin functions, locals and whatever else; these are what
+    // the module gives to its own.
+    const OWN: &str = "at_ gather_ local_ max_lanes partials_ read_ row_ settle_ slot sum_ sweep_ \
+                       tensor_at tile_at";
+    let free = |text: &str| text.contains('_') && !OWN.split(' ').any(|own| text.starts_with(own));
+    unique("slot", slot, plan.graph.slots.iter().map(|s| s.name), free)
+}
+
+/// A hyper-parameter's name as a member of the uniform.
+fn hyper_ident(plan: &Plan, hyper: usize) -> String {
+    const OWN: &str = "host_ hyper none step_number";
+    let free = |text: &str| !OWN.split(' ').any(|own| text.starts_with(own));
+    unique("hyper", hyper, plan.graph.hypers.iter().copied(), free)
+}
+
+/// The name at `index` as an identifier: as it is where it is one and is `free`, else with `prefix`
+/// in front, and with its number where another name before it looks the same.
+fn unique<'n>(
+    prefix: &str,
+    index: usize,
+    names: impl Iterator<Item = &'n str>,
+    free: impl Fn(&str) -> bool,
+) -> String {
     let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-    let text: String = name.chars().map(safe).collect();
-    // Names that mean something in the module or in WGSL get a letter in front.
-    const TAKEN: [&str; 14] = [
-        "grad", "param", "small", "table", "hosts", "window", "lanes", "g", "e", "i", "c", "t",
-        "tile", "index",
-    ];
-    let keyword = TAKEN.contains(&text.as_str()) || text.starts_with("__") || text.len() < 3;
-    if keyword || !text.starts_with(|c: char| c.is_ascii_alphabetic()) {
-        format!("slot_{text}")
-    } else {
+    let mut texts: Vec<String> =
+        names.take(index + 1).map(|n| n.chars().map(safe).collect()).collect();
+    let text = texts.pop().unwrap_or_default();
+    let word = text.starts_with(|c: char| c.is_ascii_alphabetic());
+    if texts.contains(&text) {
+        format!("{prefix}{index}_{text}")
+    } else if word && free(&text) && !RESERVED.split_whitespace().any(|r| r == text) {
         text
+    } else {
+        format!("{prefix}_{text}")
     }
 }
+
+/// The keywords and reserved words of WGSL.
+const RESERVED: &str = "
+    alias break case const const_assert continue continuing default diagnostic discard else enable
+    false fn for if let loop override requires return struct switch true var while
+
+    NULL Self abstract active alignas alignof as asm asm_fragment async attribute auto await become
+    cast catch class co_await co_return co_yield coherent column_major common compile
+    compile_fragment concept const_cast consteval constexpr constinit crate debugger decltype delete
+    demote demote_to_helper do dynamic_cast enum explicit export extends extern external fallthrough
+    filter final finally friend from fxgroup get goto groupshared highp impl implements import inline
+    instanceof interface layout lowp macro macro_rules match mediump meta mod module move mut mutable
+    namespace new nil noexcept noinline nointerpolation non_coherent noncoherent noperspective null
+    nullptr of operator package packoffset partition pass patch pixelfragment precise precision
+    premerge priv protected pub public readonly ref regardless register reinterpret_cast require
+    resource restrict self set shared sizeof smooth snorm static static_assert static_cast std
+    subroutine super target template this thread_local throw trait try type typedef typeid typename
+    typeof union unless unorm unsafe unsized use using varying virtual volatile wgsl where with
+    writeonly yield
+";
 
 /// Prints a plan.
 ///
@@ -290,6 +332,12 @@ impl<'a> Printer<'a> {
                     }
                 }
             }
+            // What the rows at hand are settled with.
+            let made = |n: &&NodeId| !matches!(graph.nodes[**n].op, Op::Reduce(..));
+            for &n in sweep.local.iter().filter(made) {
+                let args = graph.nodes[n].op.args();
+                self.kept.extend(args.filter(|a| !sweep.local.contains(a)));
+            }
         }
         for settle in &self.settles {
             for &n in &settle.nodes {
@@ -375,7 +423,7 @@ impl<'a> Printer<'a> {
         let _ =
             writeln!(buffers, "@group(0) @binding(5) var<storage, read_write> param: array<f32>;");
         for (binding, s) in (FIRST_SLOT..).zip(self.plan.graph.full_slots()) {
-            let name = ident(self.plan.graph.slots[s].name);
+            let name = slot_ident(self.plan, s);
             let _ = writeln!(
                 buffers,
                 "@group(0) @binding({binding}) var<storage, read_write> {name}: array<f32>;"
@@ -417,7 +465,7 @@ impl<'a> Printer<'a> {
 
     fn host_field(&self, n: NodeId) -> String {
         match self.node(n).op {
-            Op::Hyper(h) => ident(self.plan.graph.hypers[h]),
+            Op::Hyper(h) => hyper_ident(self.plan, h),
             Op::StepNumber => "step_number".into(),
             _ => format!("host_{n}"),
         }
@@ -488,12 +536,21 @@ impl<'a> Printer<'a> {
         let (_, (section, _)) = split(SKELETON, "sweep");
         let (before, (level, after)) = split(&section, "level");
         let sweep = &self.plan.sweeps[index];
+        let mut read = BTreeSet::new();
         let body: Vec<_> =
-            sweep.levels.clone().map(|k| self.level(&level, index, k, pooled)).collect();
+            sweep.levels.clone().map(|k| self.level(&level, index, k, pooled, &mut read)).collect();
         format!("{before}{}{after}", body.concat()).replace("fn sweep(", &format!("fn {entry}("))
     }
 
-    fn level(&self, template: &str, sweep: usize, k: usize, pooled: bool) -> String {
+    /// `read` holds what levels before this one have read for the whole tile.
+    fn level(
+        &self,
+        template: &str,
+        sweep: usize,
+        k: usize,
+        pooled: bool,
+        read: &mut BTreeSet<NodeId>,
+    ) -> String {
         let level = &self.plan.levels[k];
         let sweep = &self.plan.sweeps[sweep];
         let (mut before, mut column, mut element, mut done, mut after) =
@@ -517,6 +574,7 @@ impl<'a> Printer<'a> {
                         "let v{n} = small[{place}(t) + tile.b * t.cols + tile.col + c];"
                     )
                 }
+                _ if !read.insert(n) => Ok(()),
                 Shape::Matrix => writeln!(before, "let v{n} = small[{place}(t) + tile.b];"),
                 _ => writeln!(before, "let v{n} = small[{place}(t)];"),
             };
@@ -527,9 +585,9 @@ impl<'a> Printer<'a> {
                 Op::Grad if pooled => "param[window.grad + e]".to_string(),
                 Op::Grad => "grad[window.grad + e]".to_string(),
                 Op::Param => "param[window.param + e]".to_string(),
-                Op::Old(s) => format!("{}[e]", ident(self.plan.graph.slots[s].name)),
+                Op::Old(s) => format!("{}[e]", slot_ident(self.plan, s)),
                 Op::New(s, _) if usize::from(node.level) < k => {
-                    format!("{}[e]", ident(self.plan.graph.slots[s].name))
+                    format!("{}[e]", slot_ident(self.plan, s))
                 }
                 _ => self.expression(n, &value),
             };
@@ -539,7 +597,7 @@ impl<'a> Printer<'a> {
             let _ = match buffer {
                 Buffer::Param => writeln!(element, "param[window.param + e] = {};", value(n)),
                 Buffer::Slot(s) => {
-                    let name = ident(self.plan.graph.slots[s].name);
+                    let name = slot_ident(self.plan, s);
                     writeln!(element, "{name}[e] = {};", value(n))
                 }
                 Buffer::Grad => Ok(()),

@@ -16,8 +16,11 @@
     reason = "numbers are rounded to f32 on purpose, and macros name the type"
 )]
 
+#[cfg(feature = "gpu")]
+pub mod gate;
 pub mod oracle;
 pub mod plain;
+pub mod random;
 pub mod run;
 pub mod table;
 pub mod tolerance;

@@ -69,6 +69,11 @@ pub fn set_program(bytes: &[u8]) {
     PROGRAM.set(bytes.to_vec());
 }
 
+/// A bound of the rounding error of what the last step of this thread stored, in units of round-off.
+pub fn error() -> f64 {
+    ERROR.get()
+}
+
 /// The recipe with as many levels as the bytes need.
 ///
 /// # Errors

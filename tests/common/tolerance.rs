@@ -82,6 +82,14 @@ pub const EQUAL_TERMS: Tolerance = Tolerance {
              whatever the length",
 };
 
+/// The GPU against the CPU, both in `f32`, displacement and state.
+pub const GPU: Tolerance = Tolerance {
+    factor: 168.0,
+    roundings: 1.0,
+    reason: "1e-5. WGSL allows 2.5 units for a division and 2 for an inverse square root, and \
+             everything else as on the CPU, whose own tolerance is 64; sums are f32 in a tree",
+};
+
 /// What is compared: enough to find and repeat it.
 #[derive(Clone, Debug)]
 pub struct What<'a> {
@@ -179,7 +187,7 @@ fn judge(
         "{case} on {shape:?}, seed {seed}, step {step}: {of} is wrong by {units:.1} units of \
          round-off, {factor} are allowed ({reason}).\n\
          Both results: {path:?} ({written:?}).\n\
-         Repeat: GRADSTEP_SEED={base} cargo test --test cpu {test}",
+         Repeat: GRADSTEP_SEED={base} cargo test --test {binary} {test}",
         case = what.case,
         shape = what.shape,
         seed = what.seed,
@@ -187,6 +195,7 @@ fn judge(
         factor = t.factor,
         reason = t.reason,
         test = what.test,
+        binary = env!("CARGO_CRATE_NAME"),
         base = super::table::base_seed(),
     );
 }

@@ -1,0 +1,21 @@
+//! The GPU backend against the CPU, and against itself.
+//!
+//! `GRADSTEP_GPU=require|auto|off` says what happens where no adapter is found, see
+//! `common/gate.rs`. `GRADSTEP_SEED` sets the seed.
+#![cfg(feature = "gpu")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod definitions;
+mod encoding;
+mod errors;
+mod foreign;
+mod limits;
+mod lost;
+mod random;
+mod run;
+mod shaders;
+mod state;
+mod sums;
+mod table;
