@@ -40,7 +40,7 @@ impl Definition for LionStep {
         let m = s.full("m");
         let u = m.old().lerp(g, 1.0 - beta1).sign();
         m.ema(g, beta2);
-        s.set_param(descend(w, u, lr, weight_decay));
+        s.set_param(descend(w, u * lr, lr * weight_decay));
     }
 }
 
@@ -601,7 +601,7 @@ fn prepared<O: Optimizer>(optimizer: O, shape: &[usize]) -> CpuStep<f32, O> {
 #[allow(clippy::cast_possible_truncation, reason = "constants rounded once")]
 fn adamw<'a>(shape: &[usize], g: &'a [f32]) -> Contest<'a> {
     let n = g.len();
-    let optimizer = AdamW { weight_decay: 0.0, ..AdamW::default() };
+    let optimizer = AdamW::default();
     let AdamW { lr, beta1, beta2, eps, weight_decay, .. } = optimizer;
     let mut t = 0;
     let mut step = prepared(optimizer, shape);
@@ -639,7 +639,7 @@ fn adamw<'a>(shape: &[usize], g: &'a [f32]) -> Contest<'a> {
 
 fn came<'a>(shape: [usize; 2], g: &'a [f32]) -> Contest<'a> {
     let n = g.len();
-    let mut step = prepared(Came { lr: 1e-3 }, &shape);
+    let mut step = prepared(Came::new(1e-3), &shape);
     let mut hand = CameByHand::new(1e-3, shape[0], shape[1]);
     let mut w = noise(n, 1, PARAM_SCALE);
     let mut w_ours = w.clone();

@@ -84,6 +84,31 @@ pub trait Optimizer: fmt::Debug {
     }
 }
 
+macro_rules! forward {
+    ($($pointer:ty),*) => {$(
+        impl<O: Optimizer + ?Sized> Optimizer for $pointer {
+            fn hyper(&self, name: &str) -> Option<f64> {
+                (**self).hyper(name)
+            }
+
+            fn initial(&self, slot: &str) -> Option<f64> {
+                (**self).initial(slot)
+            }
+
+            fn recipe(&self) -> Recipe {
+                (**self).recipe()
+            }
+
+            fn check(&self) -> Result<()> {
+                (**self).check()
+            }
+        }
+    )*};
+}
+
+// Tables of optimizers, and settings that several tensors share.
+forward!(&O, Box<O>, std::sync::Arc<O>);
+
 /// A definition with its type erased: a name, a graph and compiled loops.
 #[derive(Clone, Copy)]
 pub struct Recipe(&'static dyn Erased);

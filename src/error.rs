@@ -99,8 +99,8 @@ pub enum Error {
     },
     /// No graphics adapter can be used.
     #[error(
-        "no usable graphics adapter: {reason}; install a driver (on Debian and Ubuntu the package \
-         mesa-vulkan-drivers has a software one) or use the CPU backend"
+        "no usable graphics adapter: install a driver (on Debian and Ubuntu the package \
+         mesa-vulkan-drivers has a software one) or use the CPU backend ({reason})"
     )]
     NoAdapter {
         /// The reason given by wgpu.

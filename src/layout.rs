@@ -33,7 +33,6 @@ pub enum Layout {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Dims {
     /// Matrix or vector.
-    #[cfg_attr(feature = "serde", serde(skip, default = "Dims::vector_kind"))]
     pub kind: Kind,
     /// Number of matrices.
     pub batch: usize,
@@ -44,11 +43,6 @@ pub struct Dims {
 }
 
 impl Dims {
-    #[cfg(feature = "serde")]
-    fn vector_kind() -> Kind {
-        Kind::Vector
-    }
-
     const fn vector(n: usize) -> Self {
         Self { kind: Kind::Vector, batch: 1, rows: 1, cols: n }
     }

@@ -15,6 +15,7 @@ use crate::value::{Axis, Binary, Interpreter, Reduction, Shape, SlotDecl, Step, 
 
 /// How the elements of a tensor are seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Kind {
     /// One long vector.
     Vector,

@@ -36,6 +36,28 @@ pub(crate) struct Tables<T> {
     pub(crate) identity: [T; MAX_REDUCTIONS],
 }
 
+impl<T> Tables<T> {
+    /// Tables without memory of their own yet, but for the spare row of column values.
+    pub(crate) fn new(spare: *const T, identity: [T; MAX_REDUCTIONS]) -> Self {
+        Self {
+            grad: std::ptr::null(),
+            param: std::ptr::null_mut(),
+            slots: [std::ptr::null_mut(); MAX_FULL_SLOTS],
+            cols: [spare; MAX_CALLS],
+            identity,
+        }
+    }
+
+    /// Gradient, parameter or slot, by number.
+    pub(crate) fn buffer(&self, index: usize) -> *const T {
+        match index {
+            0 => self.grad,
+            1 => self.param,
+            _ => self.slots[index - 2],
+        }
+    }
+}
+
 // SAFETY: the pointers are to the tensors of one step, which the caller has lent exclusively for
 // its duration, and workers write to disjoint ranges.
 unsafe impl<T: Send> Send for Tables<T> {}
@@ -50,6 +72,8 @@ pub(crate) struct Uniform<T> {
 
 // SAFETY: a `Uniform` belongs to one worker and so does the memory behind its pointers.
 unsafe impl<T: Send> Send for Uniform<T> {}
+// SAFETY: nothing is reached through a shared reference outside a step.
+unsafe impl<T: Sync> Sync for Uniform<T> {}
 
 /// A piece of one row.
 #[derive(Clone, Copy)]
@@ -58,16 +82,19 @@ pub(crate) struct Span {
     pub(crate) at: usize,
     /// Its first column, in the (padded) column arrays.
     pub(crate) col: usize,
-    /// Whole vectors, one at least, or for a tail the elements of the one vector that is not whole.
+    /// Its vectors, one at least.
     pub(crate) n: usize,
 }
 
-/// One level over one span. Adds what it reduces along the row to `out`.
+/// What a level reduced along a span: for each reduction, the lanes of its accumulator.
+pub(crate) type Accumulators<T> = [<T as Lanes>::Padded; MAX_REDUCTIONS];
+
+/// One level over one span. Leaves the accumulators of what it reduces along the row in `out`.
 ///
 /// # Safety
 /// The instruction set is present; all pointers of the tables are valid for the span, which is not
 /// empty.
-pub(crate) type Kernel<T> = unsafe fn(&Tables<T>, &Uniform<T>, Span, &mut [f64; MAX_REDUCTIONS]);
+pub(crate) type Kernel<T> = unsafe fn(&Tables<T>, &Uniform<T>, Span, &mut Accumulators<T>);
 
 /// A value at one group of elements.
 #[derive(Clone, Copy)]
@@ -93,24 +120,20 @@ struct Progress {
     calls: Cell<usize>,
     slots: Cell<usize>,
     reductions: Cell<usize>,
-    /// The accumulators that this level uses, and which of them are maxima, as bits.
+    /// The accumulators that this level uses, as bits.
     used: Cell<u8>,
-    maxima: Cell<u8>,
 }
 
 /// Counters and accumulators lie apart: the compiler first finds out that the counters are
 /// constants, and then that accumulators, addressed by one, fit into registers.
-struct Lane<'t, V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool> {
+struct Lane<'t, V: Simd, const LEVEL: u8, const MATRIX: bool> {
     tables: &'t Tables<V::T>,
     uniform: &'t Uniform<V::T>,
-    active: usize,
     progress: &'t Progress,
     acc: &'t [Cell<V>; MAX_REDUCTIONS],
 }
 
-impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
-    Lane<'_, V, LEVEL, MATRIX, TAIL>
-{
+impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Lane<'_, V, LEVEL, MATRIX> {
     #[inline(always)]
     fn count_call(&self) -> usize {
         let call = self.progress.calls.get();
@@ -147,61 +170,19 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
 
     #[inline(always)]
     fn load(&self, from: *const V::T) -> V {
-        // SAFETY: the kernel's contract: the span lies within the tensor. A tail reads only its
-        // active elements; the others are zero.
-        unsafe {
-            let from = from.add(self.progress.at.get());
-            if TAIL {
-                let mut padded = V::T::padded();
-                let lanes = padded.as_mut();
-                for (i, lane) in lanes.iter_mut().enumerate().take(self.active) {
-                    *lane = *from.add(i);
-                }
-                V::load(lanes.as_ptr())
-            } else {
-                V::load(from)
-            }
-        }
+        // SAFETY: the kernel's contract: the span lies within the tensor.
+        unsafe { V::load(from.add(self.progress.at.get())) }
     }
 
     #[inline(always)]
     fn store_to(&self, to: *mut V::T, v: V) {
-        // SAFETY: the kernel's contract: the span lies within the tensor. A tail writes only its
-        // active elements.
-        unsafe {
-            let to = to.add(self.progress.at.get());
-            if TAIL {
-                let mut padded = V::T::padded();
-                let lanes = padded.as_mut();
-                v.store(lanes.as_mut_ptr());
-                for (i, lane) in lanes.iter().enumerate().take(self.active) {
-                    *to.add(i) = *lane;
-                }
-            } else {
-                v.store(to);
-            }
-        }
+        // SAFETY: the kernel's contract: the span lies within the tensor.
+        unsafe { v.store(to.add(self.progress.at.get())) }
     }
 
     #[inline(always)]
     fn full(&self, from: *const V::T) -> Repr<V> {
         Repr { v: self.load(from), call: 0, shape: Shape::Full, level: 0 }
-    }
-
-    /// Padding of a tail is never added: it is replaced by what the reduction starts from.
-    #[inline(always)]
-    fn without_padding(&self, v: V, identity: V::T) -> V {
-        if !TAIL {
-            return v;
-        }
-        let mut padded = V::T::padded();
-        let lanes = padded.as_mut();
-        // SAFETY: the kernel's contract; the array has as many elements as the vector.
-        unsafe {
-            v.store(lanes.as_mut_ptr());
-            lanes[self.active..].fill(identity);
-            V::load(lanes.as_ptr())
-        }
     }
 
     #[inline(always)]
@@ -214,13 +195,9 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
                 join(kind, V::load(acc), v).store(acc);
             }
         } else {
-            let v = self.without_padding(v, self.tables.identity[r]);
             // SAFETY: the kernel's contract.
             self.acc[r].set(unsafe { join(kind, self.acc[r].get(), v) });
             self.progress.used.set(self.progress.used.get() | 1 << r);
-            if matches!(kind, Reduction::Max) {
-                self.progress.maxima.set(self.progress.maxima.get() | 1 << r);
-            }
         }
     }
 
@@ -231,14 +208,11 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>
         self.progress.reductions.set(0);
         // Begun anew for each vector, so that they are constants after the loop.
         self.progress.used.set(0);
-        self.progress.maxima.set(0);
         D::step(Step::new(self));
     }
 }
 
-impl<V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool> Interpreter
-    for Lane<'_, V, LEVEL, MATRIX, TAIL>
-{
+impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, V, LEVEL, MATRIX> {
     type Repr = Repr<V>;
     type Slot = LaneSlot;
 
@@ -408,22 +382,16 @@ unsafe fn join<V: Simd>(kind: Reduction, acc: V, v: V) -> V {
 /// # Safety
 /// As for [`Kernel`].
 #[inline(always)]
-unsafe fn body<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool, const TAIL: bool>(
+unsafe fn body<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool>(
     tables: &Tables<V::T>,
     uniform: &Uniform<V::T>,
     span: Span,
-    out: &mut [f64; MAX_REDUCTIONS],
+    out: &mut Accumulators<V::T>,
 ) {
     let progress = Progress::default();
     // SAFETY: the kernel's contract.
     let acc: [Cell<V>; MAX_REDUCTIONS] = unsafe { accumulators(&tables.identity) };
-    let lane = Lane::<'_, V, LEVEL, MATRIX, TAIL> {
-        tables,
-        uniform,
-        active: if TAIL { span.n.min(V::T::LANES) } else { 0 },
-        progress: &progress,
-        acc: &acc,
-    };
+    let lane = Lane::<'_, V, LEVEL, MATRIX> { tables, uniform, progress: &progress, acc: &acc };
     // One vector at least, so that what the last one leaves in the cells is known after the loop.
     let mut i = 0;
     loop {
@@ -431,7 +399,7 @@ unsafe fn body<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool, cons
         progress.col.set(span.col + i * V::T::LANES);
         lane.run::<D>();
         i += 1;
-        if TAIL || i >= span.n {
+        if i >= span.n {
             break;
         }
     }
@@ -439,16 +407,8 @@ unsafe fn body<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool, cons
     macro_rules! finish {
         ($($r:literal)*) => {$(
             if progress.used.get() >> $r & 1 == 1 {
-                let mut padded = V::T::padded();
-                let lanes = padded.as_mut();
                 // SAFETY: the kernel's contract; the array has as many elements as the vector.
-                unsafe { acc[$r].get().store(lanes.as_mut_ptr()) };
-                out[$r] = if progress.maxima.get() >> $r & 1 == 1 {
-                    let greatest = fold(lanes, |a, b| if a < b { b } else { a }).widen();
-                    if out[$r] < greatest { greatest } else { out[$r] }
-                } else {
-                    out[$r] + fold(lanes, |a, b| a + b).widen()
-                };
+                unsafe { acc[$r].get().store(out[$r].as_mut().as_mut_ptr()) };
             }
         )*};
     }
@@ -471,8 +431,7 @@ unsafe fn accumulators<V: Simd>(identity: &[V::T; MAX_REDUCTIONS]) -> [Cell<V>; 
 }
 
 /// Combines the lanes in a fixed tree.
-#[inline(always)]
-fn fold<T: Element>(lanes: &mut [T], join: impl Fn(T, T) -> T) -> T {
+pub(crate) fn fold<T: Element>(lanes: &mut [T], join: impl Fn(T, T) -> T) -> T {
     let mut half = lanes.len() / 2;
     while half > 0 {
         for i in 0..half {
@@ -485,20 +444,14 @@ fn fold<T: Element>(lanes: &mut [T], join: impl Fn(T, T) -> T) -> T {
 
 /// # Safety
 /// As for [`Kernel`]. The baseline instruction set is always present.
-unsafe fn baseline<
-    D: Definition,
-    V: Simd,
-    const LEVEL: u8,
-    const MATRIX: bool,
-    const TAIL: bool,
->(
+unsafe fn baseline<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool>(
     tables: &Tables<V::T>,
     uniform: &Uniform<V::T>,
     span: Span,
-    out: &mut [f64; MAX_REDUCTIONS],
+    out: &mut Accumulators<V::T>,
 ) {
     // SAFETY: the caller's contract.
-    unsafe { body::<D, V, LEVEL, MATRIX, TAIL>(tables, uniform, span, out) }
+    unsafe { body::<D, V, LEVEL, MATRIX>(tables, uniform, span, out) }
 }
 
 /// # Safety
@@ -509,26 +462,41 @@ unsafe fn avx2<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool>(
     tables: &Tables<V::T>,
     uniform: &Uniform<V::T>,
     span: Span,
-    out: &mut [f64; MAX_REDUCTIONS],
+    out: &mut Accumulators<V::T>,
 ) {
     // SAFETY: the caller's contract.
-    unsafe { body::<D, V, LEVEL, MATRIX, false>(tables, uniform, span, out) }
+    unsafe { body::<D, V, LEVEL, MATRIX>(tables, uniform, span, out) }
+}
+
+/// # Safety
+/// As for [`Kernel`]; AVX-512 F and DQ are present.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[target_feature(enable = "avx512f,avx512dq")]
+unsafe fn avx512<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool>(
+    tables: &Tables<V::T>,
+    uniform: &Uniform<V::T>,
+    span: Span,
+    out: &mut Accumulators<V::T>,
+) {
+    // SAFETY: the caller's contract.
+    unsafe { body::<D, V, LEVEL, MATRIX>(tables, uniform, span, out) }
 }
 
 /// The compiled loops of one level.
-pub(crate) struct LevelKernels<T> {
+pub(crate) struct LevelKernels<T: Lanes> {
     /// Whole vectors, with the instructions that every processor of this kind has.
     pub(crate) baseline: Kernel<T>,
     /// Whole vectors, with AVX2.
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     pub(crate) avx2: Kernel<T>,
-    /// The last, partial vector of a row.
-    pub(crate) tail: Kernel<T>,
+    /// Whole vectors, with AVX-512.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    pub(crate) avx512: Kernel<T>,
 }
 
 /// The compiled loops of a definition: `[level]`, none beyond its last level.
 #[allow(unnameable_types, missing_debug_implementations, reason = "an inner part of `Recipe`")]
-pub struct Kernels<T> {
+pub struct Kernels<T: Lanes> {
     pub(crate) vector: [Option<LevelKernels<T>>; MAX_LEVELS],
     pub(crate) matrix: [Option<LevelKernels<T>>; MAX_LEVELS],
 }
@@ -542,10 +510,15 @@ impl<D: Definition, T: Element, const LEVEL: u8, const MATRIX: bool> At<D, T, LE
         let levels = if MATRIX { D::LEVELS.matrix } else { D::LEVELS.vector };
         if LEVEL < levels {
             Some(LevelKernels {
-                baseline: baseline::<D, T::Baseline, LEVEL, MATRIX, false>,
+                baseline: baseline::<D, T::Baseline, LEVEL, MATRIX>,
                 #[cfg(all(target_arch = "x86_64", not(miri)))]
                 avx2: avx2::<D, T::Avx2, LEVEL, MATRIX>,
-                tail: baseline::<D, T::Baseline, LEVEL, MATRIX, true>,
+                #[cfg(all(target_arch = "x86_64", not(miri)))]
+                avx512: if T::WIDE {
+                    avx512::<D, T::Avx512, LEVEL, MATRIX>
+                } else {
+                    avx2::<D, T::Avx2, LEVEL, MATRIX>
+                },
             })
         } else {
             None

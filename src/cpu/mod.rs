@@ -17,13 +17,13 @@ use std::fmt;
 use num_traits::Float;
 
 pub use self::lane::Kernels;
-use self::lane::{Kernel, LevelKernels, Span, Tables, Uniform};
+use self::lane::{Accumulators, Kernel, LevelKernels, Span, Tables, Uniform};
 use self::settle::{Small, Table};
 pub use self::tensor::{Lent, LentMut, TensorMut, TensorRef};
 use crate::definition::{Erased, Optimizer, Recipe};
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
-use crate::plan::Plan;
+use crate::plan::{Buffer, Plan};
 use crate::trace::{Kind, NodeId, Op};
 use crate::value::{Axis, Reduction, Shape};
 
@@ -56,12 +56,18 @@ pub trait Lanes: Sized {
     /// Virtual lanes of a vector.
     const LANES: usize;
     /// Memory for one vector.
-    type Padded: AsRef<[Self]> + AsMut<[Self]>;
+    type Padded: AsMut<[Self]> + Copy + fmt::Debug + Send + Sync;
     /// Vectors of the instructions that every processor of this kind has.
     type Baseline: simd::Simd<T = Self>;
     /// Vectors of AVX2.
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     type Avx2: simd::Simd<T = Self>;
+    /// Vectors of AVX-512, where `WIDE` says that they are worth their compilation.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    type Avx512: simd::Simd<T = Self>;
+    /// Whether there are loops for AVX-512; else those for AVX2 stand in.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    const WIDE: bool;
     /// Zeros for one vector.
     fn padded() -> Self::Padded;
     /// The nearest number.
@@ -73,7 +79,7 @@ pub trait Lanes: Sized {
 }
 
 macro_rules! element {
-    ($t:ident, $lanes:literal, $sse2:ident, $avx2:ident, $kernels:ident) => {
+    ($t:ident, $lanes:literal, $sse2:ident, $avx2:ident, $avx512:ident $wide:literal, $kernels:ident) => {
         impl Element for $t {}
 
         impl Lanes for $t {
@@ -85,6 +91,10 @@ macro_rules! element {
             type Baseline = simd::Portable<Self, $lanes>;
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             type Avx2 = simd::x86::$avx2;
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            type Avx512 = simd::x86::$avx512;
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            const WIDE: bool = $wide;
 
             #[inline(always)]
             fn padded() -> Self::Padded {
@@ -109,17 +119,19 @@ macro_rules! element {
     };
 }
 
-element!(f32, 16, Sse2F32, Avx2F32, kernels_f32);
-element!(f64, 8, Sse2F64, Avx2F64, kernels_f64);
+element!(f32, 16, Sse2F32, Avx2F32, Avx512F32 true, kernels_f32);
+element!(f64, 8, Sse2F64, Avx2F64, Avx2F64 false, kernels_f64);
 
-/// An instruction set that the library has loops for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// An instruction set that the library has loops for, each a superset of those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Isa {
     /// What every processor of this kind has: SSE2 on x86-64, plain code elsewhere.
     Baseline,
     /// AVX2, on x86-64.
     Avx2,
+    /// AVX-512 (F and DQ), on x86-64; for `f64` the loops are those of AVX2.
+    Avx512,
 }
 
 impl Isa {
@@ -127,8 +139,12 @@ impl Isa {
     #[must_use]
     pub fn detect() -> Self {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
-        if std::arch::is_x86_feature_detected!("avx2") {
-            return Self::Avx2;
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx2") {
+                let wide = has!("avx512f") && has!("avx512dq");
+                return if wide { Self::Avx512 } else { Self::Avx2 };
+            }
         }
         Self::Baseline
     }
@@ -140,13 +156,16 @@ impl Isa {
             Self::Baseline if cfg!(all(target_arch = "x86_64", not(miri))) => "SSE2",
             Self::Baseline => "portable",
             Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
         }
     }
 
-    fn kernel<T>(self, kernels: &LevelKernels<T>) -> Kernel<T> {
+    fn kernel<T: Lanes>(self, kernels: &LevelKernels<T>) -> Kernel<T> {
         match self {
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             Self::Avx2 => kernels.avx2,
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Self::Avx512 => kernels.avx512,
             _ => kernels.baseline,
         }
     }
@@ -222,9 +241,11 @@ impl Cpu {
     /// # Errors
     /// [`Error::Isa`] if this processor does not have it.
     pub fn with_isa(self, isa: Isa) -> Result<Self> {
-        let best = Isa::detect();
-        if isa != Isa::Baseline && isa != best {
-            return Err(Error::Isa { wanted: isa.name(), available: vec![best.name()] });
+        let mut available = vec![Isa::Baseline, Isa::Avx2, Isa::Avx512];
+        available.retain(|&isa| isa <= Isa::detect());
+        if !available.contains(&isa) {
+            let available = available.into_iter().map(Isa::name).collect();
+            return Err(Error::Isa { wanted: isa.name(), available });
         }
         Ok(Self { isa, ..self })
     }
@@ -449,6 +470,9 @@ impl Sums {
 /// What a level does in the tables' terms.
 #[derive(Clone, Debug, Default)]
 struct LevelRun {
+    /// What is read and written, by its place in staged memory.
+    loads: Vec<usize>,
+    stores: Vec<usize>,
     /// Indices into `Runner::sums`.
     sums: Vec<usize>,
     /// (call, node) of the row values that the level reads.
@@ -460,7 +484,7 @@ struct Runner<T: Element> {
     cpu: Cpu,
     plan: Plan,
     dims: Dims,
-    kernels: Vec<(Kernel<T>, Kernel<T>)>,
+    kernels: Vec<Kernel<T>>,
     small: Small<T>,
     full: Vec<Vec<T>>,
     tables: Tables<T>,
@@ -477,7 +501,8 @@ struct Runner<T: Element> {
     per_matrix: Vec<(usize, NodeId)>,
     /// (call, node) of column values.
     cols: Vec<(usize, NodeId)>,
-    spare: Vec<T>,
+    /// What unused entries of `tables.cols` point to.
+    _spare: Vec<T>,
 }
 
 impl<T: Element> fmt::Debug for Runner<T> {
@@ -490,8 +515,14 @@ impl<T: Element> fmt::Debug for Runner<T> {
     }
 }
 
-struct Context<T> {
+struct Context<T: Element> {
     uniform: Uniform<T>,
+    /// What the loops reduced along the row at hand.
+    row: Accumulators<T>,
+    /// For the last elements of a row, which do not fill a vector: the tables of `staged` memory,
+    /// where they are copied to make one.
+    tail: Tables<T>,
+    staged: Vec<T>,
     /// Column accumulators in the element's precision: a spare row, then one for each column
     /// reduction, `step` elements apart.
     acc: Vec<T>,
@@ -542,13 +573,22 @@ impl<T: Element> Runner<T> {
             Kind::Matrix => &compiled.matrix,
         };
         // The tracer has compared the number of levels with what is compiled.
-        let kernels: Vec<_> =
-            compiled.iter().flatten().map(|k| (cpu.isa.kernel(k), k.tail)).collect();
+        let kernels: Vec<_> = compiled.iter().flatten().map(|k| cpu.isa.kernel(k)).collect();
         let small = Small::new(&plan, dims);
         let by_rows = dims.kind == Kind::Matrix && plan.fused;
         let (segments, row_pieces, col_pieces) = segments(dims, by_rows, T::LANES);
 
-        let mut levels = vec![LevelRun::default(); plan.levels.len()];
+        let place = |buffer: Buffer| match buffer {
+            Buffer::Grad => 0,
+            Buffer::Param => 1,
+            Buffer::Slot(s) => 2 + plan.graph.full_slots().take_while(|&f| f != s).count(),
+        };
+        let level_run = |level: &crate::plan::Level| LevelRun {
+            loads: level.loads.iter().map(|&b| place(b)).collect(),
+            stores: level.stores.iter().map(|&(b, _)| place(b)).collect(),
+            ..LevelRun::default()
+        };
+        let mut levels: Vec<_> = plan.levels.iter().map(level_run).collect();
         let (mut sums, mut len) = (Vec::new(), 0);
         let mut identity = [T::zero(); MAX_REDUCTIONS];
         let mut seen = Vec::new();
@@ -608,6 +648,7 @@ impl<T: Element> Runner<T> {
         // A distance that is no multiple of 4096 bytes: accumulators of one column must not
         // compete for the same place in the cache.
         let step = widest.next_multiple_of(T::LANES) + 2 * T::LANES;
+        let spare = vec![T::zero(); dims.batch * small.stride];
         let contexts = segments
             .iter()
             .map(|_| Context {
@@ -615,6 +656,9 @@ impl<T: Element> Runner<T> {
                     values: [T::zero(); MAX_CALLS],
                     col_acc: [std::ptr::null_mut(); MAX_REDUCTIONS],
                 },
+                row: [T::padded(); MAX_REDUCTIONS],
+                tail: Tables::new(spare.as_ptr(), identity),
+                staged: vec![T::zero(); (2 + MAX_FULL_SLOTS) * T::LANES],
                 acc: vec![T::zero(); (col_reductions.len() + 1) * step],
                 step,
             })
@@ -623,15 +667,8 @@ impl<T: Element> Runner<T> {
             plan.graph.full_slots().map(|s| vec![T::narrow(plan.graph.slots[s].init); dims.len()]);
         Self {
             full: full.collect(),
-            spare: vec![T::zero(); dims.batch * small.stride],
             partials: vec![0.0; len],
-            tables: Tables {
-                grad: std::ptr::null(),
-                param: std::ptr::null_mut(),
-                slots: [std::ptr::null_mut(); MAX_FULL_SLOTS],
-                cols: [std::ptr::null(); MAX_CALLS],
-                identity,
-            },
+            tables: Tables::new(spare.as_ptr(), identity),
             cpu,
             plan,
             dims,
@@ -645,6 +682,7 @@ impl<T: Element> Runner<T> {
             fixed,
             per_matrix,
             cols,
+            _spare: spare,
         }
     }
 
@@ -678,7 +716,6 @@ impl<T: Element> Runner<T> {
         for (to, slot) in tables.slots.iter_mut().zip(&mut self.full) {
             *to = slot.as_mut_ptr();
         }
-        tables.cols = [self.spare.as_ptr(); MAX_CALLS];
         for &(call, n) in &self.cols {
             tables.cols[call] = self.small.node_ptr(n);
         }
@@ -721,9 +758,10 @@ impl<T: Element> Runner<T> {
             levels: &self.levels,
             fixed: &self.fixed,
             per_matrix: &self.per_matrix,
+            cols: &self.cols,
             col_reductions: &self.col_reductions,
             #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
-            cols: self.dims.cols as f64,
+            row_len: self.dims.cols as f64,
             partials: Partials(self.partials.as_mut_ptr()),
         };
         let work = |(segment, context): (&Segment, &mut Context<T>)| {
@@ -796,12 +834,12 @@ unsafe impl Send for Partials {}
 unsafe impl Sync for Partials {}
 
 /// One sweep, as all workers see it.
-struct Job<'a, T> {
+struct Job<'a, T: Lanes> {
     sweep: &'a crate::plan::Sweep,
     plan: &'a Plan,
     dims: Dims,
     stride: usize,
-    kernels: &'a [(Kernel<T>, Kernel<T>)],
+    kernels: &'a [Kernel<T>],
     tables: &'a Tables<T>,
     table: Table<'a, T>,
     sums: &'a [Sums],
@@ -809,8 +847,9 @@ struct Job<'a, T> {
     fixed: &'a [(usize, NodeId)],
     per_matrix: &'a [(usize, NodeId)],
     col_reductions: &'a [usize],
+    cols: &'a [(usize, NodeId)],
     /// The number of columns.
-    cols: f64,
+    row_len: f64,
     partials: Partials,
 }
 
@@ -823,6 +862,18 @@ impl<T: Element> Job<'_, T> {
             // SAFETY: the value was settled before the sweep.
             let value = if host { self.table.host(n) } else { unsafe { *self.table.ptr(n) } };
             context.uniform.values[call] = value;
+        }
+        let Context { tail, staged, .. } = context;
+        let staged = staged.as_mut_ptr();
+        // SAFETY: staged memory has a vector for the gradient, the parameter and each slot.
+        unsafe {
+            (tail.grad, tail.param) = (staged, staged.add(T::LANES));
+            for (k, slot) in tail.slots.iter_mut().enumerate() {
+                *slot = staged.add((2 + k) * T::LANES);
+            }
+        }
+        for &(call, _) in self.cols {
+            tail.cols[call] = self.tables.cols[call];
         }
         for b in s.b.0..s.b.1 {
             // SAFETY: the caller's contract; `b` is one of the segment's batch entries.
@@ -841,11 +892,11 @@ impl<T: Element> Job<'_, T> {
     /// As for [`segment`](Self::segment); `b` is one of its batch entries.
     unsafe fn matrix(&self, s: &Segment, b: usize, context: &mut Context<T>) {
         let (c0, cols) = (s.cols.0, s.cols.1 - s.cols.0);
-        let Context { uniform, acc, step } = context;
-        let step = *step;
+        let step = context.step;
         // Accumulators are addressed by the column that the loops count, which starts elsewhere.
         let first_col = b * self.stride + c0;
-        let acc = acc.as_mut_ptr();
+        let acc = context.acc.as_mut_ptr();
+        let uniform = &mut context.uniform;
         let acc_of = |place: usize| acc.wrapping_add(place * step);
         uniform.col_acc = [acc_of(0).wrapping_sub(first_col); MAX_REDUCTIONS];
         for (&r, place) in self.col_reductions.iter().zip(1..) {
@@ -890,7 +941,7 @@ impl<T: Element> Job<'_, T> {
                 }
                 for i in row..end {
                     // SAFETY: the row's piece lies within the segment.
-                    unsafe { self.row(s, b, i, k, uniform) };
+                    unsafe { self.row(s, b, i, k, context) };
                 }
             }
             unfolded += end - row;
@@ -918,7 +969,8 @@ impl<T: Element> Job<'_, T> {
     ///
     /// # Safety
     /// As for [`matrix`](Self::matrix); row `i` is one of the segment's.
-    unsafe fn row(&self, s: &Segment, b: usize, i: usize, k: usize, uniform: &mut Uniform<T>) {
+    unsafe fn row(&self, s: &Segment, b: usize, i: usize, k: usize, context: &mut Context<T>) {
+        let Context { uniform, row: lanes, tail, .. } = context;
         let run = &self.levels[k];
         let row = b * self.dims.rows + i;
         for &(call, n) in &run.rows {
@@ -930,19 +982,47 @@ impl<T: Element> Job<'_, T> {
             out[self.sums[x].r] = identity(self.sums[x].kind);
         }
         let (c0, c1) = s.cols;
-        let (main, tail) = self.kernels[k];
+        let kernel = self.kernels[k];
         let (mut at, mut col) = (row * self.dims.cols + c0, b * self.stride + c0);
         let mut left = c1 - c0;
-        while left >= T::LANES {
-            let n = (left.min(TILE)) / T::LANES;
-            // SAFETY: the span lies within the row; the instruction set was checked.
-            unsafe { main(self.tables, uniform, Span { at, col, n }, &mut out) };
-            let done = n * T::LANES;
+        while left > 0 {
+            let whole = left >= T::LANES;
+            let done = if whole { left.min(TILE) / T::LANES * T::LANES } else { left };
+            if whole {
+                let span = Span { at, col, n: done / T::LANES };
+                // SAFETY: the span lies within the row; the instruction set was checked.
+                unsafe { kernel(self.tables, uniform, span, lanes) };
+            } else {
+                let span = Span { at: 0, col, n: 1 };
+                // SAFETY: the elements lie within the row, and staged memory has a vector for each
+                // buffer; the tail's tables point there.
+                unsafe {
+                    for &x in &run.loads {
+                        self.tables.buffer(x).add(at).copy_to(tail.buffer(x).cast_mut(), left);
+                    }
+                    kernel(tail, uniform, span, lanes);
+                    for &x in &run.stores {
+                        let to = self.tables.buffer(x).cast_mut().add(at);
+                        tail.buffer(x).copy_to(to, left);
+                    }
+                }
+            }
+            for &x in &run.sums {
+                let sums = &self.sums[x];
+                if sums.axis != Axis::Col {
+                    let lanes = lanes[sums.r].as_mut();
+                    if !whole {
+                        // Padding is never added.
+                        lanes[left..].fill(T::narrow(identity(sums.kind)));
+                    }
+                    let total = match sums.kind {
+                        Reduction::Mean => lane::fold(lanes, |a, b| a + b),
+                        Reduction::Max => lane::fold(lanes, |a, b| if a < b { b } else { a }),
+                    };
+                    out[sums.r] = join(sums.kind, out[sums.r], total.widen());
+                }
+            }
             (at, col, left) = (at + done, col + done, left - done);
-        }
-        if left > 0 {
-            // SAFETY: as above, with the elements that are left.
-            unsafe { tail(self.tables, uniform, Span { at, col, n: left }, &mut out) };
         }
         for &x in &run.sums {
             let sums = &self.sums[x];
@@ -953,7 +1033,7 @@ impl<T: Element> Job<'_, T> {
                     Axis::Col => {}
                     Axis::Row if sums.pieces == 1 => {
                         let value = match sums.kind {
-                            Reduction::Mean => value / self.cols,
+                            Reduction::Mean => value / self.row_len,
                             Reduction::Max => value,
                         };
                         *self.table.ptr(sums.node).add(row) = T::narrow(value);

@@ -233,6 +233,12 @@ pub(super) mod x86 {
         unsafe { _mm256_blendv_pd(y, x, _mm256_cmp_pd::<_CMP_LT_OQ>(a, b)) }
     }
 
+    #[inline(always)]
+    unsafe fn select_ps512(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+        // SAFETY: the caller vouches for AVX-512.
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x) }
+    }
+
     vector!(
         /// 16 × `f32` in four SSE2 registers.
         Sse2F32 = [__m128; 4] (0 1 2 3) of 4 f32,
@@ -258,5 +264,12 @@ pub(super) mod x86 {
         _mm256_loadu_pd _mm256_storeu_pd _mm256_set1_pd _mm256_add_pd _mm256_sub_pd _mm256_mul_pd
         _mm256_div_pd _mm256_min_pd _mm256_max_pd _mm256_sqrt_pd _mm256_xor_pd _mm256_andnot_pd,
         select_pd256
+    );
+    vector!(
+        /// 16 × `f32` in one AVX-512 register.
+        Avx512F32 = [__m512; 1] (0) of 16 f32,
+        _mm512_loadu_ps _mm512_storeu_ps _mm512_set1_ps _mm512_add_ps _mm512_sub_ps _mm512_mul_ps
+        _mm512_div_ps _mm512_min_ps _mm512_max_ps _mm512_sqrt_ps _mm512_xor_ps _mm512_andnot_ps,
+        select_ps512
     );
 }

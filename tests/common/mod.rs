@@ -10,6 +10,11 @@
 //! 3. Everything else equals the oracle, driven by one table ([`table`]) and within one list of
 //!    tolerances ([`tolerance`]).
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its part")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::use_self,
+    reason = "numbers are rounded to f32 on purpose, and macros name the type"
+)]
 
 #[cfg(feature = "gpu")]
 pub mod gate;

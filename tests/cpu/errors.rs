@@ -113,9 +113,8 @@ broken!(
         s.set_param(s.param() - m.old());
     },
     "`momentum`",
-    "after it was set",
-    "errors.rs:",
-    "value that `set` returns"
+    "after the new one is set",
+    "call `old` before `set`"
 );
 
 broken!(
@@ -127,7 +126,7 @@ broken!(
         s.full("before").set(s.param());
     },
     "parameter",
-    "after it was set",
+    "after the new one was set",
     "`set_param`"
 );
 
@@ -464,7 +463,7 @@ fn shapes_that_no_memory_holds_are_refused() {
 fn an_instruction_set_that_is_missing_is_named() {
     match Cpu::default().with_isa(gradstep::Isa::Avx2) {
         Ok(cpu) => {
-            assert_eq!(gradstep::Isa::detect(), gradstep::Isa::Avx2);
+            assert_ne!(gradstep::Isa::detect(), gradstep::Isa::Baseline);
             assert!(format!("{cpu:?}").contains("Avx2"), "{cpu:?}");
         }
         Err(error) => says(&error, &["AVX2", "Isa::detect()"]),

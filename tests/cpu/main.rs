@@ -2,6 +2,8 @@
 //!
 //! `GRADSTEP_SEED` sets the seed, `GRADSTEP_CASES` the number of random cases.
 
+#![allow(clippy::cast_possible_truncation, reason = "numbers are rounded to f32 on purpose")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -56,7 +56,7 @@ fn sweeps_bytes_and_state_are_as_promised() {
                 plan.levels.len(),
                 plan.sweeps.len(),
                 plan.bytes_per_parameter(4),
-                dims.state_len(&plan),
+                dims.state_len(&plan.graph),
             );
             assert_eq!(found, promise, "{optimizer:?} on {shape:?}\n{plan}");
         }
@@ -86,7 +86,7 @@ fn the_default_layout_has_the_smaller_state() {
     let came = Came::new(0.1);
     let state = |layout, shape: &[usize]| {
         let (dims, plan) = plan(&came, layout, shape);
-        dims.state_len(&plan)
+        dims.state_len(&plan.graph)
     };
     // A convolution: LastTwo keeps more than AdamW's two moments, Flatten little more than one.
     let conv = [64, 32, 3, 3];

@@ -73,13 +73,13 @@ fn run(cases: u32, test: &'static str, check: impl Fn(&Problem)) {
 #[test]
 fn random_problems_equal_the_oracle_in_f32() {
     let cpu = Cpu::single_threaded();
-    run(400, "random_problems_equal_the_oracle_in_f32", |p| p.check::<f32>(&cpu, STEP, STATE));
+    run(250, "random_problems_equal_the_oracle_in_f32", |p| p.check::<f32>(&cpu, STEP, STATE));
 }
 
 #[test]
 fn random_problems_equal_the_oracle_in_f64() {
     let cpu = Cpu::single_threaded();
-    run(400, "random_problems_equal_the_oracle_in_f64", |p| p.check::<f64>(&cpu, STEP, STATE));
+    run(250, "random_problems_equal_the_oracle_in_f64", |p| p.check::<f64>(&cpu, STEP, STATE));
 }
 
 /// Steps and returns the parameter; `change` may alter each gradient.
