@@ -7,9 +7,9 @@
 //! reductions, named slots of state. See [`Definition`] for how one is written and [`optim`] for
 //! those that are here. Nothing in it says where or how it runs.
 //!
-//! * **The tracer** ([`Graph`]) records the function as a graph. Every value has a [`Shape`], from
-//!   one number for all tensors (Host) to one per element (Full), and a *level*, the number of
-//!   full-size reductions on the longest path to it.
+//! * **The tracer** ([`Graph`]) records the function as a graph. Every value has a
+//!   [shape](value::Shape), from one number for all tensors (Host) to one per element (Full), and a
+//!   *level*, the number of full-size reductions on the longest path to it.
 //! * **The plan** ([`Plan`]) follows from the levels: which passes go over the elements, which of
 //!   them share a trip through memory (a *sweep*), which *small* values are settled between them.
 //!   It can be printed, and its bytes per parameter are asserted by tests.

@@ -2,7 +2,7 @@
 //!
 //! The text is `shaders/step.wgsl` with its marked places filled in: one `match` line for each
 //! operation, one entry point for each dispatch. Where small values lie in memory is decided here
-//! ([`Places`]) and read by the GPU backend, so that it is typed once.
+//! (`Places`) and read by the GPU backend, so that it is typed once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
