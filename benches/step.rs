@@ -10,6 +10,8 @@
 //!
 //! The last optimizer, Lion, is defined here as a user of the library would define it.
 
+#![allow(clippy::too_many_arguments, reason = "loops by hand take their operands one by one")]
+
 use std::time::Instant;
 
 use gradstep::blocks::descend;

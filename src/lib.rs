@@ -74,6 +74,7 @@ pub mod optim;
 mod plan;
 mod trace;
 pub mod value;
+#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "the GPU backend reads the places"))]
 pub mod wgsl;
 
 pub use crate::cpu::{Cpu, CpuStep, Element, Isa};

@@ -226,11 +226,12 @@ impl Level {
             level.stores.push((Buffer::Slot(s), graph.stores[s]));
         }
         for (n, node) in graph.nodes.iter().enumerate().filter(|(n, _)| used[*n]) {
-            if let Op::Reduce(_, _, a) = node.op {
-                if graph.nodes[a].shape == Shape::Full && at(a) == k {
-                    level.reductions.push(n);
-                    needed[a] = true;
-                }
+            if let Op::Reduce(_, _, a) = node.op
+                && graph.nodes[a].shape == Shape::Full
+                && at(a) == k
+            {
+                level.reductions.push(n);
+                needed[a] = true;
             }
         }
         level.stores.iter().for_each(|&(_, n)| needed[n] = true);

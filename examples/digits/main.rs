@@ -77,7 +77,7 @@ fn compare() -> Result<(), Box<dyn Error>> {
     let gpu = if settings.cpu_only { None } else { gpu::open()? };
     let task = Task::new(&settings, gpu)?;
 
-    // Of four learning rates for each, a factor of about two apart, the one that reads the most
+    // Of three or four learning rates for each, a factor of about two apart, the one that reads the most
     // test images after 20 epochs, over three seeds and short of where training becomes erratic.
     // (Chosen by the test images: the accuracies compare optimizers, they do not foretell how the
     // model does on new digits.) Adafactor's is relative to the size of each tensor.

@@ -198,7 +198,7 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
 
     fn declare(&mut self) {
         let n = self.byte() % 6;
-        for k in 0..n {
+        for (k, name) in NAMES.into_iter().enumerate().take(n) {
             let b = self.byte();
             let shapes = [
                 Shape::Full,
@@ -212,7 +212,7 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
             ];
             let shape = shapes[b % 8];
             let init = if b >= 128 { 0.5 } else { 0.0 };
-            self.slots[k] = Some((self.s.slot(NAMES[k], shape, init), shape, false));
+            self.slots[k] = Some((self.s.slot(name, shape, init), shape, false));
         }
     }
 
@@ -428,7 +428,7 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
             }
             14 | 15 => {
                 let axes = [Axis::Row, Axis::Col, Axis::Row, Axis::Col, Axis::Matrix, Axis::Tensor];
-                self.reduced(axes[op / 20 % 6], op % 3 == 0, a)
+                self.reduced(axes[op / 20 % 6], op.is_multiple_of(3), a)
             }
             16 => {
                 let k = self.byte() % 5;
@@ -483,7 +483,7 @@ impl Real for f32 {
 }
 
 impl Real for f64 {
-    const UNIT: f64 = 1.0 / (1u64 << 53) as f64;
+    const UNIT: Self = 1.0 / (1u64 << 53) as Self;
     fn of(x: f64) -> Self {
         x
     }

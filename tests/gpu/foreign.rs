@@ -251,7 +251,7 @@ fn callers_that_take_turns_between_buffers_bind_each_of_them_once() {
     let mut after_two = None;
     for t in 1..=run.steps {
         run.step(gpu, &mut arena, t);
-        let turn = &grounds[t as usize % 2];
+        let turn = &grounds[usize::from(t % 2 == 1)];
         turn.write_grads(gpu, &run, t);
         let params = grounds[0].slices();
         let pairs: Vec<_> = params.iter().zip(turn.slices()).map(|(p, g)| (p.0, g.1)).collect();
@@ -281,7 +281,7 @@ fn more_buffers_than_are_kept_still_give_the_same_steps() {
     let grads: Vec<_> = (0..7).map(|_| buffer(gpu, 33, usage())).collect();
     for t in 1..=21 {
         run.step(gpu, &mut arena, t);
-        let grad = &grads[t as usize % 7];
+        let grad = &grads[usize::try_from(t % 7).expect("small")];
         gpu.queue().write_buffer(grad, 0, &bytes(&run.gradient(0, t)));
         let pair = [(params.slice(..), grad.slice(..))];
         submit(gpu, |encoder| foreign.encode(encoder, &pair)).expect("a valid step");

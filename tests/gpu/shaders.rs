@@ -9,9 +9,6 @@ use crate::common::table::optimizers;
 
 /// Parses and validates a module, as a device without extensions does.
 pub(crate) fn validate(name: &str, source: &str) {
-    if let Ok(dir) = std::env::var("DUMP") {
-        std::fs::write(format!("{dir}/{}.wgsl", name.replace('/', "_")), source).expect("written");
-    }
     let module = naga::front::wgsl::parse_str(source)
         .unwrap_or_else(|e| panic!("{name}: {}\n{source}", e.emit_to_string(source)));
     Validator::new(ValidationFlags::all(), Capabilities::default())

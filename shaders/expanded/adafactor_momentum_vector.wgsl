@@ -1,0 +1,235 @@
+// adafactor_momentum of a vector: 36 bytes a parameter in 2 sweeps.
+// Printed from the definition into shaders/step.wgsl; do not edit.
+
+const WIDTH = 64u;
+const ROWS = 16u;
+const SETTLE = 256u;
+const LOWEST = -3.40282346638528859812e+38f;
+
+// Hyper-parameters and what follows from them, computed once a step in f64.
+struct Hosts {
+    eps1: f32,
+    host_16: f32,
+    host_24: f32,
+    host_34: f32,
+    host_42: f32,
+    host_47: f32,
+}
+
+// Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
+struct Window {
+    param: u32,
+    grad: u32,
+    tiles: u32,
+    n_tiles: u32,
+    gathers: u32,
+    n_gathers: u32,
+    n_tensors: u32,
+    spare: u32,
+}
+
+struct Tensor {
+    batch: u32,
+    rows: u32,
+    cols: u32,
+    // First of its small values, and of its partial sums.
+    small: u32,
+    partials: u32,
+    // Tiles of each matrix, down and across.
+    row_tiles: u32,
+    col_tiles: u32,
+    // How many row tiles a gather adds up.
+    per_group: u32,
+}
+
+struct Tile {
+    tensor: u32,
+    // Its first element, its batch entry, its first row (over all entries) and column.
+    at: u32,
+    b: u32,
+    row: u32,
+    col: u32,
+    rows: u32,
+    cols: u32,
+    // Its place among the tiles: down, across, and in the tensor.
+    down: u32,
+    across: u32,
+    index: u32,
+}
+
+@group(0) @binding(0) var<uniform> hosts: Hosts;
+@group(0) @binding(1) var<uniform> window: Window;
+@group(0) @binding(2) var<storage, read> table: array<u32>;
+@group(0) @binding(3) var<storage, read_write> small: array<f32>;
+@group(0) @binding(4) var<storage, read> grad: array<f32>;
+@group(0) @binding(5) var<storage, read_write> param: array<f32>;
+@group(0) @binding(6) var<storage, read_write> exp_avg_sq: array<f32>;
+@group(0) @binding(7) var<storage, read_write> exp_avg: array<f32>;
+
+var<workgroup> lanes: array<f32, SETTLE>;
+
+fn tensor_at(index: u32) -> Tensor {
+    let i = 8u * index;
+    return Tensor(table[i], table[i + 1u], table[i + 2u], table[i + 3u], table[i + 4u],
+        table[i + 5u], table[i + 6u], table[i + 7u]);
+}
+
+fn tile_at(index: u32) -> Tile {
+    let i = window.tiles + 10u * index;
+    return Tile(table[i], table[i + 1u], table[i + 2u], table[i + 3u], table[i + 4u],
+        table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
+}
+
+fn at_32(t: Tensor) -> u32 {
+    return t.small;
+}
+
+fn at_38(t: Tensor) -> u32 {
+    return t.small + 1u;
+}
+
+fn partials_32(t: Tensor) -> u32 {
+    return t.partials;
+}
+
+@compute @workgroup_size(WIDTH)
+fn sweep_1(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    if (index >= window.n_tiles) {
+        return;
+    }
+    let tile = tile_at(index);
+    let t = tensor_at(tile.tensor);
+    // Level 0.
+    var sum_32 = 0.0;
+    for (var c = lid; c < tile.cols; c += WIDTH) {
+        for (var i = 0u; i < tile.rows; i++) {
+            let e = tile.at + i * t.cols + c;
+            let v0 = grad[window.grad + e];
+            let v17 = v0 * v0;
+            let v18 = v17 + hosts.eps1;
+            let v23 = exp_avg_sq[e];
+            let v25 = v18 - v23;
+            let v26 = v25 * hosts.host_24;
+            let v27 = v23 + v26;
+            let v28 = v27;
+            let v29 = inverseSqrt(v28);
+            let v30 = v0 * v29;
+            let v31 = v30 * v30;
+            exp_avg_sq[e] = v28;
+            sum_32 += v31;
+        }
+    }
+    lanes[lid] = sum_32;
+    workgroupBarrier();
+    if (lid == 0u) {
+        for (var i = 1u; i < WIDTH; i++) {
+            sum_32 += lanes[i];
+        }
+        small[partials_32(t) + tile.index] = sum_32;
+    }
+    workgroupBarrier();
+}
+
+// The small values between two sweeps: one workgroup for each tensor.
+@compute @workgroup_size(SETTLE)
+fn settle_1(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    if (index >= window.n_tensors) {
+        return;
+    }
+    let t = tensor_at(index);
+    var sum_32 = 0.0;
+    for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
+        sum_32 += small[partials_32(t) + i];
+    }
+    let total_32 = sum_lanes(lid, sum_32);
+    if (lid == 0u) {
+        small[at_32(t)] = total_32 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+    }
+    storageBarrier();
+    for (var i = lid; i < 1u; i += SETTLE) {
+        let v32 = small[at_32(t)];
+        let v33 = sqrt(v32);
+        let v35 = v33 * hosts.host_34;
+        let v36 = max(v35, 1.0);
+        let v37 = 1.0 / v36;
+        let v38 = hosts.host_16 * v37;
+        small[at_38(t) + i] = v38;
+    }
+}
+
+@compute @workgroup_size(WIDTH)
+fn sweep_2(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    if (index >= window.n_tiles) {
+        return;
+    }
+    let tile = tile_at(index);
+    let t = tensor_at(tile.tensor);
+    // Level 1.
+    let v38 = small[at_38(t)];
+    for (var c = lid; c < tile.cols; c += WIDTH) {
+        for (var i = 0u; i < tile.rows; i++) {
+            let e = tile.at + i * t.cols + c;
+            let v0 = grad[window.grad + e];
+            let v1 = param[window.param + e];
+            let v28 = exp_avg_sq[e];
+            let v29 = inverseSqrt(v28);
+            let v30 = v0 * v29;
+            let v39 = v30 * v38;
+            let v41 = exp_avg[e];
+            let v43 = v39 - v41;
+            let v44 = v43 * hosts.host_42;
+            let v45 = v41 + v44;
+            let v46 = v45;
+            let v48 = v1 * hosts.host_47;
+            let v49 = v46 + v48;
+            let v50 = v1 - v49;
+            param[window.param + e] = v50;
+            exp_avg[e] = v46;
+        }
+    }
+}
+
+// The sum over a workgroup of SETTLE threads, in a fixed tree, for its first thread.
+fn sum_lanes(lid: u32, x: f32) -> f32 {
+    lanes[lid] = x;
+    workgroupBarrier();
+    for (var half = SETTLE / 2u; half > 0u; half /= 2u) {
+        if (lid < half) {
+            lanes[lid] += lanes[lid + half];
+        }
+        workgroupBarrier();
+    }
+    let total = lanes[0];
+    workgroupBarrier();
+    return total;
+}
+
+// The greatest value over a workgroup of SETTLE threads.
+fn max_lanes(lid: u32, x: f32) -> f32 {
+    lanes[lid] = x;
+    workgroupBarrier();
+    for (var half = SETTLE / 2u; half > 0u; half /= 2u) {
+        if (lid < half) {
+            lanes[lid] = max(lanes[lid], lanes[lid + half]);
+        }
+        workgroupBarrier();
+    }
+    let greatest = lanes[0];
+    workgroupBarrier();
+    return greatest;
+}

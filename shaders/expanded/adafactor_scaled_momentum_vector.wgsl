@@ -1,0 +1,276 @@
+// adafactor_scaled_momentum of a vector: 40 bytes a parameter in 2 sweeps.
+// Printed from the definition into shaders/step.wgsl; do not edit.
+
+const WIDTH = 64u;
+const ROWS = 16u;
+const SETTLE = 256u;
+const LOWEST = -3.40282346638528859812e+38f;
+
+// Hyper-parameters and what follows from them, computed once a step in f64.
+struct Hosts {
+    eps1: f32,
+    weight_decay: f32,
+    eps2: f32,
+    host_17: f32,
+    host_30: f32,
+    host_40: f32,
+    host_48: f32,
+}
+
+// Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
+struct Window {
+    param: u32,
+    grad: u32,
+    tiles: u32,
+    n_tiles: u32,
+    gathers: u32,
+    n_gathers: u32,
+    n_tensors: u32,
+    spare: u32,
+}
+
+struct Tensor {
+    batch: u32,
+    rows: u32,
+    cols: u32,
+    // First of its small values, and of its partial sums.
+    small: u32,
+    partials: u32,
+    // Tiles of each matrix, down and across.
+    row_tiles: u32,
+    col_tiles: u32,
+    // How many row tiles a gather adds up.
+    per_group: u32,
+}
+
+struct Tile {
+    tensor: u32,
+    // Its first element, its batch entry, its first row (over all entries) and column.
+    at: u32,
+    b: u32,
+    row: u32,
+    col: u32,
+    rows: u32,
+    cols: u32,
+    // Its place among the tiles: down, across, and in the tensor.
+    down: u32,
+    across: u32,
+    index: u32,
+}
+
+@group(0) @binding(0) var<uniform> hosts: Hosts;
+@group(0) @binding(1) var<uniform> window: Window;
+@group(0) @binding(2) var<storage, read> table: array<u32>;
+@group(0) @binding(3) var<storage, read_write> small: array<f32>;
+@group(0) @binding(4) var<storage, read> grad: array<f32>;
+@group(0) @binding(5) var<storage, read_write> param: array<f32>;
+@group(0) @binding(6) var<storage, read_write> exp_avg_sq: array<f32>;
+@group(0) @binding(7) var<storage, read_write> exp_avg: array<f32>;
+
+var<workgroup> lanes: array<f32, SETTLE>;
+
+fn tensor_at(index: u32) -> Tensor {
+    let i = 8u * index;
+    return Tensor(table[i], table[i + 1u], table[i + 2u], table[i + 3u], table[i + 4u],
+        table[i + 5u], table[i + 6u], table[i + 7u]);
+}
+
+fn tile_at(index: u32) -> Tile {
+    let i = window.tiles + 10u * index;
+    return Tile(table[i], table[i + 1u], table[i + 2u], table[i + 3u], table[i + 4u],
+        table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
+}
+
+fn at_19(t: Tensor) -> u32 {
+    return t.small;
+}
+
+fn at_38(t: Tensor) -> u32 {
+    return t.small + 1u;
+}
+
+fn at_44(t: Tensor) -> u32 {
+    return t.small + 2u;
+}
+
+fn at_53(t: Tensor) -> u32 {
+    return t.small + 3u;
+}
+
+fn partials_19(t: Tensor) -> u32 {
+    return t.partials;
+}
+
+fn partials_38(t: Tensor) -> u32 {
+    return t.partials + t.batch * t.row_tiles * t.col_tiles;
+}
+
+@compute @workgroup_size(WIDTH)
+fn sweep_1(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    if (index >= window.n_tiles) {
+        return;
+    }
+    let tile = tile_at(index);
+    let t = tensor_at(tile.tensor);
+    // Level 0.
+    var sum_19 = 0.0;
+    var sum_38 = 0.0;
+    for (var c = lid; c < tile.cols; c += WIDTH) {
+        for (var i = 0u; i < tile.rows; i++) {
+            let e = tile.at + i * t.cols + c;
+            let v0 = grad[window.grad + e];
+            let v1 = param[window.param + e];
+            let v18 = v1 * v1;
+            let v23 = v0 * v0;
+            let v24 = v23 + hosts.eps1;
+            let v29 = exp_avg_sq[e];
+            let v31 = v24 - v29;
+            let v32 = v31 * hosts.host_30;
+            let v33 = v29 + v32;
+            let v34 = v33;
+            let v35 = inverseSqrt(v34);
+            let v36 = v0 * v35;
+            let v37 = v36 * v36;
+            exp_avg_sq[e] = v34;
+            sum_19 += v18;
+            sum_38 += v37;
+        }
+    }
+    lanes[lid] = sum_19;
+    workgroupBarrier();
+    if (lid == 0u) {
+        for (var i = 1u; i < WIDTH; i++) {
+            sum_19 += lanes[i];
+        }
+        small[partials_19(t) + tile.index] = sum_19;
+    }
+    workgroupBarrier();
+    lanes[lid] = sum_38;
+    workgroupBarrier();
+    if (lid == 0u) {
+        for (var i = 1u; i < WIDTH; i++) {
+            sum_38 += lanes[i];
+        }
+        small[partials_38(t) + tile.index] = sum_38;
+    }
+    workgroupBarrier();
+}
+
+// The small values between two sweeps: one workgroup for each tensor.
+@compute @workgroup_size(SETTLE)
+fn settle_1(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    if (index >= window.n_tensors) {
+        return;
+    }
+    let t = tensor_at(index);
+    var sum_19 = 0.0;
+    for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
+        sum_19 += small[partials_19(t) + i];
+    }
+    let total_19 = sum_lanes(lid, sum_19);
+    if (lid == 0u) {
+        small[at_19(t)] = total_19 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+    }
+    var sum_38 = 0.0;
+    for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
+        sum_38 += small[partials_38(t) + i];
+    }
+    let total_38 = sum_lanes(lid, sum_38);
+    if (lid == 0u) {
+        small[at_38(t)] = total_38 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+    }
+    storageBarrier();
+    for (var i = lid; i < 1u; i += SETTLE) {
+        let v19 = small[at_19(t)];
+        let v20 = sqrt(v19);
+        let v21 = max(v20, hosts.eps2);
+        let v22 = hosts.host_17 * v21;
+        let v38 = small[at_38(t)];
+        let v39 = sqrt(v38);
+        let v41 = v39 * hosts.host_40;
+        let v42 = max(v41, 1.0);
+        let v43 = 1.0 / v42;
+        let v44 = v22 * v43;
+        small[at_44(t) + i] = v44;
+        let v53 = v22 * hosts.weight_decay;
+        small[at_53(t) + i] = v53;
+    }
+}
+
+@compute @workgroup_size(WIDTH)
+fn sweep_2(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    if (index >= window.n_tiles) {
+        return;
+    }
+    let tile = tile_at(index);
+    let t = tensor_at(tile.tensor);
+    // Level 1.
+    let v44 = small[at_44(t)];
+    let v53 = small[at_53(t)];
+    for (var c = lid; c < tile.cols; c += WIDTH) {
+        for (var i = 0u; i < tile.rows; i++) {
+            let e = tile.at + i * t.cols + c;
+            let v0 = grad[window.grad + e];
+            let v1 = param[window.param + e];
+            let v34 = exp_avg_sq[e];
+            let v35 = inverseSqrt(v34);
+            let v36 = v0 * v35;
+            let v45 = v36 * v44;
+            let v47 = exp_avg[e];
+            let v49 = v45 - v47;
+            let v50 = v49 * hosts.host_48;
+            let v51 = v47 + v50;
+            let v52 = v51;
+            let v54 = v1 * v53;
+            let v55 = v52 + v54;
+            let v56 = v1 - v55;
+            param[window.param + e] = v56;
+            exp_avg[e] = v52;
+        }
+    }
+}
+
+// The sum over a workgroup of SETTLE threads, in a fixed tree, for its first thread.
+fn sum_lanes(lid: u32, x: f32) -> f32 {
+    lanes[lid] = x;
+    workgroupBarrier();
+    for (var half = SETTLE / 2u; half > 0u; half /= 2u) {
+        if (lid < half) {
+            lanes[lid] += lanes[lid + half];
+        }
+        workgroupBarrier();
+    }
+    let total = lanes[0];
+    workgroupBarrier();
+    return total;
+}
+
+// The greatest value over a workgroup of SETTLE threads.
+fn max_lanes(lid: u32, x: f32) -> f32 {
+    lanes[lid] = x;
+    workgroupBarrier();
+    for (var half = SETTLE / 2u; half > 0u; half /= 2u) {
+        if (lid < half) {
+            lanes[lid] = max(lanes[lid], lanes[lid + half]);
+        }
+        workgroupBarrier();
+    }
+    let greatest = lanes[0];
+    workgroupBarrier();
+    return greatest;
+}

@@ -1,0 +1,262 @@
+// adafactor_torch of a vector: 32 bytes a parameter in 2 sweeps.
+// Printed from the definition into shaders/step.wgsl; do not edit.
+
+const WIDTH = 64u;
+const ROWS = 16u;
+const SETTLE = 256u;
+const LOWEST = -3.40282346638528859812e+38f;
+
+// Hyper-parameters and what follows from them, computed once a step in f64.
+struct Hosts {
+    host_13: f32,
+    host_18: f32,
+    eps2: f32,
+    host_30: f32,
+    host_41: f32,
+    host_47: f32,
+}
+
+// Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
+struct Window {
+    param: u32,
+    grad: u32,
+    tiles: u32,
+    n_tiles: u32,
+    gathers: u32,
+    n_gathers: u32,
+    n_tensors: u32,
+    spare: u32,
+}
+
+struct Tensor {
+    batch: u32,
+    rows: u32,
+    cols: u32,
+    // First of its small values, and of its partial sums.
+    small: u32,
+    partials: u32,
+    // Tiles of each matrix, down and across.
+    row_tiles: u32,
+    col_tiles: u32,
+    // How many row tiles a gather adds up.
+    per_group: u32,
+}
+
+struct Tile {
+    tensor: u32,
+    // Its first element, its batch entry, its first row (over all entries) and column.
+    at: u32,
+    b: u32,
+    row: u32,
+    col: u32,
+    rows: u32,
+    cols: u32,
+    // Its place among the tiles: down, across, and in the tensor.
+    down: u32,
+    across: u32,
+    index: u32,
+}
+
+@group(0) @binding(0) var<uniform> hosts: Hosts;
+@group(0) @binding(1) var<uniform> window: Window;
+@group(0) @binding(2) var<storage, read> table: array<u32>;
+@group(0) @binding(3) var<storage, read_write> small: array<f32>;
+@group(0) @binding(4) var<storage, read> grad: array<f32>;
+@group(0) @binding(5) var<storage, read_write> param: array<f32>;
+@group(0) @binding(6) var<storage, read_write> exp_avg_sq: array<f32>;
+
+var<workgroup> lanes: array<f32, SETTLE>;
+
+fn tensor_at(index: u32) -> Tensor {
+    let i = 8u * index;
+    return Tensor(table[i], table[i + 1u], table[i + 2u], table[i + 3u], table[i + 4u],
+        table[i + 5u], table[i + 6u], table[i + 7u]);
+}
+
+fn tile_at(index: u32) -> Tile {
+    let i = window.tiles + 10u * index;
+    return Tile(table[i], table[i + 1u], table[i + 2u], table[i + 3u], table[i + 4u],
+        table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
+}
+
+fn at_32(t: Tensor) -> u32 {
+    return t.small;
+}
+
+fn at_39(t: Tensor) -> u32 {
+    return t.small + 1u;
+}
+
+fn at_45(t: Tensor) -> u32 {
+    return t.small + 2u;
+}
+
+fn partials_32(t: Tensor) -> u32 {
+    return t.partials;
+}
+
+fn partials_39(t: Tensor) -> u32 {
+    return t.partials + t.batch * t.row_tiles * t.col_tiles;
+}
+
+@compute @workgroup_size(WIDTH)
+fn sweep_1(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    if (index >= window.n_tiles) {
+        return;
+    }
+    let tile = tile_at(index);
+    let t = tensor_at(tile.tensor);
+    // Level 0.
+    var sum_32 = 0.0;
+    var sum_39 = 0.0;
+    for (var c = lid; c < tile.cols; c += WIDTH) {
+        for (var i = 0u; i < tile.rows; i++) {
+            let e = tile.at + i * t.cols + c;
+            let v0 = grad[window.grad + e];
+            let v1 = param[window.param + e];
+            let v6 = v0 * v0;
+            let v12 = exp_avg_sq[e];
+            let v14 = v6 - v12;
+            let v15 = v14 * hosts.host_13;
+            let v16 = v12 + v15;
+            let v17 = v16;
+            let v19 = max(v17, hosts.host_18);
+            let v31 = v1 * v1;
+            let v36 = inverseSqrt(v19);
+            let v37 = v0 * v36;
+            let v38 = v37 * v37;
+            exp_avg_sq[e] = v17;
+            sum_32 += v31;
+            sum_39 += v38;
+        }
+    }
+    lanes[lid] = sum_32;
+    workgroupBarrier();
+    if (lid == 0u) {
+        for (var i = 1u; i < WIDTH; i++) {
+            sum_32 += lanes[i];
+        }
+        small[partials_32(t) + tile.index] = sum_32;
+    }
+    workgroupBarrier();
+    lanes[lid] = sum_39;
+    workgroupBarrier();
+    if (lid == 0u) {
+        for (var i = 1u; i < WIDTH; i++) {
+            sum_39 += lanes[i];
+        }
+        small[partials_39(t) + tile.index] = sum_39;
+    }
+    workgroupBarrier();
+}
+
+// The small values between two sweeps: one workgroup for each tensor.
+@compute @workgroup_size(SETTLE)
+fn settle_1(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    if (index >= window.n_tensors) {
+        return;
+    }
+    let t = tensor_at(index);
+    var sum_32 = 0.0;
+    for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
+        sum_32 += small[partials_32(t) + i];
+    }
+    let total_32 = sum_lanes(lid, sum_32);
+    if (lid == 0u) {
+        small[at_32(t)] = total_32 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+    }
+    var sum_39 = 0.0;
+    for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
+        sum_39 += small[partials_39(t) + i];
+    }
+    let total_39 = sum_lanes(lid, sum_39);
+    if (lid == 0u) {
+        small[at_39(t)] = total_39 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+    }
+    storageBarrier();
+    for (var i = lid; i < 1u; i += SETTLE) {
+        let v32 = small[at_32(t)];
+        let v33 = sqrt(v32);
+        let v34 = max(v33, hosts.eps2);
+        let v35 = hosts.host_30 * v34;
+        let v39 = small[at_39(t)];
+        let v40 = sqrt(v39);
+        let v42 = v40 * hosts.host_41;
+        let v43 = max(v42, 1.0);
+        let v44 = 1.0 / v43;
+        let v45 = v35 * v44;
+        small[at_45(t) + i] = v45;
+    }
+}
+
+@compute @workgroup_size(WIDTH)
+fn sweep_2(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    if (index >= window.n_tiles) {
+        return;
+    }
+    let tile = tile_at(index);
+    let t = tensor_at(tile.tensor);
+    // Level 1.
+    let v45 = small[at_45(t)];
+    for (var c = lid; c < tile.cols; c += WIDTH) {
+        for (var i = 0u; i < tile.rows; i++) {
+            let e = tile.at + i * t.cols + c;
+            let v0 = grad[window.grad + e];
+            let v1 = param[window.param + e];
+            let v17 = exp_avg_sq[e];
+            let v19 = max(v17, hosts.host_18);
+            let v36 = inverseSqrt(v19);
+            let v37 = v0 * v36;
+            let v46 = v37 * v45;
+            let v48 = v1 * hosts.host_47;
+            let v49 = v46 + v48;
+            let v50 = v1 - v49;
+            param[window.param + e] = v50;
+        }
+    }
+}
+
+// The sum over a workgroup of SETTLE threads, in a fixed tree, for its first thread.
+fn sum_lanes(lid: u32, x: f32) -> f32 {
+    lanes[lid] = x;
+    workgroupBarrier();
+    for (var half = SETTLE / 2u; half > 0u; half /= 2u) {
+        if (lid < half) {
+            lanes[lid] += lanes[lid + half];
+        }
+        workgroupBarrier();
+    }
+    let total = lanes[0];
+    workgroupBarrier();
+    return total;
+}
+
+// The greatest value over a workgroup of SETTLE threads.
+fn max_lanes(lid: u32, x: f32) -> f32 {
+    lanes[lid] = x;
+    workgroupBarrier();
+    for (var half = SETTLE / 2u; half > 0u; half /= 2u) {
+        if (lid < half) {
+            lanes[lid] = max(lanes[lid], lanes[lid + half]);
+        }
+        workgroupBarrier();
+    }
+    let greatest = lanes[0];
+    workgroupBarrier();
+    return greatest;
+}

@@ -1,0 +1,250 @@
+// sm3_momentum of a matrix in tiles of whole rows: 20 bytes a parameter in 1 sweeps.
+// Printed from the definition into shaders/step.wgsl; do not edit.
+
+const WIDTH = 64u;
+const ROWS = 16u;
+const SETTLE = 256u;
+const LOWEST = -3.40282346638528859812e+38f;
+
+// Hyper-parameters and what follows from them, computed once a step in f64.
+struct Hosts {
+    lr: f32,
+    eps: f32,
+    host_17: f32,
+}
+
+// Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
+struct Window {
+    param: u32,
+    grad: u32,
+    tiles: u32,
+    n_tiles: u32,
+    gathers: u32,
+    n_gathers: u32,
+    n_tensors: u32,
+    spare: u32,
+}
+
+struct Tensor {
+    batch: u32,
+    rows: u32,
+    cols: u32,
+    // First of its small values, and of its partial sums.
+    small: u32,
+    partials: u32,
+    // Tiles of each matrix, down and across.
+    row_tiles: u32,
+    col_tiles: u32,
+    // How many row tiles a gather adds up.
+    per_group: u32,
+}
+
+struct Tile {
+    tensor: u32,
+    // Its first element, its batch entry, its first row (over all entries) and column.
+    at: u32,
+    b: u32,
+    row: u32,
+    col: u32,
+    rows: u32,
+    cols: u32,
+    // Its place among the tiles: down, across, and in the tensor.
+    down: u32,
+    across: u32,
+    index: u32,
+}
+
+@group(0) @binding(0) var<uniform> hosts: Hosts;
+@group(0) @binding(1) var<uniform> window: Window;
+@group(0) @binding(2) var<storage, read> table: array<u32>;
+@group(0) @binding(3) var<storage, read_write> small: array<f32>;
+@group(0) @binding(4) var<storage, read> grad: array<f32>;
+@group(0) @binding(5) var<storage, read_write> param: array<f32>;
+@group(0) @binding(6) var<storage, read_write> momentum_buffer: array<f32>;
+
+var<workgroup> lanes: array<f32, SETTLE>;
+var<workgroup> row_0: array<f32, WIDTH * ROWS>;
+
+fn tensor_at(index: u32) -> Tensor {
+    let i = 8u * index;
+    return Tensor(table[i], table[i + 1u], table[i + 2u], table[i + 3u], table[i + 4u],
+        table[i + 5u], table[i + 6u], table[i + 7u]);
+}
+
+fn tile_at(index: u32) -> Tile {
+    let i = window.tiles + 10u * index;
+    return Tile(table[i], table[i + 1u], table[i + 2u], table[i + 3u], table[i + 4u],
+        table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
+}
+
+fn at_accumulator_0(t: Tensor) -> u32 {
+    return t.small;
+}
+
+fn at_accumulator_1(t: Tensor) -> u32 {
+    return t.small + t.batch * t.rows;
+}
+
+fn at_9(t: Tensor) -> u32 {
+    return t.small + t.batch * t.cols + t.batch * t.rows;
+}
+
+fn at_10(t: Tensor) -> u32 {
+    return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
+}
+
+fn partials_9(t: Tensor) -> u32 {
+    return t.partials;
+}
+
+fn partials_10(t: Tensor) -> u32 {
+    return t.partials + t.col_tiles * t.batch * t.rows;
+}
+
+@compute @workgroup_size(WIDTH)
+fn sweep_1(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    if (index >= window.n_tiles) {
+        return;
+    }
+    let tile = tile_at(index);
+    let t = tensor_at(tile.tensor);
+    // Level 0.
+    for (var i = 0u; i < tile.rows; i++) {
+        row_0[i * WIDTH + lid] = LOWEST;
+    }
+    for (var c = lid; c < tile.cols; c += WIDTH) {
+        let v6 = small[at_accumulator_1(t) + tile.b * t.cols + tile.col + c];
+        var sum_10 = LOWEST;
+        for (var i = 0u; i < tile.rows; i++) {
+            let e = tile.at + i * t.cols + c;
+            let v5 = small[at_accumulator_0(t) + tile.row + i];
+            let v0 = grad[window.grad + e];
+            let v1 = param[window.param + e];
+            let v4 = v0 * v0;
+            let v7 = min(v5, v6);
+            let v8 = v7 + v4;
+            let v11 = v8 + hosts.eps;
+            let v12 = inverseSqrt(v11);
+            let v13 = v0 * v12;
+            let v15 = momentum_buffer[e];
+            let v18 = v13 - v15;
+            let v19 = v18 * hosts.host_17;
+            let v20 = v15 + v19;
+            let v21 = v20;
+            let v22 = v21 * hosts.lr;
+            let v23 = v1 - v22;
+            param[window.param + e] = v23;
+            momentum_buffer[e] = v21;
+            row_0[i * WIDTH + lid] = max(row_0[i * WIDTH + lid], v8);
+            sum_10 = max(sum_10, v8);
+        }
+        small[partials_10(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_10;
+    }
+    workgroupBarrier();
+    if (lid < tile.rows) {
+        var sum_9 = row_0[lid * WIDTH];
+        for (var i = 1u; i < WIDTH; i++) {
+            sum_9 = max(sum_9, row_0[lid * WIDTH + i]);
+        }
+        small[partials_9(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_9;
+    }
+    workgroupBarrier();
+}
+
+// Adds the column sums of groups of row tiles, where there are many.
+@compute @workgroup_size(WIDTH)
+fn gather_1(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    if (index >= window.n_gathers) {
+        return;
+    }
+    let item = window.gathers + 3u * index;
+    let t = tensor_at(table[item]);
+    let first = table[item + 1u];
+    let end = min(first + t.per_group, t.row_tiles);
+    let c = table[item + 2u] + lid;
+    let span = t.batch * t.cols;
+    if (c < span) {
+        var sum_10 = small[partials_10(t) + first * span + c];
+        for (var i = first + 1u; i < end; i++) {
+            sum_10 = max(sum_10, small[partials_10(t) + i * span + c]);
+        }
+        small[partials_10(t) + first * span + c] = sum_10;
+    }
+}
+
+// The small values between two sweeps: one workgroup for each tensor.
+@compute @workgroup_size(SETTLE)
+fn settle_1(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    if (index >= window.n_tensors) {
+        return;
+    }
+    let t = tensor_at(index);
+    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
+        var sum_9 = LOWEST;
+        for (var k = 0u; k < t.col_tiles; k++) {
+            sum_9 = max(sum_9, small[partials_9(t) + k * t.batch * t.rows + i]);
+        }
+        let v9 = sum_9;
+        small[at_9(t) + i] = v9;
+    }
+    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
+        var sum_10 = LOWEST;
+        for (var k = 0u; k < t.row_tiles; k += t.per_group) {
+            sum_10 = max(sum_10, small[partials_10(t) + k * t.batch * t.cols + i]);
+        }
+        let v10 = sum_10;
+        small[at_10(t) + i] = v10;
+    }
+    storageBarrier();
+    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
+        small[at_accumulator_0(t) + i] = small[at_9(t) + i];
+    }
+    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
+        small[at_accumulator_1(t) + i] = small[at_10(t) + i];
+    }
+}
+
+// The sum over a workgroup of SETTLE threads, in a fixed tree, for its first thread.
+fn sum_lanes(lid: u32, x: f32) -> f32 {
+    lanes[lid] = x;
+    workgroupBarrier();
+    for (var half = SETTLE / 2u; half > 0u; half /= 2u) {
+        if (lid < half) {
+            lanes[lid] += lanes[lid + half];
+        }
+        workgroupBarrier();
+    }
+    let total = lanes[0];
+    workgroupBarrier();
+    return total;
+}
+
+// The greatest value over a workgroup of SETTLE threads.
+fn max_lanes(lid: u32, x: f32) -> f32 {
+    lanes[lid] = x;
+    workgroupBarrier();
+    for (var half = SETTLE / 2u; half > 0u; half /= 2u) {
+        if (lid < half) {
+            lanes[lid] = max(lanes[lid], lanes[lid + half]);
+        }
+        workgroupBarrier();
+    }
+    let greatest = lanes[0];
+    workgroupBarrier();
+    return greatest;
+}

@@ -1,0 +1,147 @@
+// sm3_momentum of a vector: 28 bytes a parameter in 1 sweeps.
+// Printed from the definition into shaders/step.wgsl; do not edit.
+
+const WIDTH = 64u;
+const ROWS = 16u;
+const SETTLE = 256u;
+const LOWEST = -3.40282346638528859812e+38f;
+
+// Hyper-parameters and what follows from them, computed once a step in f64.
+struct Hosts {
+    lr: f32,
+    eps: f32,
+    host_14: f32,
+}
+
+// Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
+struct Window {
+    param: u32,
+    grad: u32,
+    tiles: u32,
+    n_tiles: u32,
+    gathers: u32,
+    n_gathers: u32,
+    n_tensors: u32,
+    spare: u32,
+}
+
+struct Tensor {
+    batch: u32,
+    rows: u32,
+    cols: u32,
+    // First of its small values, and of its partial sums.
+    small: u32,
+    partials: u32,
+    // Tiles of each matrix, down and across.
+    row_tiles: u32,
+    col_tiles: u32,
+    // How many row tiles a gather adds up.
+    per_group: u32,
+}
+
+struct Tile {
+    tensor: u32,
+    // Its first element, its batch entry, its first row (over all entries) and column.
+    at: u32,
+    b: u32,
+    row: u32,
+    col: u32,
+    rows: u32,
+    cols: u32,
+    // Its place among the tiles: down, across, and in the tensor.
+    down: u32,
+    across: u32,
+    index: u32,
+}
+
+@group(0) @binding(0) var<uniform> hosts: Hosts;
+@group(0) @binding(1) var<uniform> window: Window;
+@group(0) @binding(2) var<storage, read> table: array<u32>;
+@group(0) @binding(3) var<storage, read_write> small: array<f32>;
+@group(0) @binding(4) var<storage, read> grad: array<f32>;
+@group(0) @binding(5) var<storage, read_write> param: array<f32>;
+@group(0) @binding(6) var<storage, read_write> accumulator_0: array<f32>;
+@group(0) @binding(7) var<storage, read_write> momentum_buffer: array<f32>;
+
+var<workgroup> lanes: array<f32, SETTLE>;
+
+fn tensor_at(index: u32) -> Tensor {
+    let i = 8u * index;
+    return Tensor(table[i], table[i + 1u], table[i + 2u], table[i + 3u], table[i + 4u],
+        table[i + 5u], table[i + 6u], table[i + 7u]);
+}
+
+fn tile_at(index: u32) -> Tile {
+    let i = window.tiles + 10u * index;
+    return Tile(table[i], table[i + 1u], table[i + 2u], table[i + 3u], table[i + 4u],
+        table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
+}
+
+@compute @workgroup_size(WIDTH)
+fn sweep_1(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    if (index >= window.n_tiles) {
+        return;
+    }
+    let tile = tile_at(index);
+    let t = tensor_at(tile.tensor);
+    // Level 0.
+    for (var c = lid; c < tile.cols; c += WIDTH) {
+        for (var i = 0u; i < tile.rows; i++) {
+            let e = tile.at + i * t.cols + c;
+            let v0 = grad[window.grad + e];
+            let v1 = param[window.param + e];
+            let v4 = v0 * v0;
+            let v5 = accumulator_0[e];
+            let v6 = v5 + v4;
+            let v7 = v6;
+            let v8 = v7 + hosts.eps;
+            let v9 = inverseSqrt(v8);
+            let v10 = v0 * v9;
+            let v12 = momentum_buffer[e];
+            let v15 = v10 - v12;
+            let v16 = v15 * hosts.host_14;
+            let v17 = v12 + v16;
+            let v18 = v17;
+            let v19 = v18 * hosts.lr;
+            let v20 = v1 - v19;
+            param[window.param + e] = v20;
+            accumulator_0[e] = v7;
+            momentum_buffer[e] = v18;
+        }
+    }
+}
+
+// The sum over a workgroup of SETTLE threads, in a fixed tree, for its first thread.
+fn sum_lanes(lid: u32, x: f32) -> f32 {
+    lanes[lid] = x;
+    workgroupBarrier();
+    for (var half = SETTLE / 2u; half > 0u; half /= 2u) {
+        if (lid < half) {
+            lanes[lid] += lanes[lid + half];
+        }
+        workgroupBarrier();
+    }
+    let total = lanes[0];
+    workgroupBarrier();
+    return total;
+}
+
+// The greatest value over a workgroup of SETTLE threads.
+fn max_lanes(lid: u32, x: f32) -> f32 {
+    lanes[lid] = x;
+    workgroupBarrier();
+    for (var half = SETTLE / 2u; half > 0u; half /= 2u) {
+        if (lid < half) {
+            lanes[lid] = max(lanes[lid], lanes[lid + half]);
+        }
+        workgroupBarrier();
+    }
+    let greatest = lanes[0];
+    workgroupBarrier();
+    return greatest;
+}
