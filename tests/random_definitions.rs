@@ -75,6 +75,27 @@ fn random_definitions_equal_the_oracle() {
 }
 
 #[test]
+fn random_definitions_are_valid_wgsl() {
+    runner(60)
+        .run(&problems(), |problem| {
+            if random::recipe(problem.kind(), &problem.program).is_err() {
+                return Ok(());
+            }
+            for source in problem.shaders() {
+                let module = naga::front::wgsl::parse_str(&source)
+                    .unwrap_or_else(|e| panic!("{}\n{source}", e.emit_to_string(&source)));
+                let flags = naga::valid::ValidationFlags::all();
+                let capabilities = naga::valid::Capabilities::empty();
+                naga::valid::Validator::new(flags, capabilities)
+                    .validate(&module)
+                    .unwrap_or_else(|e| panic!("{}\n{source}", e.emit_to_string(&source)));
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
 fn a_definition_that_becomes_another_one_stays_in_its_memory() {
     let other = prop::collection::vec(any::<u8>(), 4..140);
     runner(100)

@@ -32,15 +32,17 @@ pub(crate) const MAX_FULL_SLOTS: usize = 8;
 pub(crate) const MAX_REDUCTIONS: usize = 8;
 pub(crate) const MAX_LEVELS: usize = crate::definition::Levels::MAX as usize;
 
+// Under miri these four are small, so that small tensors have all the seams of large ones.
+
 /// Elements that one call of a kernel covers at most. Within it a lane sums in the element's own
 /// precision (at most 256 terms), beyond it sums are `f64`.
-const TILE: usize = 4096;
+const TILE: usize = if cfg!(miri) { 32 } else { 4096 };
 /// Rows whose column sums are kept in the element's own precision before they join an `f64`.
-const FOLD: usize = 64;
+const FOLD: usize = if cfg!(miri) { 4 } else { 64 };
 /// Elements of a block of rows that a fused sweep goes over once for each level.
-const BLOCK: usize = 4 * 1024;
+const BLOCK: usize = if cfg!(miri) { 64 } else { 4 * 1024 };
 /// Elements that make a segment, the unit of work of a thread.
-const SEGMENT: usize = 64 * 1024;
+const SEGMENT: usize = if cfg!(miri) { 64 } else { 64 * 1024 };
 /// Segments of a tensor at most.
 const MAX_SEGMENTS: usize = 64;
 

@@ -575,6 +575,29 @@ impl Problem {
         step.plan().levels.len()
     }
 
+    /// The program in WGSL, for both kinds of plan and of buffers.
+    ///
+    /// # Panics
+    /// If the program is not a valid definition, or cannot be printed.
+    pub fn shaders(&self) -> Vec<String> {
+        let kind = self.kind();
+        let graph = recipe(kind, &self.program).and_then(|recipe| recipe.trace(kind));
+        let graph = graph.expect("a valid definition");
+        let mut sources = Vec::new();
+        for fused in [false, true] {
+            let plan = Plan::new(graph.clone(), fused).expect("a valid definition");
+            for pooled in [false, true] {
+                match gradstep::wgsl::print(&plan, pooled) {
+                    Ok(program) => sources.push(program.source),
+                    // Row sums that do not fit workgroup memory.
+                    Err(Error::Definition { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        sources
+    }
+
     /// Prepares the program and then runs another one in its place: wrong numbers are right,
     /// anything else is not. Memory beside the tensor stays as it is.
     pub fn misbehave(&self, other: &[u8]) -> Result<(), Error> {
