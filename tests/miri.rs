@@ -7,6 +7,7 @@
 //! ```
 
 #![allow(missing_docs, reason = "a test")]
+#![allow(clippy::cast_possible_truncation, reason = "numbers are rounded to f32 on purpose")]
 
 #[path = "common/table.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with other tests")]
