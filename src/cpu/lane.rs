@@ -430,7 +430,8 @@ unsafe fn accumulators<V: Simd>(identity: &[V::T; MAX_REDUCTIONS]) -> [Cell<V>; 
     splat!(0 1 2 3 4 5 6 7)
 }
 
-/// Combines the lanes in a fixed tree.
+/// Combines the lanes in a fixed tree. Inlined, so that their number is known and nothing loops.
+#[inline(always)]
 pub(crate) fn fold<T: Element>(lanes: &mut [T], join: impl Fn(T, T) -> T) -> T {
     let mut half = lanes.len() / 2;
     while half > 0 {
