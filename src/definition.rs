@@ -65,6 +65,15 @@ pub trait Optimizer: fmt::Debug {
     /// The value of a hyper-parameter that the definition asks for, or `None` for an unknown name.
     fn hyper(&self, name: &str) -> Option<f64>;
 
+    /// Sets a hyper-parameter that is a number, by the name under which [`hyper`](Self::hyper) gives
+    /// it: what schedules and groups do. False for a name that is unknown or cannot be set, which
+    /// is all of them unless an optimizer says otherwise. A number alone may be set so; what selects
+    /// the structure of a step (an option that is `None`, a momentum of 0) stays.
+    fn set_hyper(&mut self, name: &str, value: f64) -> bool {
+        let _ = (name, value);
+        false
+    }
+
     /// What a slot holds before the first step, where that is a setting. `None`: what the definition
     /// declares.
     fn initial(&self, slot: &str) -> Option<f64> {
@@ -85,11 +94,15 @@ pub trait Optimizer: fmt::Debug {
 }
 
 macro_rules! forward {
-    ($($pointer:ty),*) => {$(
+    ($($pointer:ty $(: $set:ident)?),*) => {$(
         impl<O: Optimizer + ?Sized> Optimizer for $pointer {
             fn hyper(&self, name: &str) -> Option<f64> {
                 (**self).hyper(name)
             }
+
+            $(fn $set(&mut self, name: &str, value: f64) -> bool {
+                (**self).$set(name, value)
+            })?
 
             fn initial(&self, slot: &str) -> Option<f64> {
                 (**self).initial(slot)
@@ -107,7 +120,7 @@ macro_rules! forward {
 }
 
 // Tables of optimizers, and settings that several tensors share.
-forward!(&O, Box<O>, std::sync::Arc<O>);
+forward!(&O, Box<O>: set_hyper, std::sync::Arc<O>);
 
 /// A definition with its type erased: a name, a graph and compiled loops.
 #[derive(Clone, Copy)]

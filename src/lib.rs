@@ -72,6 +72,7 @@ mod host;
 mod layout;
 pub mod optim;
 mod plan;
+pub mod snapshot;
 mod trace;
 pub mod value;
 #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "the GPU backend reads the places"))]

@@ -125,11 +125,13 @@ struct Progress {
 }
 
 /// Counters and accumulators lie apart: the compiler first finds out that the counters are
-/// constants, and then that accumulators, addressed by one, fit into registers.
+/// constants, and then that accumulators, addressed by one, fit into registers. The counters lie
+/// here and not behind a reference: to a type with cells `&self` promises nothing about aliases, and
+/// copying that promise at every inlining took the compiler a quarter of its time.
 struct Lane<'t, V: Simd, const LEVEL: u8, const MATRIX: bool> {
     tables: &'t Tables<V::T>,
     uniform: &'t Uniform<V::T>,
-    progress: &'t Progress,
+    progress: Progress,
     acc: &'t [Cell<V>; MAX_REDUCTIONS],
 }
 
@@ -388,15 +390,15 @@ unsafe fn body<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool>(
     span: Span,
     out: &mut Accumulators<V::T>,
 ) {
-    let progress = Progress::default();
     // SAFETY: the kernel's contract.
     let acc: [Cell<V>; MAX_REDUCTIONS] = unsafe { accumulators(&tables.identity) };
-    let lane = Lane::<'_, V, LEVEL, MATRIX> { tables, uniform, progress: &progress, acc: &acc };
+    let lane =
+        Lane::<'_, V, LEVEL, MATRIX> { tables, uniform, progress: Progress::default(), acc: &acc };
     // One vector at least, so that what the last one leaves in the cells is known after the loop.
     let mut i = 0;
     loop {
-        progress.at.set(span.at + i * V::T::LANES);
-        progress.col.set(span.col + i * V::T::LANES);
+        lane.progress.at.set(span.at + i * V::T::LANES);
+        lane.progress.col.set(span.col + i * V::T::LANES);
         lane.run::<D>();
         i += 1;
         if i >= span.n {
@@ -406,7 +408,7 @@ unsafe fn body<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool>(
     // Spelled out: with an index that the compiler knows, accumulators stay in registers.
     macro_rules! finish {
         ($($r:literal)*) => {$(
-            if progress.used.get() >> $r & 1 == 1 {
+            if lane.progress.used.get() >> $r & 1 == 1 {
                 // SAFETY: the kernel's contract; the array has as many elements as the vector.
                 unsafe { acc[$r].get().store(out[$r].as_mut().as_mut_ptr()) };
             }
@@ -443,45 +445,36 @@ pub(crate) fn fold<T: Element>(lanes: &mut [T], join: impl Fn(T, T) -> T) -> T {
     lanes[0]
 }
 
-/// # Safety
-/// As for [`Kernel`]. The baseline instruction set is always present.
-unsafe fn baseline<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool>(
-    tables: &Tables<V::T>,
-    uniform: &Uniform<V::T>,
-    span: Span,
-    out: &mut Accumulators<V::T>,
-) {
-    // SAFETY: the caller's contract.
-    unsafe { body::<D, V, LEVEL, MATRIX>(tables, uniform, span, out) }
+/// The kernels of each instruction set, in a module of its own: the compiler makes a unit of each
+/// and works on them side by side.
+macro_rules! kernels {
+    ($(#[$attribute:meta])* $isa:ident $(: $features:literal)?) => {
+        $(#[$attribute])*
+        mod $isa {
+            use super::{Accumulators, Definition, Simd, Span, Tables, Uniform, body};
+
+            /// # Safety
+            /// As for [`Kernel`](super::Kernel); the instruction set is present.
+            $(#[target_feature(enable = $features)])?
+            pub(super) unsafe fn kernel<D, V, const LEVEL: u8, const MATRIX: bool>(
+                tables: &Tables<V::T>,
+                uniform: &Uniform<V::T>,
+                span: Span,
+                out: &mut Accumulators<V::T>,
+            ) where
+                D: Definition,
+                V: Simd,
+            {
+                // SAFETY: the caller's contract.
+                unsafe { body::<D, V, LEVEL, MATRIX>(tables, uniform, span, out) }
+            }
+        }
+    };
 }
 
-/// # Safety
-/// As for [`Kernel`]; AVX2 is present.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-#[target_feature(enable = "avx2")]
-unsafe fn avx2<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool>(
-    tables: &Tables<V::T>,
-    uniform: &Uniform<V::T>,
-    span: Span,
-    out: &mut Accumulators<V::T>,
-) {
-    // SAFETY: the caller's contract.
-    unsafe { body::<D, V, LEVEL, MATRIX>(tables, uniform, span, out) }
-}
-
-/// # Safety
-/// As for [`Kernel`]; AVX-512 F and DQ are present.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-#[target_feature(enable = "avx512f,avx512dq")]
-unsafe fn avx512<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool>(
-    tables: &Tables<V::T>,
-    uniform: &Uniform<V::T>,
-    span: Span,
-    out: &mut Accumulators<V::T>,
-) {
-    // SAFETY: the caller's contract.
-    unsafe { body::<D, V, LEVEL, MATRIX>(tables, uniform, span, out) }
-}
+kernels!(baseline);
+kernels!(#[cfg(all(target_arch = "x86_64", not(miri)))] avx2: "avx2");
+kernels!(#[cfg(all(target_arch = "x86_64", not(miri)))] avx512: "avx512f,avx512dq");
 
 /// The compiled loops of one level.
 pub(crate) struct LevelKernels<T: Lanes> {
@@ -511,14 +504,14 @@ impl<D: Definition, T: Element, const LEVEL: u8, const MATRIX: bool> At<D, T, LE
         let levels = if MATRIX { D::LEVELS.matrix } else { D::LEVELS.vector };
         if LEVEL < levels {
             Some(LevelKernels {
-                baseline: baseline::<D, T::Baseline, LEVEL, MATRIX>,
+                baseline: baseline::kernel::<D, T::Baseline, LEVEL, MATRIX>,
                 #[cfg(all(target_arch = "x86_64", not(miri)))]
-                avx2: avx2::<D, T::Avx2, LEVEL, MATRIX>,
+                avx2: avx2::kernel::<D, T::Avx2, LEVEL, MATRIX>,
                 #[cfg(all(target_arch = "x86_64", not(miri)))]
                 avx512: if T::WIDE {
-                    avx512::<D, T::Avx512, LEVEL, MATRIX>
+                    avx512::kernel::<D, T::Avx512, LEVEL, MATRIX>
                 } else {
-                    avx2::<D, T::Avx2, LEVEL, MATRIX>
+                    avx2::kernel::<D, T::Avx2, LEVEL, MATRIX>
                 },
             })
         } else {

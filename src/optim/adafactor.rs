@@ -250,14 +250,12 @@ fn scaled_step<'a, I: Interpreter>(s: Step<'a, I>) -> Value<'a, I> {
 }
 
 impl Optimizer for Adafactor {
-    fn hyper(&self, name: &str) -> Option<f64> {
-        match name {
-            "beta1" => self.beta1,
-            "relative_step" => Some(f64::from(self.relative_step)),
-            "warmup_init" => Some(f64::from(self.warmup_init)),
-            _ => hyper!(self, name: lr, decay_rate, eps1, eps2, clip_threshold, weight_decay),
-        }
-    }
+    hyper!(
+        lr, decay_rate, eps1, eps2, clip_threshold, weight_decay;
+        beta1;
+        "relative_step" => |a: &Self| a.relative_step,
+        "warmup_init" => |a: &Self| a.warmup_init
+    );
 
     // Never inlined into another crate: that would compile the loops there once more.
     #[inline(never)]

@@ -174,9 +174,7 @@ macro_rules! adam {
         });
 
         impl Optimizer for $optimizer {
-            fn hyper(&self, name: &str) -> Option<f64> {
-                hyper!(self, name: lr, beta1, beta2, eps, weight_decay)
-            }
+            hyper!(lr, beta1, beta2, eps, weight_decay);
 
             // Never inlined into another crate: that would compile the loops there once more.
             #[inline(never)]

@@ -193,15 +193,11 @@ fn unbias<'a, I: Interpreter>(s: Step<'a, I>, beta: Value<'a, I>) -> Value<'a, I
 }
 
 impl Optimizer for Came {
-    fn hyper(&self, name: &str) -> Option<f64> {
-        match name {
-            "clip_update" => self.clip_update,
-            "bias_correction" => Some(f64::from(self.variant == CameVariant::BiasCorrected)),
-            _ => hyper!(
-                self, name: lr, beta1, beta2, beta3, eps1, eps2, clip_threshold, weight_decay
-            ),
-        }
-    }
+    hyper!(
+        lr, beta1, beta2, beta3, eps1, eps2, clip_threshold, weight_decay;
+        clip_update;
+        "bias_correction" => |came: &Self| came.variant == CameVariant::BiasCorrected
+    );
 
     fn initial(&self, slot: &str) -> Option<f64> {
         let one = self.variant == CameVariant::InitOne && CONFIDENCE.contains(&slot);

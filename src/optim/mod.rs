@@ -58,12 +58,27 @@ macro_rules! builders {
 }
 use builders;
 
-/// The fields that a definition asks for under their own names.
+/// Reading and setting hyper-parameters: fields by their own names; after `;` those that are an
+/// `Option`, which can be set only where they are `Some`; then what is a number to the definition
+/// alone and cannot be set.
 macro_rules! hyper {
-    ($self:ident, $name:ident: $($field:ident),*) => {
-        match $name {
-            $(stringify!($field) => Some($self.$field),)*
-            _ => None,
+    ($($field:ident),* $(; $($option:ident),* $(; $($text:literal => $read:expr),*)?)?) => {
+        fn hyper(&self, name: &str) -> Option<f64> {
+            match name {
+                $(stringify!($field) => Some(self.$field),)*
+                $($(stringify!($option) => self.$option,)*
+                $($($text => Some(f64::from($read(self))),)*)?)?
+                _ => None,
+            }
+        }
+
+        fn set_hyper(&mut self, name: &str, value: f64) -> bool {
+            let field = match name {
+                $(stringify!($field) => Some(&mut self.$field),)*
+                $($(stringify!($option) => self.$option.as_mut(),)*)?
+                _ => None,
+            };
+            field.map(|field| *field = value).is_some()
         }
     };
 }

@@ -122,9 +122,7 @@ impl<const MOMENTUM: bool, const NESTEROV: bool> Definition for SgdStep<MOMENTUM
 }
 
 impl Optimizer for Sgd {
-    fn hyper(&self, name: &str) -> Option<f64> {
-        hyper!(self, name: lr, momentum, dampening, weight_decay, decoupled_weight_decay)
-    }
+    hyper!(lr, momentum, dampening, weight_decay, decoupled_weight_decay);
 
     // Never inlined into another crate: that would compile the loops there once more.
     #[inline(never)]

@@ -121,9 +121,7 @@ fn accumulate<'a, I: Interpreter>(s: Step<'a, I>, x: Value<'a, I>) -> Value<'a, 
 }
 
 impl Optimizer for Sm3 {
-    fn hyper(&self, name: &str) -> Option<f64> {
-        hyper!(self, name: lr, momentum, eps)
-    }
+    hyper!(lr, momentum, eps);
 
     // Never inlined into another crate: that would compile the loops there once more.
     #[inline(never)]
