@@ -45,6 +45,21 @@ impl<'a, I: Interpreter> Factored<'a, I> {
     ) -> Self {
         Self { r: s.rows(rows).ema(x.row_mean(), beta), c: s.cols(cols).ema(x.col_mean(), beta) }
     }
+
+    /// `k · V`
+    #[inline(always)]
+    #[must_use]
+    pub fn scaled(self, k: Value<'a, I>) -> Self {
+        Self { r: self.r * k, c: self.c * k }
+    }
+
+    /// The mean of `1/√V` over the tensor, without a trip through memory.
+    #[inline(always)]
+    #[must_use]
+    pub fn mean_rsqrt(self) -> Value<'a, I> {
+        let Self { r, c } = self;
+        ((r / r.mean()).rsqrt().mean() * c.rsqrt().mean()).tensor_mean()
+    }
 }
 
 /// What an update is normalised by: `x / √V`, with `V` kept in one of three forms.
@@ -97,7 +112,7 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
     #[must_use]
     pub fn scaled(self, k: Value<'a, I>) -> Self {
         match self {
-            Self::Factored(Factored { r, c }) => Self::Factored(Factored { r: r * k, c: c * k }),
+            Self::Factored(rc) => Self::Factored(rc.scaled(k)),
             Self::Whole(v) => Self::Whole(v * k),
             Self::One => Self::One,
         }

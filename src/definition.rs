@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use crate::cpu::{Element, Kernels};
 use crate::error::Result;
-use crate::trace::{Graph, Kind};
+use crate::trace::{Graph, Kind, Watch};
 use crate::value::{Interpreter, Step};
 
 /// How many levels a definition has: one more than the number of full-size reductions on the
@@ -52,6 +52,8 @@ impl Levels {
 pub trait Definition: 'static {
     /// The name that errors, plans, shaders and saved state carry.
     const NAME: &'static str;
+    /// True for a definition that sets slots only and leaves the parameter alone.
+    const MEASURES: bool = false;
     /// The number of levels. Begin with `Levels::flat(1)`; a wrong number is an error that tells
     /// the right one.
     const LEVELS: Levels;
@@ -145,7 +147,12 @@ impl Recipe {
     /// # Errors
     /// [`Error::Definition`](crate::Error::Definition) if the definition breaks a rule.
     pub fn trace(self, kind: Kind) -> Result<Graph> {
-        self.0.trace(kind)
+        self.0.trace(kind, Watch::Nothing)
+    }
+
+    /// The same, with statistics.
+    pub(crate) fn trace_watched(self, kind: Kind, watch: Watch) -> Result<Graph> {
+        self.0.trace(kind, watch)
     }
 
     /// True if the definition treats matrices apart.
@@ -185,7 +192,7 @@ pub trait Erased: Send + Sync {
     fn name(&self) -> &'static str;
     fn levels(&self) -> Levels;
     fn type_id(&self) -> std::any::TypeId;
-    fn trace(&self, kind: Kind) -> Result<Graph>;
+    fn trace(&self, kind: Kind, watch: Watch) -> Result<Graph>;
     fn kernels_f32(&self) -> &'static Kernels<f32>;
     fn kernels_f64(&self) -> &'static Kernels<f64>;
 }
@@ -205,8 +212,8 @@ impl<D: Definition> Erased for Typed<D> {
         std::any::TypeId::of::<D>()
     }
 
-    fn trace(&self, kind: Kind) -> Result<Graph> {
-        Graph::trace::<D>(kind)
+    fn trace(&self, kind: Kind, watch: Watch) -> Result<Graph> {
+        Graph::trace_watched::<D>(kind, watch)
     }
 
     fn kernels_f32(&self) -> &'static Kernels<f32> {

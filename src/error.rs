@@ -81,6 +81,75 @@ pub enum Error {
         /// The number given.
         found: usize,
     },
+    /// Something in the description of tensors, groups and gradients does not fit together.
+    #[error("{what}: {problem}; {remedy}")]
+    Setup {
+        /// Which part.
+        what: String,
+        /// What is wrong with it, with both values.
+        problem: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A tensor was named that does not fit the step.
+    #[error("tensor `{tensor}` {problem}; {remedy}")]
+    Tensor {
+        /// Its name.
+        tensor: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Saved state does not fit the optimizer that is to take it.
+    #[error(
+        "the saved state does not fit this optimizer: {}; restore it into an optimizer of the same \
+         tensors and groups",
+        problems.join("; ")
+    )]
+    Snapshot {
+        /// Everything that is missing, unexpected or different.
+        problems: Vec<String>,
+    },
+    /// An optimizer was asked for by a name that none has.
+    #[error("no optimizer is called `{name}`; there are {known}")]
+    NoOptimizer {
+        /// The name.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// A setting of a reference implementation that is unknown, of another type, or without a
+    /// counterpart.
+    #[error("the setting `{setting}` of {optimizer} {problem}; the settings are {known}")]
+    Setting {
+        /// The optimizer's name.
+        optimizer: &'static str,
+        /// The setting's name.
+        setting: String,
+        /// What is wrong with it.
+        problem: String,
+        /// The settings that there are, with their defaults.
+        known: String,
+    },
+    /// A file of another library's state is not as it should be.
+    #[error("{what} {problem}; {remedy}")]
+    Import {
+        /// Which part of the file.
+        what: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A checkpoint cannot be written or read.
+    #[error("the checkpoint: {problem}; {remedy}")]
+    Checkpoint {
+        /// What is wrong, with both values.
+        problem: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// The instruction set that was asked for is not on this processor.
     #[error("this processor has no {wanted}; use `Isa::detect()` or one of {available:?}")]
     Isa {

@@ -4,7 +4,15 @@ use crate::definition::Optimizer;
 use crate::error::Result;
 use crate::plan::Plan;
 use crate::trace::{Graph, NodeId, Op};
-use crate::value::Binary;
+use crate::value::{Binary, GRAD};
+
+/// A hyper-parameter of `optimizer`, or one of those between the gradient and a definition.
+pub(crate) fn hyper(optimizer: &(impl Optimizer + ?Sized), grad: [f64; 3], name: &str) -> f64 {
+    match GRAD.iter().position(|&g| g == name) {
+        Some(i) => grad[i],
+        None => optimizer.hyper(name).unwrap_or(f64::NAN),
+    }
+}
 
 /// Evaluates all Host values of a plan, by node.
 pub(crate) fn eval_all(plan: &Plan, values: &mut [f64], t: u64, hyper: impl Fn(&str) -> f64) {
@@ -15,11 +23,12 @@ pub(crate) fn eval_all(plan: &Plan, values: &mut [f64], t: u64, hyper: impl Fn(&
 
 /// Brings an optimizer's settings into its traced definition: takes the initial values of slots
 /// from it, and checks that it knows every hyper-parameter that the definition asks for.
-pub(crate) fn adopt<O: Optimizer>(graph: &mut Graph, optimizer: &O) -> Result<()> {
+pub(crate) fn adopt<O: Optimizer + ?Sized>(graph: &mut Graph, optimizer: &O) -> Result<()> {
     for slot in &mut graph.slots {
         slot.init = optimizer.initial(slot.name).unwrap_or(slot.init);
     }
-    match graph.hypers.iter().find(|name| optimizer.hyper(name).is_none()) {
+    let unknown = |name: &&&str| !GRAD.contains(name) && optimizer.hyper(name).is_none();
+    match graph.hypers.iter().find(unknown) {
         None => Ok(()),
         Some(name) => Err(graph.error(
             format!("it asks for the hyper-parameter `{name}`, which its optimizer does not know"),

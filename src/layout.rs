@@ -3,7 +3,7 @@
 use crate::definition::Recipe;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::trace::{Graph, Kind};
+use crate::trace::{Graph, Kind, Watch};
 use crate::value::Shape;
 
 /// How a tensor of any rank becomes batch × rows × cols.
@@ -79,7 +79,7 @@ impl Dims {
     /// Elements of state that a definition keeps for such a tensor.
     #[must_use]
     pub fn state_len(&self, graph: &Graph) -> usize {
-        graph.slots.iter().map(|s| self.count(s.shape)).sum()
+        graph.own_slots().iter().map(|s| self.count(s.shape)).sum()
     }
 }
 
@@ -90,6 +90,16 @@ impl Layout {
     /// [`Error::TooLarge`] if the number of elements overflows, [`Error::Definition`] if the
     /// definition is not valid.
     pub fn resolve(self, recipe: Recipe, shape: &[usize]) -> Result<(Dims, Graph)> {
+        self.resolve_watched(recipe, shape, Watch::Nothing)
+    }
+
+    /// The same, with statistics.
+    pub(crate) fn resolve_watched(
+        self,
+        recipe: Recipe,
+        shape: &[usize],
+        watch: Watch,
+    ) -> Result<(Dims, Graph)> {
         let n = element_count(shape)?;
         let rank = shape.len();
         let kind = match self {
@@ -98,7 +108,7 @@ impl Layout {
             Self::Vector => Kind::Vector,
             _ => Kind::Matrix,
         };
-        let graph = recipe.trace(kind)?;
+        let graph = recipe.trace_watched(kind, watch)?;
         if kind == Kind::Vector {
             return Ok((Dims::vector(n), graph));
         }

@@ -50,7 +50,12 @@
 //! # Features
 //!
 //! `gpu` (default): the GPU backend on wgpu. `parallel` (default): large tensors on rayon's
-//! threads. `serde`: hyper-parameters, shapes and layouts.
+//! threads. `patterns` (default): groups of tensors by globs and regular expressions. `reference`
+//! (default): optimizers by the names and settings of their [reference
+//! implementations](mod@reference). `checkpoint` (default): [state as files](mod@checkpoint).
+//! `import`: the [state of PyTorch's optimizers](mod@import). `serde`: hyper-parameters, shapes and
+//! layouts. `log`: what is prepared, compiled, skipped, saved and loaded, to the `log` crate.
+//! Without any of them the library is the definitions, the CPU on one thread and sets of tensors.
 //!
 //! # In debug builds
 //!
@@ -63,28 +68,43 @@
 //! and definitions of its own in a crate that is optimised likewise.
 
 pub mod blocks;
+#[cfg(feature = "checkpoint")]
+pub mod checkpoint;
 pub mod cpu;
 mod definition;
 mod error;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod gradients;
 mod host;
+#[cfg(feature = "import")]
+pub mod import;
 mod layout;
+mod logging;
 pub mod optim;
 mod plan;
+#[cfg(feature = "reference")]
+pub mod reference;
+pub mod report;
+mod schedule;
+pub mod setup;
 pub mod snapshot;
 mod trace;
 pub mod value;
 #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "the GPU backend reads the places"))]
 pub mod wgsl;
 
-pub use crate::cpu::{Cpu, CpuStep, Element, Isa};
+pub use crate::cpu::{Cpu, CpuOptimizer, CpuStep, Element, Isa, Outcome};
 pub use crate::definition::{Definition, Levels, Optimizer, Recipe};
 pub use crate::error::{Error, Result};
+pub use crate::gradients::{Accumulation, Average, Gradients, LossScale};
 pub use crate::layout::{Dims, Layout};
 pub use crate::plan::{Buffer, Level, Plan, Sweep};
+pub use crate::schedule::{Curve, OneCycle, Schedule};
+pub use crate::setup::{Group, Groups, Key, Missing, Select, Setup, TensorId, TensorInfo};
+pub use crate::snapshot::Snapshot;
 pub use crate::trace::{Graph, Kind, Node, NodeId, Op, SlotId};
 
-#[cfg(all(doctest, feature = "gpu"))]
+#[cfg(all(doctest, feature = "gpu", feature = "checkpoint", feature = "patterns"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

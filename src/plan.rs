@@ -93,7 +93,9 @@ impl Plan {
         // The parameter may be given a small value: that takes a level too.
         let count = 1
             + (0..graph.nodes.len())
-                .filter(|&n| used[n] && (graph.nodes[n].shape == Shape::Full || n == graph.param))
+                .filter(|&n| {
+                    used[n] && (graph.nodes[n].shape == Shape::Full || Some(n) == graph.param)
+                })
                 .map(|n| usize::from(graph.nodes[n].level))
                 .max()
                 .unwrap_or(0);
@@ -219,8 +221,8 @@ impl Level {
         let at = |n: NodeId| usize::from(graph.nodes[n].level);
         let mut level = Self::default();
         let mut needed = vec![false; graph.nodes.len()];
-        if at(graph.param) == k {
-            level.stores.push((Buffer::Param, graph.param));
+        if let Some(param) = graph.param.filter(|&n| at(n) == k) {
+            level.stores.push((Buffer::Param, param));
         }
         for s in graph.full_slots().filter(|&s| at(graph.stores[s]) == k) {
             level.stores.push((Buffer::Slot(s), graph.stores[s]));
@@ -265,7 +267,7 @@ impl Level {
         for n in &level.full {
             let (name, stored) = match graph.nodes[*n].op {
                 Op::Old(s) => (graph.slots[s].name, at(graph.stores[s])),
-                Op::Param => ("param", at(graph.param)),
+                Op::Param => ("param", graph.param.map_or(usize::MAX, at)),
                 _ => continue,
             };
             if stored < k {
@@ -293,7 +295,7 @@ fn check_small_slots(graph: &Graph, used: &[bool]) -> Result<()> {
     for (s, decl) in graph.slots.iter().enumerate().filter(|(_, d)| d.shape != Shape::Full) {
         let stored = usize::from(graph.nodes[graph.stores[s]].level);
         let Some(old) = graph.nodes.iter().position(|n| n.op == Op::Old(s)) else { continue };
-        if graph.param == old && stored == 0 {
+        if graph.param == Some(old) && stored == 0 {
             return Err(stale(graph, decl.name, stored, 0));
         }
         for (n, node) in graph.nodes.iter().enumerate().filter(|(n, _)| used[*n]) {

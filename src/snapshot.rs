@@ -2,9 +2,10 @@
 //!
 //! A [`Snapshot`] is what is saved, loaded, imported and moved between backends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cpu::Element;
+use crate::error::{Error, Result};
 use crate::layout::Dims;
 use crate::value::Shape;
 
@@ -20,6 +21,116 @@ pub struct Snapshot {
     pub tensors: Vec<TensorState>,
     /// Other numbers of the whole optimizer, by name: loss scale, skipped steps.
     pub numbers: BTreeMap<String, f64>,
+}
+
+impl Snapshot {
+    /// A tensor by name.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&TensorState> {
+        self.tensors.iter().find(|t| t.name == name)
+    }
+
+    /// Adds the values of a parameter, which belong to the caller on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a tensor that the snapshot does not have, [`Error::Shape`] for another
+    /// number of values.
+    pub fn set_param(&mut self, name: &str, values: impl Into<Values>) -> Result<()> {
+        let count = self.tensors.len();
+        let Some(tensor) = self.tensors.iter_mut().find(|t| t.name == name) else {
+            return Err(Error::Tensor {
+                tensor: name.into(),
+                problem: format!("is none of the {count} in the snapshot"),
+                remedy: "use a name of the setup",
+            });
+        };
+        let values = values.into();
+        if values.len() != tensor.shape.iter().product::<usize>() {
+            return Err(Error::Shape {
+                what: format!("parameter `{name}`"),
+                expected: tensor.shape.clone(),
+                found: vec![values.len()],
+            });
+        }
+        tensor.param = Some(values);
+        Ok(())
+    }
+
+    /// Everything in which this does not fit `expected`: tensors, slots and numbers that are missing,
+    /// unexpected or of another shape, and groups with another optimizer. Values, precision, steps
+    /// and hyper-parameters may differ.
+    #[must_use]
+    pub fn differences(&self, expected: &Self) -> Vec<String> {
+        let mut list = Vec::new();
+        let optimizer = |s: &Self, t: &TensorState| {
+            s.groups.get(t.group).map(|g| g.optimizer.clone()).unwrap_or_default()
+        };
+        let found: BTreeMap<_, _> = self.tensors.iter().map(|t| (&t.name, t)).collect();
+        for wanted in &expected.tensors {
+            let name = &wanted.name;
+            let Some(t) = found.get(name) else {
+                list.push(format!("tensor `{name}` is missing"));
+                continue;
+            };
+            if t.shape != wanted.shape {
+                list.push(format!(
+                    "tensor `{name}` has shape {:?} and not {:?}",
+                    t.shape, wanted.shape
+                ));
+            }
+            let (is, should) = (optimizer(self, t), optimizer(expected, wanted));
+            if is != should && !is.is_empty() {
+                list.push(format!("tensor `{name}` has state of {is:?} and not of {should:?}"));
+                continue;
+            }
+            for slot in &wanted.slots {
+                match t.slot(&slot.name) {
+                    None => list.push(format!("slot `{}` of `{name}` is missing", slot.name)),
+                    Some(s) if s.shape != slot.shape => list.push(format!(
+                        "slot `{}` of `{name}` has shape {:?} and not {:?}",
+                        s.name, s.shape, slot.shape
+                    )),
+                    Some(s) if s.values.len() != s.shape.iter().product::<usize>() => {
+                        let n = s.values.len();
+                        list.push(format!(
+                            "slot `{}` of `{name}` has {n} values and shape {:?}",
+                            s.name, s.shape
+                        ));
+                    }
+                    Some(_) => {}
+                }
+            }
+            let unexpected = t.slots.iter().filter(|s| wanted.slot(&s.name).is_none());
+            list.extend(unexpected.map(|s| format!("slot `{}` of `{name}` is unexpected", s.name)));
+        }
+        let known: BTreeSet<_> = expected.tensors.iter().map(|t| &t.name).collect();
+        let unexpected = self.tensors.iter().filter(|t| !known.contains(&t.name));
+        list.extend(unexpected.map(|t| format!("tensor `{}` is unexpected", t.name)));
+        if found.len() < self.tensors.len() {
+            list.push("a tensor occurs twice".into());
+        }
+        for name in expected.numbers.keys().filter(|n| !self.numbers.contains_key(*n)) {
+            list.push(format!("number `{name}` is missing"));
+        }
+        for name in self.numbers.keys().filter(|n| !expected.numbers.contains_key(*n)) {
+            list.push(format!("number `{name}` is unexpected"));
+        }
+        list
+    }
+
+    /// [`Error::Snapshot`] unless this has exactly what `expected` has.
+    pub(crate) fn check(&self, expected: &Self) -> Result<()> {
+        let problems = self.differences(expected);
+        if problems.is_empty() { Ok(()) } else { Err(Error::Snapshot { problems }) }
+    }
+}
+
+impl TensorState {
+    /// A slot by name.
+    #[must_use]
+    pub fn slot(&self, name: &str) -> Option<&SlotState> {
+        self.slots.iter().find(|s| s.name == name)
+    }
 }
 
 /// A group of a [`Snapshot`].

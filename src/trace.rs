@@ -11,7 +11,7 @@ use std::panic::Location;
 
 use crate::definition::{Definition, Levels};
 use crate::error::{Error, Result};
-use crate::value::{Axis, Binary, Interpreter, Reduction, Shape, SlotDecl, Step, Unary};
+use crate::value::{Axis, Binary, Interpreter, Reduction, Shape, SlotDecl, Step, Unary, Value};
 
 /// How the elements of a tensor are seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,13 +106,34 @@ pub struct Graph {
     pub slots: Vec<SlotDecl>,
     /// The new value of each slot.
     pub stores: Vec<NodeId>,
-    /// The new value of the parameter.
-    pub param: NodeId,
+    /// The new value of the parameter; `None` if the definition only
+    /// [measures](Definition::MEASURES).
+    pub param: Option<NodeId>,
     /// The node of each call in order, before hash-consing: what the CPU's lanes count by.
     pub(crate) calls: Vec<NodeId>,
     /// The operand of each full-size reduction call, in order, and the node of its result.
     pub(crate) reductions: Vec<(NodeId, NodeId)>,
+    /// What the definition reports: names and values.
+    pub(crate) reports: Vec<(&'static str, NodeId)>,
+    /// How many slots, from the first on, are the definition's own. The others hold statistics.
+    pub(crate) own_slots: usize,
 }
+
+/// Which statistics of a step are kept in slots of their own.
+#[allow(unnameable_types, reason = "an inner part of `Recipe`")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Watch {
+    /// None.
+    #[default]
+    Nothing,
+    /// What the definition reports.
+    Reports,
+    /// Also the squares of gradient and update, and how many updates are zero: [`UPDATES`].
+    Updates,
+}
+
+/// The slots of [`Watch::Updates`].
+pub(crate) const UPDATES: [&str; 3] = ["mean_square_grad", "mean_square_update", "zero_updates"];
 
 impl Graph {
     /// Records one run of a definition's step.
@@ -121,6 +142,11 @@ impl Graph {
     /// [`Error::Definition`] if it breaks a rule that can be seen without a plan: shapes of slots,
     /// powers of values that are not Host, missing or double stores, a wrong [`Definition::LEVELS`].
     pub fn trace<D: Definition>(kind: Kind) -> Result<Self> {
+        Self::trace_watched::<D>(kind, Watch::Nothing)
+    }
+
+    /// The same, with statistics.
+    pub(crate) fn trace_watched<D: Definition>(kind: Kind, watch: Watch) -> Result<Self> {
         let trace = Trace {
             matrix: kind == Kind::Matrix,
             graph: RefCell::new(Self {
@@ -130,18 +156,22 @@ impl Graph {
                 hypers: Vec::new(),
                 slots: Vec::new(),
                 stores: Vec::new(),
-                param: usize::MAX,
+                param: None,
                 calls: Vec::new(),
                 reductions: Vec::new(),
+                reports: Vec::new(),
+                own_slots: 0,
             }),
             known: RefCell::default(),
             error: RefCell::default(),
         };
         D::step(Step::new(&trace));
+        trace.watch(watch);
         if let Some(error) = trace.error.into_inner() {
             return Err(error);
         }
         let graph = trace.graph.into_inner();
+        graph.check_param(D::MEASURES)?;
         graph.check(D::LEVELS.of(kind), kind == Kind::Vector && D::LEVELS.matrix == 0)?;
         Ok(graph)
     }
@@ -150,13 +180,21 @@ impl Graph {
         Error::Definition { definition: self.name, problem, remedy: remedy.into() }
     }
 
-    fn check(&self, stated: u8, flat: bool) -> Result<()> {
-        if self.param == usize::MAX {
-            return Err(self.error(
+    fn check_param(&self, measures: bool) -> Result<()> {
+        match (self.param, measures) {
+            (None, false) => Err(self.error(
                 "it never sets the parameter".into(),
                 "call `set_param` once, at the end of `step`",
-            ));
+            )),
+            (Some(_), true) => Err(self.error(
+                "it sets the parameter, but says that it only measures".into(),
+                "leave `MEASURES` out",
+            )),
+            _ => Ok(()),
         }
+    }
+
+    fn check(&self, stated: u8, flat: bool) -> Result<()> {
         if let Some(slot) = self.stores.iter().position(|&n| n == usize::MAX) {
             return Err(self.error(
                 format!("slot `{}` is declared but never set", self.slots[slot].name),
@@ -180,7 +218,7 @@ impl Graph {
         // The last settle may be for small slots only: then no loop is needed at that level.
         let loops = self
             .stored()
-            .filter(|&n| self.nodes[n].shape == Shape::Full || n == self.param)
+            .filter(|&n| self.nodes[n].shape == Shape::Full || Some(n) == self.param)
             .chain(self.needed_reductions())
             .map(|n| self.nodes[n].level)
             .max()
@@ -193,6 +231,7 @@ impl Graph {
                 "make fewer of its reductions depend on each other",
             ));
         }
+        self.check_reports()?;
         if loops != stated {
             let kind = self.kind;
             return Err(self.error(
@@ -207,9 +246,49 @@ impl Graph {
         Ok(())
     }
 
+    /// [`Error::Definition`] if a report needs a trip through memory that nothing else needs.
+    fn check_reports(&self) -> Result<()> {
+        let mut used = vec![false; self.nodes.len()];
+        self.param.into_iter().for_each(|n| used[n] = true);
+        self.stores[..self.own_slots].iter().for_each(|&n| used[n] = true);
+        self.spread(&mut used);
+        for &(name, n) in &self.reports {
+            let mut needs = vec![false; self.nodes.len()];
+            needs[n] = true;
+            self.spread(&mut needs);
+            if self.reductions.iter().any(|&(_, r)| needs[r] && !used[r]) {
+                return Err(self.error(
+                    format!("the report `{name}` needs a full-size reduction of its own"),
+                    "report what the step computes anyway",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the operands of all nodes that are marked.
+    fn spread(&self, used: &mut [bool]) {
+        for n in (0..self.nodes.len()).rev() {
+            if used[n] {
+                self.nodes[n].op.args().for_each(|a| used[a] = true);
+            }
+        }
+    }
+
+    /// The slots that are the definition's own.
+    pub(crate) fn own_slots(&self) -> &[SlotDecl] {
+        &self.slots[..self.own_slots]
+    }
+
+    /// The slots that hold statistics.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn watched_slots(&self) -> &[SlotDecl] {
+        &self.slots[self.own_slots..]
+    }
+
     /// All stored nodes: the parameter first, then the slots.
     pub(crate) fn stored(&self) -> impl Iterator<Item = NodeId> {
-        std::iter::once(self.param).chain(self.stores.iter().copied())
+        self.param.into_iter().chain(self.stores.iter().copied())
     }
 
     /// Operands of the full-size reductions that something stored depends on.
@@ -224,13 +303,7 @@ impl Graph {
         for n in self.stored() {
             used[n] = true;
         }
-        for n in (0..self.nodes.len()).rev() {
-            if used[n] {
-                for a in self.nodes[n].op.args() {
-                    used[a] = true;
-                }
-            }
-        }
+        self.spread(&mut used);
         used
     }
 
@@ -272,7 +345,10 @@ impl fmt::Display for Graph {
         for (slot, value) in self.slots.iter().zip(&self.stores) {
             writeln!(f, "{} ({}) <- %{value}", slot.name, slot.shape)?;
         }
-        write!(f, "param <- %{}", self.param)
+        match self.param {
+            Some(n) => write!(f, "param <- %{n}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -285,6 +361,32 @@ struct Trace {
 }
 
 impl Trace {
+    /// Adds statistics, in slots after all others.
+    fn watch(&self, watch: Watch) {
+        let (reports, param) = {
+            let mut graph = self.graph.borrow_mut();
+            graph.own_slots = graph.slots.len();
+            (graph.reports.clone(), graph.param)
+        };
+        if watch == Watch::Nothing {
+            return;
+        }
+        let s = Step::new(self);
+        for (name, node) in reports {
+            s.slot(name, Shape::Scalar, 0.0).set(Value::of_node(self, node));
+        }
+        if let (Watch::Updates, Some(new)) = (watch, param) {
+            let old = Value::of_node(self, self.node(Op::Param, Shape::Full, 0));
+            let update = Value::of_node(self, new) - old;
+            let is_zero = 1.0 - Value::of_node(self, new).differs_from(old);
+            for (name, value) in
+                UPDATES.into_iter().zip([s.grad().square(), update.square(), is_zero])
+            {
+                s.slot(name, Shape::Scalar, 0.0).set(value.tensor_mean());
+            }
+        }
+    }
+
     /// Appends a node, or finds the equal one.
     fn node(&self, op: Op, shape: Shape, level: u8) -> NodeId {
         *self.known.borrow_mut().entry(op).or_insert_with(|| {
@@ -361,7 +463,7 @@ impl Interpreter for Trace {
     }
 
     fn param(&self) -> NodeId {
-        if self.graph.borrow().param != usize::MAX {
+        if self.graph.borrow().param.is_some() {
             self.fail(|g| {
                 g.error(
                     "it reads the old parameter after the new one was set".into(),
@@ -487,9 +589,36 @@ impl Interpreter for Trace {
     }
 
     #[track_caller]
+    fn report(&self, name: &'static str, value: NodeId) {
+        let location = Location::caller();
+        let shape = self.get(value).shape;
+        if !matches!(shape, Shape::Host | Shape::Scalar) {
+            self.fail(|g| {
+                g.error(
+                    format!("`{name}`, reported at {}, has shape {shape}", place(location)),
+                    "report a Host or Scalar value: reduce it first",
+                )
+            });
+        }
+        let mut graph = self.graph.borrow_mut();
+        let twice = graph.reports.iter().any(|r| r.0 == name);
+        if twice || graph.slots.iter().any(|s| s.name == name) {
+            drop(graph);
+            self.fail(|g| {
+                g.error(
+                    format!("`{name}`, reported at {}, is the name of another", place(location)),
+                    "give each report a name that no slot and no other report has",
+                )
+            });
+        } else {
+            graph.reports.push((name, value));
+        }
+    }
+
+    #[track_caller]
     fn store_param(&self, value: NodeId) {
         let location = Location::caller();
-        if self.graph.borrow().param != usize::MAX {
+        if self.graph.borrow().param.is_some() {
             self.fail(|g| {
                 g.error(
                     format!("the parameter is set twice, again at {}", place(location)),
@@ -497,6 +626,6 @@ impl Interpreter for Trace {
                 )
             });
         }
-        self.graph.borrow_mut().param = value;
+        self.graph.borrow_mut().param = Some(value);
     }
 }

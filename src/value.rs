@@ -129,6 +129,8 @@ pub enum Unary {
     Abs,
     /// `-1`, `0` or `1`
     Sign,
+    /// `1` for a finite number, `0` for an infinite one and for what is not a number
+    Finite,
 }
 
 /// Operations of two operands.
@@ -148,6 +150,8 @@ pub enum Binary {
     Max,
     /// `a` to the power `b`, for Host values only
     Pow,
+    /// `1` where `a` and `b` are different numbers, `0` where they are the same
+    Differ,
 }
 
 impl Unary {
@@ -162,6 +166,8 @@ impl Unary {
             Self::Sign if T::zero() < x => T::one(),
             Self::Sign if x < T::zero() => -T::one(),
             Self::Sign => T::zero(),
+            Self::Finite if x.is_finite() => T::one(),
+            Self::Finite => T::zero(),
         }
     }
 }
@@ -179,6 +185,8 @@ impl Binary {
             Self::Max if a < b => b,
             Self::Min | Self::Max => a,
             Self::Pow => a.powf(b),
+            Self::Differ if a == b => T::zero(),
+            Self::Differ => T::one(),
         }
     }
 }
@@ -204,6 +212,8 @@ pub trait Interpreter: Sized {
     type Repr: Copy;
     /// What a declared slot is.
     type Slot: Copy;
+    /// Whether what [`grad`](Self::grad) gives is clipped and scaled already.
+    const CONDITIONS: bool = false;
 
     /// True while the tensor is treated as batch × rows × cols, false where it is one long vector.
     fn is_matrix(&self) -> bool;
@@ -240,6 +250,12 @@ pub trait Interpreter: Sized {
     /// Gives the parameter its new value.
     #[track_caller]
     fn store_param(&self, value: Self::Repr);
+    /// Names a value that statistics show. Nothing else depends on it.
+    #[inline(always)]
+    #[track_caller]
+    fn report(&self, name: &'static str, value: Self::Repr) {
+        let _ = (name, value);
+    }
 }
 
 /// A value of a definition. `Copy`, with the operators of arithmetic; `f64` numbers join freely.
@@ -272,6 +288,11 @@ impl<'a, I: Interpreter> Value<'a, I> {
         Self { interpreter, repr }
     }
 
+    /// A value that an interpreter has made itself.
+    pub(crate) fn of_node(interpreter: &'a I, repr: I::Repr) -> Self {
+        Self::of(interpreter, repr)
+    }
+
     #[inline(always)]
     fn unary(self, op: Unary) -> Self {
         Self::of(self.interpreter, self.interpreter.unary(op, self.repr))
@@ -287,6 +308,15 @@ impl<'a, I: Interpreter> Value<'a, I> {
     #[inline(always)]
     fn reduce(self, kind: Reduction, axis: Axis) -> Self {
         Self::of(self.interpreter, self.interpreter.reduce(kind, axis, self.repr))
+    }
+
+    /// Shows this value, which must be Host or Scalar, under a name in the statistics of a step
+    /// ([`Stats`](crate::report::Stats)). Where nobody asks for them it costs nothing.
+    #[inline(always)]
+    #[track_caller]
+    pub fn report(self, name: &'static str) -> Self {
+        self.interpreter.report(name, self.repr);
+        self
     }
 
     /// `x²`, as `x · x`.
@@ -324,6 +354,14 @@ impl<'a, I: Interpreter> Value<'a, I> {
         self.unary(Unary::Sign)
     }
 
+    /// `1` where the value is finite, else `0`. On a GPU the bits are tested: shaders may assume that
+    /// every number is finite, and then comparisons tell nothing.
+    #[inline(always)]
+    #[must_use]
+    pub fn finite(self) -> Self {
+        self.unary(Unary::Finite)
+    }
+
     /// The lesser of two values: `other` where it is less than `self`, else `self`.
     #[inline(always)]
     #[must_use]
@@ -336,6 +374,14 @@ impl<'a, I: Interpreter> Value<'a, I> {
     #[must_use]
     pub fn at_least(self, other: impl Operand<'a, I>) -> Self {
         self.binary(Binary::Max, other)
+    }
+
+    /// `1` where the two are different, `0` where they are equal. On a GPU the bits are compared:
+    /// shaders may take `w - u` and `w` for different wherever `u` is not 0, rounded or not.
+    #[inline(always)]
+    #[must_use]
+    pub fn differs_from(self, other: impl Operand<'a, I>) -> Self {
+        self.binary(Binary::Differ, other)
     }
 
     /// `self` to the power `exponent`. Host values only: `beta2.pow(t)`.
@@ -495,6 +541,15 @@ impl<I: Interpreter> Neg for Value<'_, I> {
     }
 }
 
+/// The Host values that stand between the gradient as it is given and as a definition sees it.
+pub(crate) const GRAD: [&str; 3] = ["grad_min", "grad_max", "grad_scale"];
+
+/// What is done to the gradient with each of them, in order: a clamp, and a product.
+pub(crate) const CONDITION: [Binary; 3] = [Binary::Max, Binary::Min, Binary::Mul];
+
+/// What they are where nothing is done to gradients.
+pub(crate) const GRAD_NEUTRAL: [f64; 3] = [f64::NEG_INFINITY, f64::INFINITY, 1.0];
+
 /// One step of one tensor, as a definition sees it: where values come from and where they go.
 pub struct Step<'a, I: Interpreter> {
     interpreter: &'a I,
@@ -530,10 +585,26 @@ impl<'a, I: Interpreter> Step<'a, I> {
         self.interpreter.is_matrix()
     }
 
-    /// The gradient `g`. Full.
+    /// The gradient `g`, as the step is to see it: clipped and scaled where the surroundings ask
+    /// for it, the gradient as it was given otherwise. Full.
+    ///
+    /// It is `clamp(raw, grad_min, grad_max) · grad_scale` with three Host values that no
+    /// optimizer knows of: they are −∞, ∞ and 1 unless gradients are clipped or unscaled.
     #[inline(always)]
     #[must_use]
     pub fn grad(self) -> Value<'a, I> {
+        let [a, b, c] = self.hyper(GRAD);
+        let [first, second, third] = CONDITION;
+        let raw = self.raw_grad();
+        let conditioned = raw.binary(first, a).binary(second, b).binary(third, c);
+        if I::CONDITIONS { raw } else { conditioned }
+    }
+
+    /// The gradient as it was given. Full. (To a definition that also asks for [`grad`](Self::grad)
+    /// it is no other than that.)
+    #[inline(always)]
+    #[must_use]
+    pub fn raw_grad(self) -> Value<'a, I> {
         Value::of(self.interpreter, self.interpreter.grad())
     }
 

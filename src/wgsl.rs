@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::layout::Dims;
 use crate::plan::{Buffer, Plan};
 use crate::trace::{Node, NodeId, Op, SlotId};
-use crate::value::{Axis, Binary, Reduction, Shape, Unary};
+use crate::value::{Axis, Binary, GRAD, Reduction, Shape, Unary};
 
 /// Threads of a workgroup of a sweep: each takes every so-manieth column of a tile.
 pub(crate) const WIDTH: u32 = 64;
@@ -65,9 +65,26 @@ pub struct Program {
     pub source: String,
     /// Entry points in the order in which they are dispatched.
     pub dispatches: Vec<Dispatch>,
-    /// The Host values of the uniform `hosts`, in order.
+    /// The Host values of the uniform `hosts`, in order, after the word `go`.
     pub hosts: Vec<NodeId>,
     pub(crate) places: Places,
+}
+
+impl Program {
+    /// Bytes of the uniform `hosts`.
+    pub(crate) fn hosts_bytes(&self) -> u64 {
+        (self.hosts.len() as u64 + 1) * 4
+    }
+
+    /// How many of its first words stand for [`GRAD`] values after `go`: all, or none.
+    pub(crate) fn grad_words(&self, plan: &Plan) -> usize {
+        let is = |&(&n, name): &(&NodeId, &&str)| match plan.graph.nodes[n].op {
+            Op::Hyper(h) => plan.graph.hypers[h] == *name,
+            _ => false,
+        };
+        let found = self.hosts.iter().zip(&GRAD).filter(is).count();
+        if found == GRAD.len() { found } else { 0 }
+    }
 }
 
 /// Something small that has a place in memory.
@@ -180,7 +197,7 @@ fn slot_ident(plan: &Plan, slot: SlotId) -> String {
 
 /// A hyper-parameter's name as a member of the uniform.
 fn hyper_ident(plan: &Plan, hyper: usize) -> String {
-    const OWN: &str = "host_ hyper none step_number";
+    const OWN: &str = "go host_ hyper step_number";
     let free = |text: &str| !OWN.split(' ').any(|own| text.starts_with(own));
     unique("hyper", hyper, plan.graph.hypers.iter().copied(), free)
 }
@@ -288,12 +305,7 @@ impl<'a> Printer<'a> {
             kept: BTreeSet::new(),
             local,
             shared,
-            hosts: plan
-                .hosts
-                .iter()
-                .copied()
-                .filter(|&n| literal(plan.graph.nodes[n].op).is_none())
-                .collect(),
+            hosts: hosts(plan),
         };
         printer.keep();
         let limit = (16 * 1024 - 4 * 256) / (4 * WIDTH * ROWS);
@@ -411,9 +423,6 @@ impl<'a> Printer<'a> {
         for &n in &self.hosts {
             let _ = writeln!(hosts, "{}: f32,", self.host_field(n));
         }
-        if hosts.is_empty() {
-            hosts.push_str("none: f32,\n");
-        }
         let mut buffers = String::new();
         if pooled {
             let _ = writeln!(buffers, "// Parameters and gradients, in one buffer.");
@@ -506,6 +515,9 @@ impl<'a> Printer<'a> {
                     Unary::Rsqrt => format!("inverseSqrt({x})"),
                     Unary::Abs => format!("abs({x})"),
                     Unary::Sign => format!("sign({x})"),
+                    Unary::Finite => {
+                        format!("select(1.0, 0.0, (bitcast<u32>({x}) & EXPONENT) == EXPONENT)")
+                    }
                 }
             }
             Op::Binary(op, a, b) => {
@@ -517,6 +529,9 @@ impl<'a> Printer<'a> {
                     Binary::Div => format!("{x} / {y}"),
                     Binary::Min => format!("min({x}, {y})"),
                     Binary::Max => format!("max({x}, {y})"),
+                    Binary::Differ => {
+                        format!("select(0.0, 1.0, bitcast<u32>({x}) != bitcast<u32>({y}))")
+                    }
                     // Host values only: never printed.
                     Binary::Pow => format!("pow({x}, {y})"),
                 }
@@ -980,6 +995,19 @@ fn finished(kind: Reduction, sum: &str, count: &str) -> String {
         Reduction::Mean => format!("{sum} / {count}"),
         Reduction::Max => sum.into(),
     }
+}
+
+/// The Host values of the uniform: those that gradients are clipped and scaled by, which a shader
+/// of the library may write, then all others.
+fn hosts(plan: &Plan) -> Vec<NodeId> {
+    let grad = |n: NodeId| {
+        let Op::Hyper(h) = plan.graph.nodes[n].op else { return GRAD.len() };
+        GRAD.iter().position(|&g| g == plan.graph.hypers[h]).unwrap_or(GRAD.len())
+    };
+    let printed = |n: &NodeId| literal(plan.graph.nodes[*n].op).is_none();
+    let mut hosts: Vec<_> = plan.hosts.iter().copied().filter(printed).collect();
+    hosts.sort_by_key(|&n| grad(n));
+    hosts
 }
 
 /// A number in the text, as WGSL. What WGSL cannot write becomes a uniform.

@@ -7,7 +7,10 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use gradstep::{Cpu, CpuStep};
+use gradstep::optim::{AdamW, Came};
+use gradstep::{
+    Accumulation, Average, Cpu, CpuStep, Gradients, Group, LossScale, Schedule, Select, Setup,
+};
 use ndarray::Array2;
 
 use common::run::{Number, narrow};
@@ -90,4 +93,72 @@ fn the_counter_counts() {
 fn a_step_allocates_nothing_after_the_first() {
     no_allocation::<f32>();
     no_allocation::<f64>();
+}
+
+/// A set of tensors with everything that goes around a step.
+fn no_allocation_in_a_set<T: Number>() {
+    let shapes: [(&str, &[usize]); 4] =
+        [("w", &[33, 21]), ("b", &[21]), ("s", &[]), ("c", &[4, 3, 3, 3])];
+    let lr = Schedule::cosine(1e-2, 0.0, 100).expect("valid").with_warmup(3);
+    let gradients =
+        Gradients::new().clip_norm(1.0).clip_value(3.0).loss_scale(LossScale::dynamic());
+    let plain = Setup::new()
+        .tensors(shapes)
+        .group(Group::new("matrices", Came::new(1e-2)).of(Select::rank(2..)).schedule("lr", lr))
+        .group(Group::new("others", AdamW::new(1e-2)));
+    let full = plain.clone().gradients(gradients).average(Average::Ema { decay: 0.9 }).watch();
+    let sums = full.clone().accumulate(Accumulation::Mean);
+    let mut params = shapes.map(|(_, shape)| narrow::<T>(&params(1, shape.iter().product())));
+    let grads = shapes.map(|(_, shape)| narrow::<T>(&gradient(Values::Normal, 1, 1, shape)));
+    // Nothing is clipped before the last step.
+    let late = plain.clone().gradients(Gradients::new().clip_norm(1e6));
+    for setup in [&plain, &full, &late] {
+        let mut set = setup.cpu::<T>(&Cpu::single_threaded()).expect("valid");
+        for t in 0..4 {
+            let mut grads = grads.clone();
+            if t == 3 {
+                grads.iter_mut().flatten().for_each(|g| *g = *g * T::of(1e6));
+            }
+            let count = allocations(|| {
+                let mut step = set.begin();
+                for (((name, _), p), g) in shapes.iter().zip(&mut params).zip(&grads) {
+                    step.tensor(*name, &mut p[..], &g[..]).expect("lent");
+                }
+                step.finish().expect("a step");
+            });
+            assert!(t == 0 || count == 0, "{count} allocations in step {t}");
+        }
+    }
+    let mut set = plain.cpu::<T>(&Cpu::single_threaded()).expect("valid");
+    for t in 0..4 {
+        let count = allocations(|| {
+            let mut step = set.begin_release().expect("nothing needs all gradients");
+            for (((name, _), p), g) in shapes.iter().zip(&mut params).zip(&grads) {
+                step.tensor(*name, &mut p[..], &g[..]).expect("lent");
+            }
+            step.finish().expect("a step");
+        });
+        assert!(t == 0 || count == 0, "{count} allocations in released step {t}");
+    }
+    let mut set = sums.cpu::<T>(&Cpu::single_threaded()).expect("valid");
+    for t in 0..4 {
+        let count = allocations(|| {
+            for ((name, _), g) in shapes.iter().zip(&grads) {
+                set.accumulate(*name, &g[..]).expect("a micro-batch");
+                set.accumulate(*name, &g[..]).expect("a micro-batch");
+            }
+            let mut step = set.begin();
+            for ((name, _), p) in shapes.iter().zip(&mut params) {
+                step.param(*name, &mut p[..]).expect("lent");
+            }
+            step.finish().expect("a step");
+        });
+        assert!(t == 0 || count == 0, "{count} allocations in step {t} of micro-batches");
+    }
+}
+
+#[test]
+fn a_step_of_a_set_allocates_nothing_after_the_first() {
+    no_allocation_in_a_set::<f32>();
+    no_allocation_in_a_set::<f64>();
 }

@@ -13,7 +13,8 @@
 #[allow(dead_code, unreachable_pub, reason = "shared with other tests")]
 mod table;
 
-use gradstep::{Cpu, Layout};
+use gradstep::optim::{AdamW, Came};
+use gradstep::{Average, Cpu, Gradients, Group, Layout, Select, Setup};
 
 const TENSORS: [(&[usize], Layout); 6] = [
     (&[], Layout::Auto),
@@ -48,6 +49,32 @@ fn every_optimizer_keeps_to_its_memory() {
     for (shape, layout) in TENSORS {
         run(&Cpu::single_threaded(), shape, layout);
     }
+}
+
+/// Everything around a step, statistics among it, which look at what the loops write.
+#[test]
+fn a_set_keeps_to_its_memory() {
+    let gradients = Gradients::new().clip_norm(1.0).check_finite();
+    let setup = Setup::new()
+        .tensors([("w", vec![2, 17]), ("b", vec![19]), ("s", vec![]), ("e", vec![0])])
+        .group(Group::new("matrix", Came::new(0.1)).of(Select::rank(2..)))
+        .group(Group::new("others", AdamW::new(0.1)))
+        .gradients(gradients)
+        .average(Average::Ema { decay: 0.5 })
+        .watch();
+    let mut set = setup.cpu::<f32>(&Cpu::single_threaded()).expect("valid");
+    let (mut w, mut b, mut s, mut e) = ([1.0f32; 34], [1.0f32; 19], [1.0f32], [0.0f32; 0]);
+    for _ in 0..2 {
+        let mut step = set.begin();
+        step.tensor("w", &mut w, &[0.5; 34]).expect("lent");
+        step.tensor("b", &mut b, &[0.5; 19]).expect("lent");
+        step.tensor("s", &mut s, &[0.5]).expect("lent");
+        step.tensor("e", &mut e, &[]).expect("lent");
+        step.finish().expect("a step");
+    }
+    assert!(set.stats("w").expect("watched").update_rms > 0.0, "it moves");
+    let snapshot = set.snapshot().expect("a snapshot");
+    set.restore(&snapshot).expect("its own");
 }
 
 #[cfg(feature = "parallel")]

@@ -4,16 +4,22 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     eps1: f32,
-    host_16: f32,
-    host_25: f32,
-    host_47: f32,
-    host_55: f32,
-    host_60: f32,
+    host_22: f32,
+    host_31: f32,
+    host_53: f32,
+    host_61: f32,
+    host_66: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -88,55 +94,55 @@ fn at_exp_avg_sq_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.rows;
 }
 
-fn at_28(t: Tensor) -> u32 {
+fn at_34(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_33(t: Tensor) -> u32 {
+fn at_39(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_34(t: Tensor) -> u32 {
+fn at_40(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_36(t: Tensor) -> u32 {
+fn at_42(t: Tensor) -> u32 {
     return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_37(t: Tensor) -> u32 {
+fn at_43(t: Tensor) -> u32 {
     return t.small + t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_40(t: Tensor) -> u32 {
+fn at_46(t: Tensor) -> u32 {
     return t.small + t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_43(t: Tensor) -> u32 {
+fn at_49(t: Tensor) -> u32 {
     return t.small + t.batch + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_44(t: Tensor) -> u32 {
+fn at_50(t: Tensor) -> u32 {
     return t.small + t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_45(t: Tensor) -> u32 {
+fn at_51(t: Tensor) -> u32 {
     return t.small + t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_51(t: Tensor) -> u32 {
+fn at_57(t: Tensor) -> u32 {
     return t.small + 1u + t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn partials_23(t: Tensor) -> u32 {
+fn partials_29(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_29(t: Tensor) -> u32 {
+fn partials_35(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows;
 }
 
-fn partials_42(t: Tensor) -> u32 {
+fn partials_48(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
@@ -147,7 +153,7 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
@@ -157,24 +163,27 @@ fn sweep_1(
         row_0[i * WIDTH + lid] = 0.0;
     }
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_29 = 0.0;
+        var sum_35 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v17 = v0 * v0;
-            let v18 = v17 + hosts.eps1;
-            row_0[i * WIDTH + lid] += v18;
-            sum_29 += v18;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v23 = v6 * v6;
+            let v24 = v23 + hosts.eps1;
+            row_0[i * WIDTH + lid] += v24;
+            sum_35 += v24;
         }
-        small[partials_29(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_29;
+        small[partials_35(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_35;
     }
     workgroupBarrier();
     if (lid < tile.rows) {
-        var sum_23 = row_0[lid * WIDTH];
+        var sum_29 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
-            sum_23 += row_0[lid * WIDTH + i];
+            sum_29 += row_0[lid * WIDTH + i];
         }
-        small[partials_23(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_23;
+        small[partials_29(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_29;
     }
     workgroupBarrier();
 }
@@ -187,79 +196,79 @@ fn settle_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        var sum_23 = 0.0;
+        var sum_29 = 0.0;
         for (var k = 0u; k < t.col_tiles; k++) {
-            sum_23 += small[partials_23(t) + k * t.batch * t.rows + i];
+            sum_29 += small[partials_29(t) + k * t.batch * t.rows + i];
         }
-        let v23 = sum_23 / f32(t.cols);
-        let v24 = small[at_exp_avg_sq_row(t) + i];
-        let v26 = v23 - v24;
-        let v27 = v26 * hosts.host_25;
-        let v28 = v24 + v27;
-        small[at_28(t) + i] = v28;
-        let v40 = 1.0 / v28;
-        small[at_40(t) + i] = v40;
+        let v29 = sum_29 / f32(t.cols);
+        let v30 = small[at_exp_avg_sq_row(t) + i];
+        let v32 = v29 - v30;
+        let v33 = v32 * hosts.host_31;
+        let v34 = v30 + v33;
+        small[at_34(t) + i] = v34;
+        let v46 = 1.0 / v34;
+        small[at_46(t) + i] = v46;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_29 = 0.0;
+        var sum_35 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_29 += small[partials_29(t) + k * t.batch * t.cols + i];
+            sum_35 += small[partials_35(t) + k * t.batch * t.cols + i];
         }
-        let v29 = sum_29 / f32(t.rows);
-        let v30 = small[at_exp_avg_sq_col(t) + i];
-        let v31 = v29 - v30;
-        let v32 = v31 * hosts.host_25;
-        let v33 = v30 + v32;
-        small[at_33(t) + i] = v33;
-        let v37 = inverseSqrt(v33);
-        small[at_37(t) + i] = v37;
+        let v35 = sum_35 / f32(t.rows);
+        let v36 = small[at_exp_avg_sq_col(t) + i];
+        let v37 = v35 - v36;
+        let v38 = v37 * hosts.host_31;
+        let v39 = v36 + v38;
+        small[at_39(t) + i] = v39;
+        let v43 = inverseSqrt(v39);
+        small[at_43(t) + i] = v43;
     }
     storageBarrier();
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_34 = 0.0;
+            var sum_40 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_34 += small[at_28(t) + b * t.rows + i];
+                sum_40 += small[at_34(t) + b * t.rows + i];
             }
-            small[at_34(t) + b] = sum_34 / f32(t.rows);
+            small[at_40(t) + b] = sum_40 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_28(t) + b * t.rows + i];
+                part += small[at_34(t) + b * t.rows + i];
             }
-            let sum_34 = sum_lanes(lid, part);
+            let sum_40 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_34(t) + b] = sum_34 / f32(t.rows);
+                small[at_40(t) + b] = sum_40 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v28 = small[at_28(t) + i];
-        let v34 = small[at_34(t) + i / t.rows];
-        let v35 = v28 / v34;
-        let v36 = inverseSqrt(v35);
-        small[at_36(t) + i] = v36;
+        let v34 = small[at_34(t) + i];
+        let v40 = small[at_40(t) + i / t.rows];
+        let v41 = v34 / v40;
+        let v42 = inverseSqrt(v41);
+        small[at_42(t) + i] = v42;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v34 = small[at_34(t) + i / t.cols];
-        let v33 = small[at_33(t) + i];
-        let v43 = v34 / v33;
-        small[at_43(t) + i] = v43;
+        let v40 = small[at_40(t) + i / t.cols];
+        let v39 = small[at_39(t) + i];
+        let v49 = v40 / v39;
+        small[at_49(t) + i] = v49;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_28(t) + i];
+        small[at_exp_avg_sq_row(t) + i] = small[at_34(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_33(t) + i];
+        small[at_exp_avg_sq_col(t) + i] = small[at_39(t) + i];
     }
 }
 
@@ -270,23 +279,26 @@ fn sweep_2(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_42 = 0.0;
+        var sum_48 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v40 = small[at_40(t) + tile.row + i];
-            let v0 = grad[window.grad + e];
-            let v17 = v0 * v0;
-            let v41 = v17 * v40;
-            sum_42 += v41;
+            let v46 = small[at_46(t) + tile.row + i];
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v23 = v6 * v6;
+            let v47 = v23 * v46;
+            sum_48 += v47;
         }
-        small[partials_42(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_42;
+        small[partials_48(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_48;
     }
 }
 
@@ -298,38 +310,38 @@ fn settle_2(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_42 = 0.0;
+        var sum_48 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_42 += small[partials_42(t) + k * t.batch * t.cols + i];
+            sum_48 += small[partials_48(t) + k * t.batch * t.cols + i];
         }
-        let v42 = sum_42 / f32(t.rows);
-        let v43 = small[at_43(t) + i];
-        let v44 = v42 * v43;
-        small[at_44(t) + i] = v44;
+        let v48 = sum_48 / f32(t.rows);
+        let v49 = small[at_49(t) + i];
+        let v50 = v48 * v49;
+        small[at_50(t) + i] = v50;
     }
     storageBarrier();
-    var sum_45 = 0.0;
+    var sum_51 = 0.0;
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_45 += small[at_44(t) + i];
+        sum_51 += small[at_50(t) + i];
     }
-    let total_45 = sum_lanes(lid, sum_45);
+    let total_51 = sum_lanes(lid, sum_51);
     if (lid == 0u) {
-        small[at_45(t)] = total_45 / (f32(t.batch) * f32(t.cols));
+        small[at_51(t)] = total_51 / (f32(t.batch) * f32(t.cols));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v45 = small[at_45(t)];
-        let v46 = sqrt(v45);
-        let v48 = v46 * hosts.host_47;
-        let v49 = max(v48, 1.0);
-        let v50 = 1.0 / v49;
-        let v51 = hosts.host_16 * v50;
-        small[at_51(t) + i] = v51;
+        let v51 = small[at_51(t)];
+        let v52 = sqrt(v51);
+        let v54 = v52 * hosts.host_53;
+        let v55 = max(v54, 1.0);
+        let v56 = 1.0 / v55;
+        let v57 = hosts.host_22 * v56;
+        small[at_57(t) + i] = v57;
     }
 }
 
@@ -340,33 +352,36 @@ fn sweep_3(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    let v51 = small[at_51(t)];
+    let v57 = small[at_57(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v37 = small[at_37(t) + tile.b * t.cols + tile.col + c];
+        let v43 = small[at_43(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v36 = small[at_36(t) + tile.row + i];
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v38 = v36 * v37;
-            let v39 = v0 * v38;
-            let v52 = v39 * v51;
-            let v54 = exp_avg[e];
-            let v56 = v52 - v54;
-            let v57 = v56 * hosts.host_55;
-            let v58 = v54 + v57;
-            let v59 = v58;
-            let v61 = v1 * hosts.host_60;
-            let v62 = v59 + v61;
-            let v63 = v1 - v62;
-            param[window.param + e] = v63;
-            exp_avg[e] = v59;
+            let v42 = small[at_42(t) + tile.row + i];
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v44 = v42 * v43;
+            let v45 = v6 * v44;
+            let v58 = v45 * v57;
+            let v60 = exp_avg[e];
+            let v62 = v58 - v60;
+            let v63 = v62 * hosts.host_61;
+            let v64 = v60 + v63;
+            let v65 = v64;
+            let v67 = v7 * hosts.host_66;
+            let v68 = v65 + v67;
+            let v69 = v7 - v68;
+            param[window.param + e] = v69;
+            exp_avg[e] = v65;
         }
     }
 }

@@ -4,16 +4,22 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     eps1: f32,
     weight_decay: f32,
     eps2: f32,
-    host_17: f32,
-    host_31: f32,
-    host_53: f32,
+    host_23: f32,
+    host_37: f32,
+    host_59: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -87,71 +93,71 @@ fn at_exp_avg_sq_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.rows;
 }
 
-fn at_19(t: Tensor) -> u32 {
+fn at_25(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_22(t: Tensor) -> u32 {
+fn at_28(t: Tensor) -> u32 {
     return t.small + 1u + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_34(t: Tensor) -> u32 {
+fn at_40(t: Tensor) -> u32 {
     return t.small + 2u + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_39(t: Tensor) -> u32 {
+fn at_45(t: Tensor) -> u32 {
     return t.small + 2u + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_40(t: Tensor) -> u32 {
+fn at_46(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_42(t: Tensor) -> u32 {
+fn at_48(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_43(t: Tensor) -> u32 {
+fn at_49(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_46(t: Tensor) -> u32 {
+fn at_52(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_49(t: Tensor) -> u32 {
+fn at_55(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_50(t: Tensor) -> u32 {
+fn at_56(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_51(t: Tensor) -> u32 {
+fn at_57(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_57(t: Tensor) -> u32 {
+fn at_63(t: Tensor) -> u32 {
     return t.small + 3u + t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_59(t: Tensor) -> u32 {
+fn at_65(t: Tensor) -> u32 {
     return t.small + 4u + t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn partials_19(t: Tensor) -> u32 {
+fn partials_25(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_29(t: Tensor) -> u32 {
+fn partials_35(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
-fn partials_35(t: Tensor) -> u32 {
+fn partials_41(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows;
 }
 
-fn partials_48(t: Tensor) -> u32 {
+fn partials_54(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
@@ -162,47 +168,50 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 0.
-    var sum_19 = 0.0;
+    var sum_25 = 0.0;
     for (var i = 0u; i < tile.rows; i++) {
         row_0[i * WIDTH + lid] = 0.0;
     }
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_35 = 0.0;
+        var sum_41 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v18 = v1 * v1;
-            let v23 = v0 * v0;
-            let v24 = v23 + hosts.eps1;
-            sum_19 += v18;
-            row_0[i * WIDTH + lid] += v24;
-            sum_35 += v24;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v24 = v7 * v7;
+            let v29 = v6 * v6;
+            let v30 = v29 + hosts.eps1;
+            sum_25 += v24;
+            row_0[i * WIDTH + lid] += v30;
+            sum_41 += v30;
         }
-        small[partials_35(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_35;
+        small[partials_41(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_41;
     }
-    lanes[lid] = sum_19;
+    lanes[lid] = sum_25;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_19 += lanes[i];
+            sum_25 += lanes[i];
         }
-        small[partials_19(t) + tile.index] = sum_19;
+        small[partials_25(t) + tile.index] = sum_25;
     }
     workgroupBarrier();
     workgroupBarrier();
     if (lid < tile.rows) {
-        var sum_29 = row_0[lid * WIDTH];
+        var sum_35 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
-            sum_29 += row_0[lid * WIDTH + i];
+            sum_35 += row_0[lid * WIDTH + i];
         }
-        small[partials_29(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_29;
+        small[partials_35(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_35;
     }
     workgroupBarrier();
 }
@@ -215,96 +224,96 @@ fn settle_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
-    var sum_19 = 0.0;
+    var sum_25 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_19 += small[partials_19(t) + i];
+        sum_25 += small[partials_25(t) + i];
     }
-    let total_19 = sum_lanes(lid, sum_19);
+    let total_25 = sum_lanes(lid, sum_25);
     if (lid == 0u) {
-        small[at_19(t)] = total_19 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_25(t)] = total_25 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        var sum_29 = 0.0;
+        var sum_35 = 0.0;
         for (var k = 0u; k < t.col_tiles; k++) {
-            sum_29 += small[partials_29(t) + k * t.batch * t.rows + i];
+            sum_35 += small[partials_35(t) + k * t.batch * t.rows + i];
         }
-        let v29 = sum_29 / f32(t.cols);
-        let v30 = small[at_exp_avg_sq_row(t) + i];
-        let v32 = v29 - v30;
-        let v33 = v32 * hosts.host_31;
-        let v34 = v30 + v33;
-        small[at_34(t) + i] = v34;
-        let v46 = 1.0 / v34;
-        small[at_46(t) + i] = v46;
+        let v35 = sum_35 / f32(t.cols);
+        let v36 = small[at_exp_avg_sq_row(t) + i];
+        let v38 = v35 - v36;
+        let v39 = v38 * hosts.host_37;
+        let v40 = v36 + v39;
+        small[at_40(t) + i] = v40;
+        let v52 = 1.0 / v40;
+        small[at_52(t) + i] = v52;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_35 = 0.0;
+        var sum_41 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_35 += small[partials_35(t) + k * t.batch * t.cols + i];
+            sum_41 += small[partials_41(t) + k * t.batch * t.cols + i];
         }
-        let v35 = sum_35 / f32(t.rows);
-        let v36 = small[at_exp_avg_sq_col(t) + i];
-        let v37 = v35 - v36;
-        let v38 = v37 * hosts.host_31;
-        let v39 = v36 + v38;
-        small[at_39(t) + i] = v39;
-        let v43 = inverseSqrt(v39);
-        small[at_43(t) + i] = v43;
+        let v41 = sum_41 / f32(t.rows);
+        let v42 = small[at_exp_avg_sq_col(t) + i];
+        let v43 = v41 - v42;
+        let v44 = v43 * hosts.host_37;
+        let v45 = v42 + v44;
+        small[at_45(t) + i] = v45;
+        let v49 = inverseSqrt(v45);
+        small[at_49(t) + i] = v49;
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v19 = small[at_19(t)];
-        let v20 = sqrt(v19);
-        let v21 = max(v20, hosts.eps2);
-        let v22 = hosts.host_17 * v21;
-        small[at_22(t) + i] = v22;
-        let v59 = v22 * hosts.weight_decay;
-        small[at_59(t) + i] = v59;
+        let v25 = small[at_25(t)];
+        let v26 = sqrt(v25);
+        let v27 = max(v26, hosts.eps2);
+        let v28 = hosts.host_23 * v27;
+        small[at_28(t) + i] = v28;
+        let v65 = v28 * hosts.weight_decay;
+        small[at_65(t) + i] = v65;
     }
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_40 = 0.0;
+            var sum_46 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_40 += small[at_34(t) + b * t.rows + i];
+                sum_46 += small[at_40(t) + b * t.rows + i];
             }
-            small[at_40(t) + b] = sum_40 / f32(t.rows);
+            small[at_46(t) + b] = sum_46 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_34(t) + b * t.rows + i];
+                part += small[at_40(t) + b * t.rows + i];
             }
-            let sum_40 = sum_lanes(lid, part);
+            let sum_46 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_40(t) + b] = sum_40 / f32(t.rows);
+                small[at_46(t) + b] = sum_46 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v34 = small[at_34(t) + i];
-        let v40 = small[at_40(t) + i / t.rows];
-        let v41 = v34 / v40;
-        let v42 = inverseSqrt(v41);
-        small[at_42(t) + i] = v42;
+        let v40 = small[at_40(t) + i];
+        let v46 = small[at_46(t) + i / t.rows];
+        let v47 = v40 / v46;
+        let v48 = inverseSqrt(v47);
+        small[at_48(t) + i] = v48;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v40 = small[at_40(t) + i / t.cols];
-        let v39 = small[at_39(t) + i];
-        let v49 = v40 / v39;
-        small[at_49(t) + i] = v49;
+        let v46 = small[at_46(t) + i / t.cols];
+        let v45 = small[at_45(t) + i];
+        let v55 = v46 / v45;
+        small[at_55(t) + i] = v55;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_34(t) + i];
+        small[at_exp_avg_sq_row(t) + i] = small[at_40(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_39(t) + i];
+        small[at_exp_avg_sq_col(t) + i] = small[at_45(t) + i];
     }
 }
 
@@ -315,23 +324,26 @@ fn sweep_2(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_48 = 0.0;
+        var sum_54 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v46 = small[at_46(t) + tile.row + i];
-            let v0 = grad[window.grad + e];
-            let v23 = v0 * v0;
-            let v47 = v23 * v46;
-            sum_48 += v47;
+            let v52 = small[at_52(t) + tile.row + i];
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v29 = v6 * v6;
+            let v53 = v29 * v52;
+            sum_54 += v53;
         }
-        small[partials_48(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_48;
+        small[partials_54(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_54;
     }
 }
 
@@ -343,39 +355,39 @@ fn settle_2(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_48 = 0.0;
+        var sum_54 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_48 += small[partials_48(t) + k * t.batch * t.cols + i];
+            sum_54 += small[partials_54(t) + k * t.batch * t.cols + i];
         }
-        let v48 = sum_48 / f32(t.rows);
-        let v49 = small[at_49(t) + i];
-        let v50 = v48 * v49;
-        small[at_50(t) + i] = v50;
+        let v54 = sum_54 / f32(t.rows);
+        let v55 = small[at_55(t) + i];
+        let v56 = v54 * v55;
+        small[at_56(t) + i] = v56;
     }
     storageBarrier();
-    var sum_51 = 0.0;
+    var sum_57 = 0.0;
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_51 += small[at_50(t) + i];
+        sum_57 += small[at_56(t) + i];
     }
-    let total_51 = sum_lanes(lid, sum_51);
+    let total_57 = sum_lanes(lid, sum_57);
     if (lid == 0u) {
-        small[at_51(t)] = total_51 / (f32(t.batch) * f32(t.cols));
+        small[at_57(t)] = total_57 / (f32(t.batch) * f32(t.cols));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v51 = small[at_51(t)];
-        let v52 = sqrt(v51);
-        let v54 = v52 * hosts.host_53;
-        let v55 = max(v54, 1.0);
-        let v56 = 1.0 / v55;
-        let v22 = small[at_22(t)];
-        let v57 = v22 * v56;
-        small[at_57(t) + i] = v57;
+        let v57 = small[at_57(t)];
+        let v58 = sqrt(v57);
+        let v60 = v58 * hosts.host_59;
+        let v61 = max(v60, 1.0);
+        let v62 = 1.0 / v61;
+        let v28 = small[at_28(t)];
+        let v63 = v28 * v62;
+        small[at_63(t) + i] = v63;
     }
 }
 
@@ -386,28 +398,31 @@ fn sweep_3(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    let v57 = small[at_57(t)];
-    let v59 = small[at_59(t)];
+    let v63 = small[at_63(t)];
+    let v65 = small[at_65(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v43 = small[at_43(t) + tile.b * t.cols + tile.col + c];
+        let v49 = small[at_49(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v42 = small[at_42(t) + tile.row + i];
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v44 = v42 * v43;
-            let v45 = v0 * v44;
-            let v58 = v45 * v57;
-            let v60 = v1 * v59;
-            let v61 = v58 + v60;
-            let v62 = v1 - v61;
-            param[window.param + e] = v62;
+            let v48 = small[at_48(t) + tile.row + i];
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v50 = v48 * v49;
+            let v51 = v6 * v50;
+            let v64 = v51 * v63;
+            let v66 = v7 * v65;
+            let v67 = v64 + v66;
+            let v68 = v7 - v67;
+            param[window.param + e] = v68;
         }
     }
 }

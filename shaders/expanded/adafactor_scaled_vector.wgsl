@@ -4,16 +4,22 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     eps1: f32,
     weight_decay: f32,
     eps2: f32,
-    host_17: f32,
-    host_30: f32,
-    host_40: f32,
+    host_23: f32,
+    host_36: f32,
+    host_46: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -79,27 +85,27 @@ fn tile_at(index: u32) -> Tile {
         table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
 }
 
-fn at_19(t: Tensor) -> u32 {
+fn at_25(t: Tensor) -> u32 {
     return t.small;
 }
 
-fn at_38(t: Tensor) -> u32 {
+fn at_44(t: Tensor) -> u32 {
     return t.small + 1u;
 }
 
-fn at_44(t: Tensor) -> u32 {
+fn at_50(t: Tensor) -> u32 {
     return t.small + 2u;
 }
 
-fn at_46(t: Tensor) -> u32 {
+fn at_52(t: Tensor) -> u32 {
     return t.small + 3u;
 }
 
-fn partials_19(t: Tensor) -> u32 {
+fn partials_25(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_38(t: Tensor) -> u32 {
+fn partials_44(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
@@ -110,51 +116,54 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 0.
-    var sum_19 = 0.0;
-    var sum_38 = 0.0;
+    var sum_25 = 0.0;
+    var sum_44 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v18 = v1 * v1;
-            let v23 = v0 * v0;
-            let v24 = v23 + hosts.eps1;
-            let v29 = exp_avg_sq[e];
-            let v31 = v24 - v29;
-            let v32 = v31 * hosts.host_30;
-            let v33 = v29 + v32;
-            let v34 = v33;
-            let v35 = inverseSqrt(v34);
-            let v36 = v0 * v35;
-            let v37 = v36 * v36;
-            exp_avg_sq[e] = v34;
-            sum_19 += v18;
-            sum_38 += v37;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v24 = v7 * v7;
+            let v29 = v6 * v6;
+            let v30 = v29 + hosts.eps1;
+            let v35 = exp_avg_sq[e];
+            let v37 = v30 - v35;
+            let v38 = v37 * hosts.host_36;
+            let v39 = v35 + v38;
+            let v40 = v39;
+            let v41 = inverseSqrt(v40);
+            let v42 = v6 * v41;
+            let v43 = v42 * v42;
+            exp_avg_sq[e] = v40;
+            sum_25 += v24;
+            sum_44 += v43;
         }
     }
-    lanes[lid] = sum_19;
+    lanes[lid] = sum_25;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_19 += lanes[i];
+            sum_25 += lanes[i];
         }
-        small[partials_19(t) + tile.index] = sum_19;
+        small[partials_25(t) + tile.index] = sum_25;
     }
     workgroupBarrier();
-    lanes[lid] = sum_38;
+    lanes[lid] = sum_44;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_38 += lanes[i];
+            sum_44 += lanes[i];
         }
-        small[partials_38(t) + tile.index] = sum_38;
+        small[partials_44(t) + tile.index] = sum_44;
     }
     workgroupBarrier();
 }
@@ -167,41 +176,41 @@ fn settle_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
-    var sum_19 = 0.0;
+    var sum_25 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_19 += small[partials_19(t) + i];
+        sum_25 += small[partials_25(t) + i];
     }
-    let total_19 = sum_lanes(lid, sum_19);
+    let total_25 = sum_lanes(lid, sum_25);
     if (lid == 0u) {
-        small[at_19(t)] = total_19 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_25(t)] = total_25 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
-    var sum_38 = 0.0;
+    var sum_44 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_38 += small[partials_38(t) + i];
+        sum_44 += small[partials_44(t) + i];
     }
-    let total_38 = sum_lanes(lid, sum_38);
+    let total_44 = sum_lanes(lid, sum_44);
     if (lid == 0u) {
-        small[at_38(t)] = total_38 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_44(t)] = total_44 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v19 = small[at_19(t)];
-        let v20 = sqrt(v19);
-        let v21 = max(v20, hosts.eps2);
-        let v22 = hosts.host_17 * v21;
-        let v38 = small[at_38(t)];
-        let v39 = sqrt(v38);
-        let v41 = v39 * hosts.host_40;
-        let v42 = max(v41, 1.0);
-        let v43 = 1.0 / v42;
-        let v44 = v22 * v43;
-        small[at_44(t) + i] = v44;
-        let v46 = v22 * hosts.weight_decay;
-        small[at_46(t) + i] = v46;
+        let v25 = small[at_25(t)];
+        let v26 = sqrt(v25);
+        let v27 = max(v26, hosts.eps2);
+        let v28 = hosts.host_23 * v27;
+        let v44 = small[at_44(t)];
+        let v45 = sqrt(v44);
+        let v47 = v45 * hosts.host_46;
+        let v48 = max(v47, 1.0);
+        let v49 = 1.0 / v48;
+        let v50 = v28 * v49;
+        small[at_50(t) + i] = v50;
+        let v52 = v28 * hosts.weight_decay;
+        small[at_52(t) + i] = v52;
     }
 }
 
@@ -212,27 +221,30 @@ fn sweep_2(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    let v44 = small[at_44(t)];
-    let v46 = small[at_46(t)];
+    let v50 = small[at_50(t)];
+    let v52 = small[at_52(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v34 = exp_avg_sq[e];
-            let v35 = inverseSqrt(v34);
-            let v36 = v0 * v35;
-            let v45 = v36 * v44;
-            let v47 = v1 * v46;
-            let v48 = v45 + v47;
-            let v49 = v1 - v48;
-            param[window.param + e] = v49;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v40 = exp_avg_sq[e];
+            let v41 = inverseSqrt(v40);
+            let v42 = v6 * v41;
+            let v51 = v42 * v50;
+            let v53 = v7 * v52;
+            let v54 = v51 + v53;
+            let v55 = v7 - v54;
+            param[window.param + e] = v55;
         }
     }
 }

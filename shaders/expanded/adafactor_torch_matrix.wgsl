@@ -4,17 +4,23 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     eps1: f32,
-    host_14: f32,
-    host_27: f32,
+    host_20: f32,
+    host_33: f32,
     eps2: f32,
-    host_39: f32,
-    host_50: f32,
+    host_45: f32,
     host_56: f32,
+    host_62: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -88,55 +94,55 @@ fn at_exp_avg_sq_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.rows;
 }
 
-fn at_17(t: Tensor) -> u32 {
+fn at_23(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_22(t: Tensor) -> u32 {
+fn at_28(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_23(t: Tensor) -> u32 {
+fn at_29(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_24(t: Tensor) -> u32 {
+fn at_30(t: Tensor) -> u32 {
     return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_25(t: Tensor) -> u32 {
+fn at_31(t: Tensor) -> u32 {
     return t.small + 2u * t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_41(t: Tensor) -> u32 {
+fn at_47(t: Tensor) -> u32 {
     return t.small + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_44(t: Tensor) -> u32 {
+fn at_50(t: Tensor) -> u32 {
     return t.small + 1u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_48(t: Tensor) -> u32 {
+fn at_54(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_54(t: Tensor) -> u32 {
+fn at_60(t: Tensor) -> u32 {
     return t.small + 3u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn partials_12(t: Tensor) -> u32 {
+fn partials_18(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_18(t: Tensor) -> u32 {
+fn partials_24(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows;
 }
 
-fn partials_41(t: Tensor) -> u32 {
+fn partials_47(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_48(t: Tensor) -> u32 {
+fn partials_54(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
@@ -147,7 +153,7 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
@@ -156,37 +162,40 @@ fn sweep_1(
     for (var i = 0u; i < tile.rows; i++) {
         row_0[i * WIDTH + lid] = 0.0;
     }
-    var sum_41 = 0.0;
+    var sum_47 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_18 = 0.0;
+        var sum_24 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v6 = v0 * v0;
-            let v40 = v1 * v1;
-            row_0[i * WIDTH + lid] += v6;
-            sum_18 += v6;
-            sum_41 += v40;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v12 = v6 * v6;
+            let v46 = v7 * v7;
+            row_0[i * WIDTH + lid] += v12;
+            sum_24 += v12;
+            sum_47 += v46;
         }
-        small[partials_18(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_18;
+        small[partials_24(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_24;
     }
-    lanes[lid] = sum_41;
+    lanes[lid] = sum_47;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_41 += lanes[i];
+            sum_47 += lanes[i];
         }
-        small[partials_41(t) + tile.index] = sum_41;
+        small[partials_47(t) + tile.index] = sum_47;
     }
     workgroupBarrier();
     workgroupBarrier();
     if (lid < tile.rows) {
-        var sum_12 = row_0[lid * WIDTH];
+        var sum_18 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
-            sum_12 += row_0[lid * WIDTH + i];
+            sum_18 += row_0[lid * WIDTH + i];
         }
-        small[partials_12(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_12;
+        small[partials_18(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_18;
     }
     workgroupBarrier();
 }
@@ -199,7 +208,7 @@ fn gather_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_gathers) {
+    if (index >= window.n_gathers || hosts.go == 0.0) {
         return;
     }
     let item = window.gathers + 3u * index;
@@ -209,11 +218,11 @@ fn gather_1(
     let c = table[item + 2u] + lid;
     let span = t.batch * t.cols;
     if (c < span) {
-        var sum_18 = small[partials_18(t) + first * span + c];
+        var sum_24 = small[partials_24(t) + first * span + c];
         for (var i = first + 1u; i < end; i++) {
-            sum_18 += small[partials_18(t) + i * span + c];
+            sum_24 += small[partials_24(t) + i * span + c];
         }
-        small[partials_18(t) + first * span + c] = sum_18;
+        small[partials_24(t) + first * span + c] = sum_24;
     }
 }
 
@@ -225,89 +234,89 @@ fn settle_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
-    var sum_41 = 0.0;
+    var sum_47 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_41 += small[partials_41(t) + i];
+        sum_47 += small[partials_47(t) + i];
     }
-    let total_41 = sum_lanes(lid, sum_41);
+    let total_47 = sum_lanes(lid, sum_47);
     if (lid == 0u) {
-        small[at_41(t)] = total_41 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_47(t)] = total_47 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        var sum_12 = 0.0;
+        var sum_18 = 0.0;
         for (var k = 0u; k < t.col_tiles; k++) {
-            sum_12 += small[partials_12(t) + k * t.batch * t.rows + i];
+            sum_18 += small[partials_18(t) + k * t.batch * t.rows + i];
         }
-        let v12 = sum_12 / f32(t.cols);
-        let v13 = small[at_exp_avg_sq_row(t) + i];
-        let v15 = v12 - v13;
-        let v16 = v15 * hosts.host_14;
-        let v17 = v13 + v16;
-        small[at_17(t) + i] = v17;
+        let v18 = sum_18 / f32(t.cols);
+        let v19 = small[at_exp_avg_sq_row(t) + i];
+        let v21 = v18 - v19;
+        let v22 = v21 * hosts.host_20;
+        let v23 = v19 + v22;
+        small[at_23(t) + i] = v23;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_18 = 0.0;
+        var sum_24 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_18 += small[partials_18(t) + k * t.batch * t.cols + i];
+            sum_24 += small[partials_24(t) + k * t.batch * t.cols + i];
         }
-        let v18 = sum_18 / f32(t.rows);
-        let v19 = small[at_exp_avg_sq_col(t) + i];
-        let v20 = v18 - v19;
-        let v21 = v20 * hosts.host_14;
-        let v22 = v19 + v21;
-        small[at_22(t) + i] = v22;
+        let v24 = sum_24 / f32(t.rows);
+        let v25 = small[at_exp_avg_sq_col(t) + i];
+        let v26 = v24 - v25;
+        let v27 = v26 * hosts.host_20;
+        let v28 = v25 + v27;
+        small[at_28(t) + i] = v28;
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v41 = small[at_41(t)];
-        let v42 = sqrt(v41);
-        let v43 = max(v42, hosts.eps2);
-        let v44 = hosts.host_39 * v43;
-        small[at_44(t) + i] = v44;
+        let v47 = small[at_47(t)];
+        let v48 = sqrt(v47);
+        let v49 = max(v48, hosts.eps2);
+        let v50 = hosts.host_45 * v49;
+        small[at_50(t) + i] = v50;
     }
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_23 = 0.0;
+            var sum_29 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_23 += small[at_17(t) + b * t.rows + i];
+                sum_29 += small[at_23(t) + b * t.rows + i];
             }
-            small[at_23(t) + b] = sum_23 / f32(t.rows);
+            small[at_29(t) + b] = sum_29 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_17(t) + b * t.rows + i];
+                part += small[at_23(t) + b * t.rows + i];
             }
-            let sum_23 = sum_lanes(lid, part);
+            let sum_29 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_23(t) + b] = sum_23 / f32(t.rows);
+                small[at_29(t) + b] = sum_29 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch; i += SETTLE) {
+        let v29 = small[at_29(t) + i];
+        let v30 = max(v29, hosts.eps1);
+        small[at_30(t) + i] = v30;
+    }
+    storageBarrier();
+    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
         let v23 = small[at_23(t) + i];
-        let v24 = max(v23, hosts.eps1);
-        small[at_24(t) + i] = v24;
+        let v30 = small[at_30(t) + i / t.rows];
+        let v31 = v23 / v30;
+        small[at_31(t) + i] = v31;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v17 = small[at_17(t) + i];
-        let v24 = small[at_24(t) + i / t.rows];
-        let v25 = v17 / v24;
-        small[at_25(t) + i] = v25;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_17(t) + i];
+        small[at_exp_avg_sq_row(t) + i] = small[at_23(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_22(t) + i];
+        small[at_exp_avg_sq_col(t) + i] = small[at_28(t) + i];
     }
 }
 
@@ -318,34 +327,37 @@ fn sweep_2(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    var sum_48 = 0.0;
+    var sum_54 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v22 = small[at_22(t) + tile.b * t.cols + tile.col + c];
+        let v28 = small[at_28(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v25 = small[at_25(t) + tile.row + i];
-            let v0 = grad[window.grad + e];
-            let v26 = v25 * v22;
-            let v28 = max(v26, hosts.host_27);
-            let v45 = inverseSqrt(v28);
-            let v46 = v0 * v45;
-            let v47 = v46 * v46;
-            sum_48 += v47;
+            let v31 = small[at_31(t) + tile.row + i];
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v32 = v31 * v28;
+            let v34 = max(v32, hosts.host_33);
+            let v51 = inverseSqrt(v34);
+            let v52 = v6 * v51;
+            let v53 = v52 * v52;
+            sum_54 += v53;
         }
     }
-    lanes[lid] = sum_48;
+    lanes[lid] = sum_54;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_48 += lanes[i];
+            sum_54 += lanes[i];
         }
-        small[partials_48(t) + tile.index] = sum_48;
+        small[partials_54(t) + tile.index] = sum_54;
     }
     workgroupBarrier();
 }
@@ -358,28 +370,28 @@ fn settle_2(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
-    var sum_48 = 0.0;
+    var sum_54 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_48 += small[partials_48(t) + i];
+        sum_54 += small[partials_54(t) + i];
     }
-    let total_48 = sum_lanes(lid, sum_48);
+    let total_54 = sum_lanes(lid, sum_54);
     if (lid == 0u) {
-        small[at_48(t)] = total_48 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_54(t)] = total_54 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v48 = small[at_48(t)];
-        let v49 = sqrt(v48);
-        let v51 = v49 * hosts.host_50;
-        let v52 = max(v51, 1.0);
-        let v53 = 1.0 / v52;
-        let v44 = small[at_44(t)];
-        let v54 = v44 * v53;
-        small[at_54(t) + i] = v54;
+        let v54 = small[at_54(t)];
+        let v55 = sqrt(v54);
+        let v57 = v55 * hosts.host_56;
+        let v58 = max(v57, 1.0);
+        let v59 = 1.0 / v58;
+        let v50 = small[at_50(t)];
+        let v60 = v50 * v59;
+        small[at_60(t) + i] = v60;
     }
 }
 
@@ -390,29 +402,32 @@ fn sweep_3(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    let v54 = small[at_54(t)];
+    let v60 = small[at_60(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v22 = small[at_22(t) + tile.b * t.cols + tile.col + c];
+        let v28 = small[at_28(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v25 = small[at_25(t) + tile.row + i];
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v26 = v25 * v22;
-            let v28 = max(v26, hosts.host_27);
-            let v45 = inverseSqrt(v28);
-            let v46 = v0 * v45;
-            let v55 = v46 * v54;
-            let v57 = v1 * hosts.host_56;
-            let v58 = v55 + v57;
-            let v59 = v1 - v58;
-            param[window.param + e] = v59;
+            let v31 = small[at_31(t) + tile.row + i];
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v32 = v31 * v28;
+            let v34 = max(v32, hosts.host_33);
+            let v51 = inverseSqrt(v34);
+            let v52 = v6 * v51;
+            let v61 = v52 * v60;
+            let v63 = v7 * hosts.host_62;
+            let v64 = v61 + v63;
+            let v65 = v7 - v64;
+            param[window.param + e] = v65;
         }
     }
 }

@@ -4,16 +4,22 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
-    host_13: f32,
-    host_18: f32,
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
+    host_19: f32,
+    host_24: f32,
     eps2: f32,
-    host_30: f32,
-    host_41: f32,
+    host_36: f32,
     host_47: f32,
+    host_53: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -79,23 +85,23 @@ fn tile_at(index: u32) -> Tile {
         table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
 }
 
-fn at_32(t: Tensor) -> u32 {
+fn at_38(t: Tensor) -> u32 {
     return t.small;
 }
 
-fn at_39(t: Tensor) -> u32 {
+fn at_45(t: Tensor) -> u32 {
     return t.small + 1u;
 }
 
-fn at_45(t: Tensor) -> u32 {
+fn at_51(t: Tensor) -> u32 {
     return t.small + 2u;
 }
 
-fn partials_32(t: Tensor) -> u32 {
+fn partials_38(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_39(t: Tensor) -> u32 {
+fn partials_45(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
@@ -106,51 +112,54 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 0.
-    var sum_32 = 0.0;
-    var sum_39 = 0.0;
+    var sum_38 = 0.0;
+    var sum_45 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v6 = v0 * v0;
-            let v12 = exp_avg_sq[e];
-            let v14 = v6 - v12;
-            let v15 = v14 * hosts.host_13;
-            let v16 = v12 + v15;
-            let v17 = v16;
-            let v19 = max(v17, hosts.host_18);
-            let v31 = v1 * v1;
-            let v36 = inverseSqrt(v19);
-            let v37 = v0 * v36;
-            let v38 = v37 * v37;
-            exp_avg_sq[e] = v17;
-            sum_32 += v31;
-            sum_39 += v38;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v12 = v6 * v6;
+            let v18 = exp_avg_sq[e];
+            let v20 = v12 - v18;
+            let v21 = v20 * hosts.host_19;
+            let v22 = v18 + v21;
+            let v23 = v22;
+            let v25 = max(v23, hosts.host_24);
+            let v37 = v7 * v7;
+            let v42 = inverseSqrt(v25);
+            let v43 = v6 * v42;
+            let v44 = v43 * v43;
+            exp_avg_sq[e] = v23;
+            sum_38 += v37;
+            sum_45 += v44;
         }
     }
-    lanes[lid] = sum_32;
+    lanes[lid] = sum_38;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_32 += lanes[i];
+            sum_38 += lanes[i];
         }
-        small[partials_32(t) + tile.index] = sum_32;
+        small[partials_38(t) + tile.index] = sum_38;
     }
     workgroupBarrier();
-    lanes[lid] = sum_39;
+    lanes[lid] = sum_45;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_39 += lanes[i];
+            sum_45 += lanes[i];
         }
-        small[partials_39(t) + tile.index] = sum_39;
+        small[partials_45(t) + tile.index] = sum_45;
     }
     workgroupBarrier();
 }
@@ -163,39 +172,39 @@ fn settle_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
-    var sum_32 = 0.0;
+    var sum_38 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_32 += small[partials_32(t) + i];
+        sum_38 += small[partials_38(t) + i];
     }
-    let total_32 = sum_lanes(lid, sum_32);
+    let total_38 = sum_lanes(lid, sum_38);
     if (lid == 0u) {
-        small[at_32(t)] = total_32 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_38(t)] = total_38 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
-    var sum_39 = 0.0;
+    var sum_45 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_39 += small[partials_39(t) + i];
+        sum_45 += small[partials_45(t) + i];
     }
-    let total_39 = sum_lanes(lid, sum_39);
+    let total_45 = sum_lanes(lid, sum_45);
     if (lid == 0u) {
-        small[at_39(t)] = total_39 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_45(t)] = total_45 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v32 = small[at_32(t)];
-        let v33 = sqrt(v32);
-        let v34 = max(v33, hosts.eps2);
-        let v35 = hosts.host_30 * v34;
-        let v39 = small[at_39(t)];
-        let v40 = sqrt(v39);
-        let v42 = v40 * hosts.host_41;
-        let v43 = max(v42, 1.0);
-        let v44 = 1.0 / v43;
-        let v45 = v35 * v44;
-        small[at_45(t) + i] = v45;
+        let v38 = small[at_38(t)];
+        let v39 = sqrt(v38);
+        let v40 = max(v39, hosts.eps2);
+        let v41 = hosts.host_36 * v40;
+        let v45 = small[at_45(t)];
+        let v46 = sqrt(v45);
+        let v48 = v46 * hosts.host_47;
+        let v49 = max(v48, 1.0);
+        let v50 = 1.0 / v49;
+        let v51 = v41 * v50;
+        small[at_51(t) + i] = v51;
     }
 }
 
@@ -206,27 +215,30 @@ fn sweep_2(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    let v45 = small[at_45(t)];
+    let v51 = small[at_51(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v17 = exp_avg_sq[e];
-            let v19 = max(v17, hosts.host_18);
-            let v36 = inverseSqrt(v19);
-            let v37 = v0 * v36;
-            let v46 = v37 * v45;
-            let v48 = v1 * hosts.host_47;
-            let v49 = v46 + v48;
-            let v50 = v1 - v49;
-            param[window.param + e] = v50;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v23 = exp_avg_sq[e];
+            let v25 = max(v23, hosts.host_24);
+            let v42 = inverseSqrt(v25);
+            let v43 = v6 * v42;
+            let v52 = v43 * v51;
+            let v54 = v7 * hosts.host_53;
+            let v55 = v52 + v54;
+            let v56 = v7 - v55;
+            param[window.param + e] = v56;
         }
     }
 }

@@ -4,15 +4,21 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     eps1: f32,
-    host_16: f32,
-    host_24: f32,
-    host_34: f32,
+    host_22: f32,
+    host_30: f32,
     host_40: f32,
+    host_46: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -78,15 +84,15 @@ fn tile_at(index: u32) -> Tile {
         table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
 }
 
-fn at_32(t: Tensor) -> u32 {
+fn at_38(t: Tensor) -> u32 {
     return t.small;
 }
 
-fn at_38(t: Tensor) -> u32 {
+fn at_44(t: Tensor) -> u32 {
     return t.small + 1u;
 }
 
-fn partials_32(t: Tensor) -> u32 {
+fn partials_38(t: Tensor) -> u32 {
     return t.partials;
 }
 
@@ -97,38 +103,41 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 0.
-    var sum_32 = 0.0;
+    var sum_38 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v17 = v0 * v0;
-            let v18 = v17 + hosts.eps1;
-            let v23 = exp_avg_sq[e];
-            let v25 = v18 - v23;
-            let v26 = v25 * hosts.host_24;
-            let v27 = v23 + v26;
-            let v28 = v27;
-            let v29 = inverseSqrt(v28);
-            let v30 = v0 * v29;
-            let v31 = v30 * v30;
-            exp_avg_sq[e] = v28;
-            sum_32 += v31;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v23 = v6 * v6;
+            let v24 = v23 + hosts.eps1;
+            let v29 = exp_avg_sq[e];
+            let v31 = v24 - v29;
+            let v32 = v31 * hosts.host_30;
+            let v33 = v29 + v32;
+            let v34 = v33;
+            let v35 = inverseSqrt(v34);
+            let v36 = v6 * v35;
+            let v37 = v36 * v36;
+            exp_avg_sq[e] = v34;
+            sum_38 += v37;
         }
     }
-    lanes[lid] = sum_32;
+    lanes[lid] = sum_38;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_32 += lanes[i];
+            sum_38 += lanes[i];
         }
-        small[partials_32(t) + tile.index] = sum_32;
+        small[partials_38(t) + tile.index] = sum_38;
     }
     workgroupBarrier();
 }
@@ -141,27 +150,27 @@ fn settle_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
-    var sum_32 = 0.0;
+    var sum_38 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_32 += small[partials_32(t) + i];
+        sum_38 += small[partials_38(t) + i];
     }
-    let total_32 = sum_lanes(lid, sum_32);
+    let total_38 = sum_lanes(lid, sum_38);
     if (lid == 0u) {
-        small[at_32(t)] = total_32 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_38(t)] = total_38 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v32 = small[at_32(t)];
-        let v33 = sqrt(v32);
-        let v35 = v33 * hosts.host_34;
-        let v36 = max(v35, 1.0);
-        let v37 = 1.0 / v36;
-        let v38 = hosts.host_16 * v37;
-        small[at_38(t) + i] = v38;
+        let v38 = small[at_38(t)];
+        let v39 = sqrt(v38);
+        let v41 = v39 * hosts.host_40;
+        let v42 = max(v41, 1.0);
+        let v43 = 1.0 / v42;
+        let v44 = hosts.host_22 * v43;
+        small[at_44(t) + i] = v44;
     }
 }
 
@@ -172,26 +181,29 @@ fn sweep_2(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    let v38 = small[at_38(t)];
+    let v44 = small[at_44(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v28 = exp_avg_sq[e];
-            let v29 = inverseSqrt(v28);
-            let v30 = v0 * v29;
-            let v39 = v30 * v38;
-            let v41 = v1 * hosts.host_40;
-            let v42 = v39 + v41;
-            let v43 = v1 - v42;
-            param[window.param + e] = v43;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v34 = exp_avg_sq[e];
+            let v35 = inverseSqrt(v34);
+            let v36 = v6 * v35;
+            let v45 = v36 * v44;
+            let v47 = v7 * hosts.host_46;
+            let v48 = v45 + v47;
+            let v49 = v7 - v48;
+            param[window.param + e] = v49;
         }
     }
 }

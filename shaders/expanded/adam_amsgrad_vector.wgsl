@@ -4,16 +4,22 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     eps: f32,
     weight_decay: f32,
-    host_12: f32,
-    host_19: f32,
-    host_30: f32,
+    host_18: f32,
+    host_25: f32,
     host_36: f32,
+    host_42: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -88,7 +94,7 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
@@ -97,34 +103,37 @@ fn sweep_1(
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v8 = v1 * hosts.weight_decay;
-            let v9 = v0 + v8;
-            let v10 = exp_avg[e];
-            let v13 = v9 - v10;
-            let v14 = v13 * hosts.host_12;
-            let v15 = v10 + v14;
-            let v16 = v15;
-            let v17 = v9 * v9;
-            let v18 = exp_avg_sq[e];
-            let v20 = v17 - v18;
-            let v21 = v20 * hosts.host_19;
-            let v22 = v18 + v21;
-            let v23 = v22;
-            let v24 = max_exp_avg_sq[e];
-            let v25 = max(v23, v24);
-            let v26 = v25;
-            let v27 = sqrt(v26);
-            let v31 = v27 * hosts.host_30;
-            let v32 = v31 + hosts.eps;
-            let v33 = v16 / v32;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v14 = v7 * hosts.weight_decay;
+            let v15 = v6 + v14;
+            let v16 = exp_avg[e];
+            let v19 = v15 - v16;
+            let v20 = v19 * hosts.host_18;
+            let v21 = v16 + v20;
+            let v22 = v21;
+            let v23 = v15 * v15;
+            let v24 = exp_avg_sq[e];
+            let v26 = v23 - v24;
+            let v27 = v26 * hosts.host_25;
+            let v28 = v24 + v27;
+            let v29 = v28;
+            let v30 = max_exp_avg_sq[e];
+            let v31 = max(v29, v30);
+            let v32 = v31;
+            let v33 = sqrt(v32);
             let v37 = v33 * hosts.host_36;
-            let v38 = v1 - v37;
-            param[window.param + e] = v38;
-            exp_avg[e] = v16;
-            exp_avg_sq[e] = v23;
-            max_exp_avg_sq[e] = v26;
+            let v38 = v37 + hosts.eps;
+            let v39 = v22 / v38;
+            let v43 = v39 * hosts.host_42;
+            let v44 = v7 - v43;
+            param[window.param + e] = v44;
+            exp_avg[e] = v22;
+            exp_avg_sq[e] = v29;
+            max_exp_avg_sq[e] = v32;
         }
     }
 }

@@ -4,16 +4,22 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     eps: f32,
     weight_decay: f32,
-    host_12: f32,
-    host_19: f32,
-    host_27: f32,
+    host_18: f32,
+    host_25: f32,
     host_33: f32,
+    host_39: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -87,7 +93,7 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
@@ -96,30 +102,33 @@ fn sweep_1(
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v8 = v1 * hosts.weight_decay;
-            let v9 = v0 + v8;
-            let v10 = exp_avg[e];
-            let v13 = v9 - v10;
-            let v14 = v13 * hosts.host_12;
-            let v15 = v10 + v14;
-            let v16 = v15;
-            let v17 = v9 * v9;
-            let v18 = exp_avg_sq[e];
-            let v20 = v17 - v18;
-            let v21 = v20 * hosts.host_19;
-            let v22 = v18 + v21;
-            let v23 = v22;
-            let v24 = sqrt(v23);
-            let v28 = v24 * hosts.host_27;
-            let v29 = v28 + hosts.eps;
-            let v30 = v16 / v29;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v14 = v7 * hosts.weight_decay;
+            let v15 = v6 + v14;
+            let v16 = exp_avg[e];
+            let v19 = v15 - v16;
+            let v20 = v19 * hosts.host_18;
+            let v21 = v16 + v20;
+            let v22 = v21;
+            let v23 = v15 * v15;
+            let v24 = exp_avg_sq[e];
+            let v26 = v23 - v24;
+            let v27 = v26 * hosts.host_25;
+            let v28 = v24 + v27;
+            let v29 = v28;
+            let v30 = sqrt(v29);
             let v34 = v30 * hosts.host_33;
-            let v35 = v1 - v34;
-            param[window.param + e] = v35;
-            exp_avg[e] = v16;
-            exp_avg_sq[e] = v23;
+            let v35 = v34 + hosts.eps;
+            let v36 = v22 / v35;
+            let v40 = v36 * hosts.host_39;
+            let v41 = v7 - v40;
+            param[window.param + e] = v41;
+            exp_avg[e] = v22;
+            exp_avg_sq[e] = v29;
         }
     }
 }

@@ -4,16 +4,22 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     eps: f32,
-    host_10: f32,
-    host_17: f32,
-    host_28: f32,
+    host_16: f32,
+    host_23: f32,
     host_34: f32,
-    host_36: f32,
+    host_40: f32,
+    host_42: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -88,7 +94,7 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
@@ -97,34 +103,37 @@ fn sweep_1(
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v8 = exp_avg[e];
-            let v11 = v0 - v8;
-            let v12 = v11 * hosts.host_10;
-            let v13 = v8 + v12;
-            let v14 = v13;
-            let v15 = v0 * v0;
-            let v16 = exp_avg_sq[e];
-            let v18 = v15 - v16;
-            let v19 = v18 * hosts.host_17;
-            let v20 = v16 + v19;
-            let v21 = v20;
-            let v22 = max_exp_avg_sq[e];
-            let v23 = max(v21, v22);
-            let v24 = v23;
-            let v25 = sqrt(v24);
-            let v29 = v25 * hosts.host_28;
-            let v30 = v29 + hosts.eps;
-            let v31 = v14 / v30;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v14 = exp_avg[e];
+            let v17 = v6 - v14;
+            let v18 = v17 * hosts.host_16;
+            let v19 = v14 + v18;
+            let v20 = v19;
+            let v21 = v6 * v6;
+            let v22 = exp_avg_sq[e];
+            let v24 = v21 - v22;
+            let v25 = v24 * hosts.host_23;
+            let v26 = v22 + v25;
+            let v27 = v26;
+            let v28 = max_exp_avg_sq[e];
+            let v29 = max(v27, v28);
+            let v30 = v29;
+            let v31 = sqrt(v30);
             let v35 = v31 * hosts.host_34;
-            let v37 = v1 * hosts.host_36;
-            let v38 = v35 + v37;
-            let v39 = v1 - v38;
-            param[window.param + e] = v39;
-            exp_avg[e] = v14;
-            exp_avg_sq[e] = v21;
-            max_exp_avg_sq[e] = v24;
+            let v36 = v35 + hosts.eps;
+            let v37 = v20 / v36;
+            let v41 = v37 * hosts.host_40;
+            let v43 = v7 * hosts.host_42;
+            let v44 = v41 + v43;
+            let v45 = v7 - v44;
+            param[window.param + e] = v45;
+            exp_avg[e] = v20;
+            exp_avg_sq[e] = v27;
+            max_exp_avg_sq[e] = v30;
         }
     }
 }

@@ -4,16 +4,22 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     eps: f32,
-    host_10: f32,
-    host_17: f32,
-    host_25: f32,
+    host_16: f32,
+    host_23: f32,
     host_31: f32,
-    host_33: f32,
+    host_37: f32,
+    host_39: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -87,7 +93,7 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
@@ -96,30 +102,33 @@ fn sweep_1(
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v8 = exp_avg[e];
-            let v11 = v0 - v8;
-            let v12 = v11 * hosts.host_10;
-            let v13 = v8 + v12;
-            let v14 = v13;
-            let v15 = v0 * v0;
-            let v16 = exp_avg_sq[e];
-            let v18 = v15 - v16;
-            let v19 = v18 * hosts.host_17;
-            let v20 = v16 + v19;
-            let v21 = v20;
-            let v22 = sqrt(v21);
-            let v26 = v22 * hosts.host_25;
-            let v27 = v26 + hosts.eps;
-            let v28 = v14 / v27;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v14 = exp_avg[e];
+            let v17 = v6 - v14;
+            let v18 = v17 * hosts.host_16;
+            let v19 = v14 + v18;
+            let v20 = v19;
+            let v21 = v6 * v6;
+            let v22 = exp_avg_sq[e];
+            let v24 = v21 - v22;
+            let v25 = v24 * hosts.host_23;
+            let v26 = v22 + v25;
+            let v27 = v26;
+            let v28 = sqrt(v27);
             let v32 = v28 * hosts.host_31;
-            let v34 = v1 * hosts.host_33;
-            let v35 = v32 + v34;
-            let v36 = v1 - v35;
-            param[window.param + e] = v36;
-            exp_avg[e] = v14;
-            exp_avg_sq[e] = v21;
+            let v33 = v32 + hosts.eps;
+            let v34 = v20 / v33;
+            let v38 = v34 * hosts.host_37;
+            let v40 = v7 * hosts.host_39;
+            let v41 = v38 + v40;
+            let v42 = v7 - v41;
+            param[window.param + e] = v42;
+            exp_avg[e] = v20;
+            exp_avg_sq[e] = v27;
         }
     }
 }

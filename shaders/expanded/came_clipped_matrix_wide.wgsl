@@ -4,22 +4,28 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     eps1: f32,
     eps2: f32,
-    host_15: f32,
-    host_30: f32,
-    host_46: f32,
+    host_21: f32,
+    host_36: f32,
     host_52: f32,
-    host_62: f32,
-    host_74: f32,
+    host_58: f32,
+    host_68: f32,
     host_80: f32,
-    host_81: f32,
-    host_93: f32,
-    host_104: f32,
+    host_94: f32,
+    host_95: f32,
+    host_106: f32,
+    host_114: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -102,123 +108,123 @@ fn at_exp_avg_res_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_18(t: Tensor) -> u32 {
+fn at_24(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_23(t: Tensor) -> u32 {
+fn at_29(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_31(t: Tensor) -> u32 {
+fn at_37(t: Tensor) -> u32 {
     return t.small + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_32(t: Tensor) -> u32 {
+fn at_38(t: Tensor) -> u32 {
     return t.small + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_33(t: Tensor) -> u32 {
+fn at_39(t: Tensor) -> u32 {
     return t.small + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_35(t: Tensor) -> u32 {
+fn at_41(t: Tensor) -> u32 {
     return t.small + t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_36(t: Tensor) -> u32 {
+fn at_42(t: Tensor) -> u32 {
     return t.small + t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
-fn at_39(t: Tensor) -> u32 {
+fn at_45(t: Tensor) -> u32 {
     return t.small + t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
-fn at_42(t: Tensor) -> u32 {
+fn at_48(t: Tensor) -> u32 {
     return t.small + t.batch + 5u * t.batch * t.cols + 6u * t.batch * t.rows;
 }
 
-fn at_43(t: Tensor) -> u32 {
+fn at_49(t: Tensor) -> u32 {
     return t.small + t.batch + 6u * t.batch * t.cols + 6u * t.batch * t.rows;
 }
 
-fn at_44(t: Tensor) -> u32 {
+fn at_50(t: Tensor) -> u32 {
     return t.small + t.batch + 7u * t.batch * t.cols + 6u * t.batch * t.rows;
 }
 
-fn at_49(t: Tensor) -> u32 {
+fn at_55(t: Tensor) -> u32 {
     return t.small + 1u + t.batch + 7u * t.batch * t.cols + 6u * t.batch * t.rows;
 }
 
-fn at_65(t: Tensor) -> u32 {
+fn at_71(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 7u * t.batch * t.cols + 6u * t.batch * t.rows;
 }
 
-fn at_70(t: Tensor) -> u32 {
+fn at_76(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 7u * t.batch * t.cols + 7u * t.batch * t.rows;
 }
 
-fn at_75(t: Tensor) -> u32 {
+fn at_81(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 8u * t.batch * t.cols + 7u * t.batch * t.rows;
 }
 
-fn at_76(t: Tensor) -> u32 {
+fn at_82(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 8u * t.batch * t.cols + 8u * t.batch * t.rows;
 }
 
-fn at_84(t: Tensor) -> u32 {
+fn at_83(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 9u * t.batch * t.cols + 8u * t.batch * t.rows;
 }
 
-fn at_87(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 9u * t.batch * t.cols + 9u * t.batch * t.rows;
+fn at_85(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 9u * t.batch * t.cols + 8u * t.batch * t.rows;
 }
 
-fn at_88(t: Tensor) -> u32 {
+fn at_87(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch + 9u * t.batch * t.cols + 9u * t.batch * t.rows;
 }
 
-fn at_89(t: Tensor) -> u32 {
+fn at_98(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch + 10u * t.batch * t.cols + 9u * t.batch * t.rows;
 }
 
-fn at_90(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 11u * t.batch * t.cols + 9u * t.batch * t.rows;
+fn at_101(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 10u * t.batch * t.cols + 10u * t.batch * t.rows;
 }
 
-fn at_97(t: Tensor) -> u32 {
-    return t.small + 3u + 2u * t.batch + 11u * t.batch * t.cols + 9u * t.batch * t.rows;
+fn at_102(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 11u * t.batch * t.cols + 10u * t.batch * t.rows;
 }
 
-fn at_99(t: Tensor) -> u32 {
-    return t.small + 4u + 2u * t.batch + 11u * t.batch * t.cols + 9u * t.batch * t.rows;
+fn at_103(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 12u * t.batch * t.cols + 10u * t.batch * t.rows;
 }
 
-fn at_100(t: Tensor) -> u32 {
-    return t.small + 4u + 2u * t.batch + 11u * t.batch * t.cols + 10u * t.batch * t.rows;
+fn at_110(t: Tensor) -> u32 {
+    return t.small + 3u + 2u * t.batch + 12u * t.batch * t.cols + 10u * t.batch * t.rows;
 }
 
-fn partials_12(t: Tensor) -> u32 {
+fn partials_18(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_19(t: Tensor) -> u32 {
+fn partials_25(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows;
 }
 
-fn partials_41(t: Tensor) -> u32 {
+fn partials_47(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_60(t: Tensor) -> u32 {
+fn partials_66(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows + 2u * t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_66(t: Tensor) -> u32 {
+fn partials_72(t: Tensor) -> u32 {
     return t.partials + 2u * t.col_tiles * t.batch * t.rows + 2u * t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_86(t: Tensor) -> u32 {
+fn partials_100(t: Tensor) -> u32 {
     return t.partials + 2u * t.col_tiles * t.batch * t.rows + 3u * t.row_tiles * t.batch * t.cols;
 }
 
@@ -229,7 +235,7 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
@@ -239,24 +245,27 @@ fn sweep_1(
         row_0[i * WIDTH + lid] = 0.0;
     }
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_19 = 0.0;
+        var sum_25 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v10 = v0 * v0;
-            let v11 = v10 + hosts.eps1;
-            row_0[i * WIDTH + lid] += v11;
-            sum_19 += v11;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v16 = v6 * v6;
+            let v17 = v16 + hosts.eps1;
+            row_0[i * WIDTH + lid] += v17;
+            sum_25 += v17;
         }
-        small[partials_19(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_19;
+        small[partials_25(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_25;
     }
     workgroupBarrier();
     if (lid < tile.rows) {
-        var sum_12 = row_0[lid * WIDTH];
+        var sum_18 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
-            sum_12 += row_0[lid * WIDTH + i];
+            sum_18 += row_0[lid * WIDTH + i];
         }
-        small[partials_12(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_12;
+        small[partials_18(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_18;
     }
     workgroupBarrier();
 }
@@ -269,83 +278,83 @@ fn settle_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        var sum_12 = 0.0;
+        var sum_18 = 0.0;
         for (var k = 0u; k < t.col_tiles; k++) {
-            sum_12 += small[partials_12(t) + k * t.batch * t.rows + i];
+            sum_18 += small[partials_18(t) + k * t.batch * t.rows + i];
         }
-        let v12 = sum_12 / f32(t.cols);
-        let v13 = small[at_exp_avg_sq_row(t) + i];
-        let v16 = v12 - v13;
-        let v17 = v16 * hosts.host_15;
-        let v18 = v13 + v17;
-        small[at_18(t) + i] = v18;
-        let v31 = v18 * hosts.host_30;
-        small[at_31(t) + i] = v31;
-        let v39 = 1.0 / v31;
-        small[at_39(t) + i] = v39;
+        let v18 = sum_18 / f32(t.cols);
+        let v19 = small[at_exp_avg_sq_row(t) + i];
+        let v22 = v18 - v19;
+        let v23 = v22 * hosts.host_21;
+        let v24 = v19 + v23;
+        small[at_24(t) + i] = v24;
+        let v37 = v24 * hosts.host_36;
+        small[at_37(t) + i] = v37;
+        let v45 = 1.0 / v37;
+        small[at_45(t) + i] = v45;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_19 = 0.0;
+        var sum_25 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_19 += small[partials_19(t) + k * t.batch * t.cols + i];
+            sum_25 += small[partials_25(t) + k * t.batch * t.cols + i];
         }
-        let v19 = sum_19 / f32(t.rows);
-        let v20 = small[at_exp_avg_sq_col(t) + i];
-        let v21 = v19 - v20;
-        let v22 = v21 * hosts.host_15;
-        let v23 = v20 + v22;
-        small[at_23(t) + i] = v23;
-        let v32 = v23 * hosts.host_30;
-        small[at_32(t) + i] = v32;
-        let v36 = inverseSqrt(v32);
-        small[at_36(t) + i] = v36;
+        let v25 = sum_25 / f32(t.rows);
+        let v26 = small[at_exp_avg_sq_col(t) + i];
+        let v27 = v25 - v26;
+        let v28 = v27 * hosts.host_21;
+        let v29 = v26 + v28;
+        small[at_29(t) + i] = v29;
+        let v38 = v29 * hosts.host_36;
+        small[at_38(t) + i] = v38;
+        let v42 = inverseSqrt(v38);
+        small[at_42(t) + i] = v42;
     }
     storageBarrier();
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_33 = 0.0;
+            var sum_39 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_33 += small[at_31(t) + b * t.rows + i];
+                sum_39 += small[at_37(t) + b * t.rows + i];
             }
-            small[at_33(t) + b] = sum_33 / f32(t.rows);
+            small[at_39(t) + b] = sum_39 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_31(t) + b * t.rows + i];
+                part += small[at_37(t) + b * t.rows + i];
             }
-            let sum_33 = sum_lanes(lid, part);
+            let sum_39 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_33(t) + b] = sum_33 / f32(t.rows);
+                small[at_39(t) + b] = sum_39 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v31 = small[at_31(t) + i];
-        let v33 = small[at_33(t) + i / t.rows];
-        let v34 = v31 / v33;
-        let v35 = inverseSqrt(v34);
-        small[at_35(t) + i] = v35;
+        let v37 = small[at_37(t) + i];
+        let v39 = small[at_39(t) + i / t.rows];
+        let v40 = v37 / v39;
+        let v41 = inverseSqrt(v40);
+        small[at_41(t) + i] = v41;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v33 = small[at_33(t) + i / t.cols];
-        let v32 = small[at_32(t) + i];
-        let v42 = v33 / v32;
-        small[at_42(t) + i] = v42;
+        let v39 = small[at_39(t) + i / t.cols];
+        let v38 = small[at_38(t) + i];
+        let v48 = v39 / v38;
+        small[at_48(t) + i] = v48;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_18(t) + i];
+        small[at_exp_avg_sq_row(t) + i] = small[at_24(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_23(t) + i];
+        small[at_exp_avg_sq_col(t) + i] = small[at_29(t) + i];
     }
 }
 
@@ -356,23 +365,26 @@ fn sweep_2(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_41 = 0.0;
+        var sum_47 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v39 = small[at_39(t) + tile.row + i];
-            let v0 = grad[window.grad + e];
-            let v10 = v0 * v0;
-            let v40 = v10 * v39;
-            sum_41 += v40;
+            let v45 = small[at_45(t) + tile.row + i];
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v16 = v6 * v6;
+            let v46 = v16 * v45;
+            sum_47 += v46;
         }
-        small[partials_41(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_41;
+        small[partials_47(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_47;
     }
 }
 
@@ -384,37 +396,37 @@ fn settle_2(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_41 = 0.0;
+        var sum_47 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_41 += small[partials_41(t) + k * t.batch * t.cols + i];
+            sum_47 += small[partials_47(t) + k * t.batch * t.cols + i];
         }
-        let v41 = sum_41 / f32(t.rows);
-        let v42 = small[at_42(t) + i];
-        let v43 = v41 * v42;
-        small[at_43(t) + i] = v43;
+        let v47 = sum_47 / f32(t.rows);
+        let v48 = small[at_48(t) + i];
+        let v49 = v47 * v48;
+        small[at_49(t) + i] = v49;
     }
     storageBarrier();
-    var sum_44 = 0.0;
+    var sum_50 = 0.0;
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_44 += small[at_43(t) + i];
+        sum_50 += small[at_49(t) + i];
     }
-    let total_44 = sum_lanes(lid, sum_44);
+    let total_50 = sum_lanes(lid, sum_50);
     if (lid == 0u) {
-        small[at_44(t)] = total_44 / (f32(t.batch) * f32(t.cols));
+        small[at_50(t)] = total_50 / (f32(t.batch) * f32(t.cols));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v44 = small[at_44(t)];
-        let v45 = sqrt(v44);
-        let v47 = v45 * hosts.host_46;
-        let v48 = max(v47, 1.0);
-        let v49 = 1.0 / v48;
-        small[at_49(t) + i] = v49;
+        let v50 = small[at_50(t)];
+        let v51 = sqrt(v50);
+        let v53 = v51 * hosts.host_52;
+        let v54 = max(v53, 1.0);
+        let v55 = 1.0 / v54;
+        small[at_55(t) + i] = v55;
     }
 }
 
@@ -425,47 +437,50 @@ fn sweep_3(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    let v49 = small[at_49(t)];
+    let v55 = small[at_55(t)];
     for (var i = 0u; i < tile.rows; i++) {
         row_0[i * WIDTH + lid] = 0.0;
     }
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v36 = small[at_36(t) + tile.b * t.cols + tile.col + c];
-        var sum_66 = 0.0;
+        let v42 = small[at_42(t) + tile.b * t.cols + tile.col + c];
+        var sum_72 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v35 = small[at_35(t) + tile.row + i];
-            let v0 = grad[window.grad + e];
-            let v37 = v35 * v36;
-            let v38 = v0 * v37;
-            let v50 = v38 * v49;
-            let v51 = exp_avg[e];
-            let v53 = v50 - v51;
-            let v54 = v53 * hosts.host_52;
-            let v55 = v51 + v54;
-            let v56 = v55;
-            let v57 = v50 - v56;
-            let v58 = v57 * v57;
-            let v59 = v58 + hosts.eps2;
-            exp_avg[e] = v56;
-            row_0[i * WIDTH + lid] += v59;
-            sum_66 += v59;
+            let v41 = small[at_41(t) + tile.row + i];
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v43 = v41 * v42;
+            let v44 = v6 * v43;
+            let v56 = v44 * v55;
+            let v57 = exp_avg[e];
+            let v59 = v56 - v57;
+            let v60 = v59 * hosts.host_58;
+            let v61 = v57 + v60;
+            let v62 = v61;
+            let v63 = v56 - v62;
+            let v64 = v63 * v63;
+            let v65 = v64 + hosts.eps2;
+            exp_avg[e] = v62;
+            row_0[i * WIDTH + lid] += v65;
+            sum_72 += v65;
         }
-        small[partials_66(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_66;
+        small[partials_72(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_72;
     }
     workgroupBarrier();
     if (lid < tile.rows) {
-        var sum_60 = row_0[lid * WIDTH];
+        var sum_66 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
-            sum_60 += row_0[lid * WIDTH + i];
+            sum_66 += row_0[lid * WIDTH + i];
         }
-        small[partials_60(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_60;
+        small[partials_66(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_66;
     }
     workgroupBarrier();
 }
@@ -478,83 +493,83 @@ fn settle_3(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        var sum_60 = 0.0;
+        var sum_66 = 0.0;
         for (var k = 0u; k < t.col_tiles; k++) {
-            sum_60 += small[partials_60(t) + k * t.batch * t.rows + i];
+            sum_66 += small[partials_66(t) + k * t.batch * t.rows + i];
         }
-        let v60 = sum_60 / f32(t.cols);
-        let v61 = small[at_exp_avg_res_row(t) + i];
-        let v63 = v60 - v61;
-        let v64 = v63 * hosts.host_62;
-        let v65 = v61 + v64;
-        small[at_65(t) + i] = v65;
-        let v75 = v65 * hosts.host_74;
-        small[at_75(t) + i] = v75;
-        let v84 = 1.0 / v75;
-        small[at_84(t) + i] = v84;
+        let v66 = sum_66 / f32(t.cols);
+        let v67 = small[at_exp_avg_res_row(t) + i];
+        let v69 = v66 - v67;
+        let v70 = v69 * hosts.host_68;
+        let v71 = v67 + v70;
+        small[at_71(t) + i] = v71;
+        let v81 = v71 * hosts.host_80;
+        small[at_81(t) + i] = v81;
+        let v98 = 1.0 / v81;
+        small[at_98(t) + i] = v98;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_66 = 0.0;
+        var sum_72 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_66 += small[partials_66(t) + k * t.batch * t.cols + i];
+            sum_72 += small[partials_72(t) + k * t.batch * t.cols + i];
         }
-        let v66 = sum_66 / f32(t.rows);
-        let v67 = small[at_exp_avg_res_col(t) + i];
-        let v68 = v66 - v67;
-        let v69 = v68 * hosts.host_62;
-        let v70 = v67 + v69;
-        small[at_70(t) + i] = v70;
-        let v76 = v70 * hosts.host_74;
+        let v72 = sum_72 / f32(t.rows);
+        let v73 = small[at_exp_avg_res_col(t) + i];
+        let v74 = v72 - v73;
+        let v75 = v74 * hosts.host_68;
+        let v76 = v73 + v75;
         small[at_76(t) + i] = v76;
-        let v100 = inverseSqrt(v76);
-        small[at_100(t) + i] = v100;
+        let v82 = v76 * hosts.host_80;
+        small[at_82(t) + i] = v82;
+        let v87 = inverseSqrt(v82);
+        small[at_87(t) + i] = v87;
     }
     storageBarrier();
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_87 = 0.0;
+            var sum_83 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_87 += small[at_75(t) + b * t.rows + i];
+                sum_83 += small[at_81(t) + b * t.rows + i];
             }
-            small[at_87(t) + b] = sum_87 / f32(t.rows);
+            small[at_83(t) + b] = sum_83 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_75(t) + b * t.rows + i];
+                part += small[at_81(t) + b * t.rows + i];
             }
-            let sum_87 = sum_lanes(lid, part);
+            let sum_83 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_87(t) + b] = sum_87 / f32(t.rows);
+                small[at_83(t) + b] = sum_83 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v75 = small[at_75(t) + i];
-        let v87 = small[at_87(t) + i / t.rows];
-        let v98 = v75 / v87;
-        let v99 = inverseSqrt(v98);
-        small[at_99(t) + i] = v99;
+        let v81 = small[at_81(t) + i];
+        let v83 = small[at_83(t) + i / t.rows];
+        let v84 = v81 / v83;
+        let v85 = inverseSqrt(v84);
+        small[at_85(t) + i] = v85;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v87 = small[at_87(t) + i / t.cols];
-        let v76 = small[at_76(t) + i];
-        let v88 = v87 / v76;
-        small[at_88(t) + i] = v88;
+        let v83 = small[at_83(t) + i / t.cols];
+        let v82 = small[at_82(t) + i];
+        let v101 = v83 / v82;
+        small[at_101(t) + i] = v101;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_res_row(t) + i] = small[at_65(t) + i];
+        small[at_exp_avg_res_row(t) + i] = small[at_71(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_res_col(t) + i] = small[at_70(t) + i];
+        small[at_exp_avg_res_col(t) + i] = small[at_76(t) + i];
     }
 }
 
@@ -565,23 +580,23 @@ fn sweep_4(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 3.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_86 = 0.0;
+        var sum_100 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v84 = small[at_84(t) + tile.row + i];
-            let v56 = exp_avg[e];
-            let v83 = v56 * v56;
-            let v85 = v83 * v84;
-            sum_86 += v85;
+            let v98 = small[at_98(t) + tile.row + i];
+            let v62 = exp_avg[e];
+            let v97 = v62 * v62;
+            let v99 = v97 * v98;
+            sum_100 += v99;
         }
-        small[partials_86(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_86;
+        small[partials_100(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_100;
     }
 }
 
@@ -593,39 +608,39 @@ fn settle_4(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_86 = 0.0;
+        var sum_100 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_86 += small[partials_86(t) + k * t.batch * t.cols + i];
+            sum_100 += small[partials_100(t) + k * t.batch * t.cols + i];
         }
-        let v86 = sum_86 / f32(t.rows);
-        let v88 = small[at_88(t) + i];
-        let v89 = v86 * v88;
-        small[at_89(t) + i] = v89;
+        let v100 = sum_100 / f32(t.rows);
+        let v101 = small[at_101(t) + i];
+        let v102 = v100 * v101;
+        small[at_102(t) + i] = v102;
     }
     storageBarrier();
-    var sum_90 = 0.0;
+    var sum_103 = 0.0;
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_90 += small[at_89(t) + i];
+        sum_103 += small[at_102(t) + i];
     }
-    let total_90 = sum_lanes(lid, sum_90);
+    let total_103 = sum_lanes(lid, sum_103);
     if (lid == 0u) {
-        small[at_90(t)] = total_90 / (f32(t.batch) * f32(t.cols));
+        small[at_103(t)] = total_103 / (f32(t.batch) * f32(t.cols));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v90 = small[at_90(t)];
-        let v91 = sqrt(v90);
-        let v92 = v91 * hosts.host_80;
-        let v94 = v92 * hosts.host_93;
-        let v95 = max(v94, 1.0);
-        let v96 = 1.0 / v95;
-        let v97 = hosts.host_81 * v96;
-        small[at_97(t) + i] = v97;
+        let v103 = small[at_103(t)];
+        let v104 = sqrt(v103);
+        let v105 = v104 * hosts.host_94;
+        let v107 = v105 * hosts.host_106;
+        let v108 = max(v107, 1.0);
+        let v109 = 1.0 / v108;
+        let v110 = hosts.host_95 * v109;
+        small[at_110(t) + i] = v110;
     }
 }
 
@@ -636,27 +651,27 @@ fn sweep_5(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 4.
-    let v97 = small[at_97(t)];
+    let v110 = small[at_110(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v100 = small[at_100(t) + tile.b * t.cols + tile.col + c];
+        let v87 = small[at_87(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v99 = small[at_99(t) + tile.row + i];
-            let v1 = param[window.param + e];
-            let v56 = exp_avg[e];
-            let v101 = v99 * v100;
-            let v102 = v56 * v101;
-            let v103 = v102 * v97;
-            let v105 = v1 * hosts.host_104;
-            let v106 = v103 + v105;
-            let v107 = v1 - v106;
-            param[window.param + e] = v107;
+            let v85 = small[at_85(t) + tile.row + i];
+            let v7 = param[window.param + e];
+            let v62 = exp_avg[e];
+            let v111 = v85 * v87;
+            let v112 = v62 * v111;
+            let v113 = v112 * v110;
+            let v115 = v7 * hosts.host_114;
+            let v116 = v113 + v115;
+            let v117 = v7 - v116;
+            param[window.param + e] = v117;
         }
     }
 }

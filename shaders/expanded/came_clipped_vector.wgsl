@@ -4,19 +4,25 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     eps1: f32,
-    host_14: f32,
-    host_25: f32,
-    host_32: f32,
+    host_20: f32,
+    host_31: f32,
     host_38: f32,
-    host_46: f32,
-    host_47: f32,
+    host_44: f32,
+    host_52: f32,
     host_53: f32,
     host_59: f32,
+    host_65: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -83,27 +89,27 @@ fn tile_at(index: u32) -> Tile {
         table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
 }
 
-fn at_30(t: Tensor) -> u32 {
+fn at_36(t: Tensor) -> u32 {
     return t.small;
 }
 
-fn at_35(t: Tensor) -> u32 {
+fn at_41(t: Tensor) -> u32 {
     return t.small + 1u;
 }
 
-fn at_50(t: Tensor) -> u32 {
+fn at_56(t: Tensor) -> u32 {
     return t.small + 2u;
 }
 
-fn at_57(t: Tensor) -> u32 {
+fn at_63(t: Tensor) -> u32 {
     return t.small + 3u;
 }
 
-fn partials_30(t: Tensor) -> u32 {
+fn partials_36(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_50(t: Tensor) -> u32 {
+fn partials_56(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
@@ -114,39 +120,42 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 0.
-    var sum_30 = 0.0;
+    var sum_36 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v10 = v0 * v0;
-            let v11 = v10 + hosts.eps1;
-            let v12 = exp_avg_sq[e];
-            let v15 = v11 - v12;
-            let v16 = v15 * hosts.host_14;
-            let v17 = v12 + v16;
-            let v18 = v17;
-            let v26 = v18 * hosts.host_25;
-            let v27 = inverseSqrt(v26);
-            let v28 = v0 * v27;
-            let v29 = v28 * v28;
-            exp_avg_sq[e] = v18;
-            sum_30 += v29;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v16 = v6 * v6;
+            let v17 = v16 + hosts.eps1;
+            let v18 = exp_avg_sq[e];
+            let v21 = v17 - v18;
+            let v22 = v21 * hosts.host_20;
+            let v23 = v18 + v22;
+            let v24 = v23;
+            let v32 = v24 * hosts.host_31;
+            let v33 = inverseSqrt(v32);
+            let v34 = v6 * v33;
+            let v35 = v34 * v34;
+            exp_avg_sq[e] = v24;
+            sum_36 += v35;
         }
     }
-    lanes[lid] = sum_30;
+    lanes[lid] = sum_36;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_30 += lanes[i];
+            sum_36 += lanes[i];
         }
-        small[partials_30(t) + tile.index] = sum_30;
+        small[partials_36(t) + tile.index] = sum_36;
     }
     workgroupBarrier();
 }
@@ -159,26 +168,26 @@ fn settle_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
-    var sum_30 = 0.0;
+    var sum_36 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_30 += small[partials_30(t) + i];
+        sum_36 += small[partials_36(t) + i];
     }
-    let total_30 = sum_lanes(lid, sum_30);
+    let total_36 = sum_lanes(lid, sum_36);
     if (lid == 0u) {
-        small[at_30(t)] = total_30 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_36(t)] = total_36 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v30 = small[at_30(t)];
-        let v31 = sqrt(v30);
-        let v33 = v31 * hosts.host_32;
-        let v34 = max(v33, 1.0);
-        let v35 = 1.0 / v34;
-        small[at_35(t) + i] = v35;
+        let v36 = small[at_36(t)];
+        let v37 = sqrt(v36);
+        let v39 = v37 * hosts.host_38;
+        let v40 = max(v39, 1.0);
+        let v41 = 1.0 / v40;
+        small[at_41(t) + i] = v41;
     }
 }
 
@@ -189,40 +198,43 @@ fn sweep_2(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    let v35 = small[at_35(t)];
-    var sum_50 = 0.0;
+    let v41 = small[at_41(t)];
+    var sum_56 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v18 = exp_avg_sq[e];
-            let v26 = v18 * hosts.host_25;
-            let v27 = inverseSqrt(v26);
-            let v28 = v0 * v27;
-            let v36 = v28 * v35;
-            let v37 = exp_avg[e];
-            let v39 = v36 - v37;
-            let v40 = v39 * hosts.host_38;
-            let v41 = v37 + v40;
-            let v42 = v41;
-            let v49 = v42 * v42;
-            exp_avg[e] = v42;
-            sum_50 += v49;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v24 = exp_avg_sq[e];
+            let v32 = v24 * hosts.host_31;
+            let v33 = inverseSqrt(v32);
+            let v34 = v6 * v33;
+            let v42 = v34 * v41;
+            let v43 = exp_avg[e];
+            let v45 = v42 - v43;
+            let v46 = v45 * hosts.host_44;
+            let v47 = v43 + v46;
+            let v48 = v47;
+            let v55 = v48 * v48;
+            exp_avg[e] = v48;
+            sum_56 += v55;
         }
     }
-    lanes[lid] = sum_50;
+    lanes[lid] = sum_56;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_50 += lanes[i];
+            sum_56 += lanes[i];
         }
-        small[partials_50(t) + tile.index] = sum_50;
+        small[partials_56(t) + tile.index] = sum_56;
     }
     workgroupBarrier();
 }
@@ -235,28 +247,28 @@ fn settle_2(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
-    var sum_50 = 0.0;
+    var sum_56 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_50 += small[partials_50(t) + i];
+        sum_56 += small[partials_56(t) + i];
     }
-    let total_50 = sum_lanes(lid, sum_50);
+    let total_56 = sum_lanes(lid, sum_56);
     if (lid == 0u) {
-        small[at_50(t)] = total_50 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_56(t)] = total_56 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v50 = small[at_50(t)];
-        let v51 = sqrt(v50);
-        let v52 = v51 * hosts.host_46;
-        let v54 = v52 * hosts.host_53;
-        let v55 = max(v54, 1.0);
-        let v56 = 1.0 / v55;
-        let v57 = hosts.host_47 * v56;
-        small[at_57(t) + i] = v57;
+        let v56 = small[at_56(t)];
+        let v57 = sqrt(v56);
+        let v58 = v57 * hosts.host_52;
+        let v60 = v58 * hosts.host_59;
+        let v61 = max(v60, 1.0);
+        let v62 = 1.0 / v61;
+        let v63 = hosts.host_53 * v62;
+        small[at_63(t) + i] = v63;
     }
 }
 
@@ -267,23 +279,23 @@ fn sweep_3(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    let v57 = small[at_57(t)];
+    let v63 = small[at_63(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v1 = param[window.param + e];
-            let v42 = exp_avg[e];
-            let v58 = v42 * v57;
-            let v60 = v1 * hosts.host_59;
-            let v61 = v58 + v60;
-            let v62 = v1 - v61;
-            param[window.param + e] = v62;
+            let v7 = param[window.param + e];
+            let v48 = exp_avg[e];
+            let v64 = v48 * v63;
+            let v66 = v7 * hosts.host_65;
+            let v67 = v64 + v66;
+            let v68 = v7 - v67;
+            param[window.param + e] = v68;
         }
     }
 }

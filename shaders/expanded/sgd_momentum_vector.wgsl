@@ -4,15 +4,21 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     lr: f32,
     weight_decay: f32,
     momentum: f32,
-    host_13: f32,
-    host_20: f32,
+    host_19: f32,
+    host_26: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -85,7 +91,7 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
@@ -95,20 +101,23 @@ fn sweep_1(
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
             let v0 = param[window.param + e];
-            let v5 = grad[window.grad + e];
-            let v6 = v0 * hosts.weight_decay;
-            let v7 = v5 + v6;
-            let v14 = momentum_buffer[e];
-            let v15 = v14 * hosts.momentum;
-            let v16 = v7 * hosts.host_13;
-            let v17 = v15 + v16;
-            let v18 = v17;
-            let v19 = v18 * hosts.lr;
-            let v21 = v0 * hosts.host_20;
-            let v22 = v19 + v21;
-            let v23 = v0 - v22;
-            param[window.param + e] = v23;
-            momentum_buffer[e] = v18;
+            let v8 = grad[window.grad + e];
+            let v9 = max(v8, hosts.grad_min);
+            let v10 = min(v9, hosts.grad_max);
+            let v11 = v10 * hosts.grad_scale;
+            let v12 = v0 * hosts.weight_decay;
+            let v13 = v11 + v12;
+            let v20 = momentum_buffer[e];
+            let v21 = v20 * hosts.momentum;
+            let v22 = v13 * hosts.host_19;
+            let v23 = v21 + v22;
+            let v24 = v23;
+            let v25 = v24 * hosts.lr;
+            let v27 = v0 * hosts.host_26;
+            let v28 = v25 + v27;
+            let v29 = v0 - v28;
+            param[window.param + e] = v29;
+            momentum_buffer[e] = v24;
         }
     }
 }

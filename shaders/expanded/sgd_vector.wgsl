@@ -4,13 +4,19 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     lr: f32,
     weight_decay: f32,
-    host_9: f32,
+    host_15: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -82,7 +88,7 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
@@ -92,14 +98,17 @@ fn sweep_1(
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
             let v0 = param[window.param + e];
-            let v5 = grad[window.grad + e];
-            let v6 = v0 * hosts.weight_decay;
-            let v7 = v5 + v6;
-            let v8 = v7 * hosts.lr;
-            let v10 = v0 * hosts.host_9;
-            let v11 = v8 + v10;
-            let v12 = v0 - v11;
-            param[window.param + e] = v12;
+            let v8 = grad[window.grad + e];
+            let v9 = max(v8, hosts.grad_min);
+            let v10 = min(v9, hosts.grad_max);
+            let v11 = v10 * hosts.grad_scale;
+            let v12 = v0 * hosts.weight_decay;
+            let v13 = v11 + v12;
+            let v14 = v13 * hosts.lr;
+            let v16 = v0 * hosts.host_15;
+            let v17 = v14 + v16;
+            let v18 = v0 - v17;
+            param[window.param + e] = v18;
         }
     }
 }

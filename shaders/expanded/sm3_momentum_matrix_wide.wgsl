@@ -4,13 +4,19 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     lr: f32,
     eps: f32,
-    host_17: f32,
+    host_23: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -85,19 +91,19 @@ fn at_accumulator_1(t: Tensor) -> u32 {
     return t.small + t.batch * t.rows;
 }
 
-fn at_9(t: Tensor) -> u32 {
+fn at_15(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_10(t: Tensor) -> u32 {
+fn at_16(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn partials_9(t: Tensor) -> u32 {
+fn partials_15(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_10(t: Tensor) -> u32 {
+fn partials_16(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows;
 }
 
@@ -108,7 +114,7 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
@@ -118,40 +124,43 @@ fn sweep_1(
         row_0[i * WIDTH + lid] = LOWEST;
     }
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v6 = small[at_accumulator_1(t) + tile.b * t.cols + tile.col + c];
-        var sum_10 = LOWEST;
+        let v12 = small[at_accumulator_1(t) + tile.b * t.cols + tile.col + c];
+        var sum_16 = LOWEST;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v5 = small[at_accumulator_0(t) + tile.row + i];
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v4 = v0 * v0;
-            let v7 = min(v5, v6);
-            let v8 = v7 + v4;
-            let v11 = v8 + hosts.eps;
-            let v12 = inverseSqrt(v11);
-            let v13 = v0 * v12;
-            let v15 = momentum_buffer[e];
-            let v18 = v13 - v15;
-            let v19 = v18 * hosts.host_17;
-            let v20 = v15 + v19;
-            let v21 = v20;
-            let v22 = v21 * hosts.lr;
-            let v23 = v1 - v22;
-            param[window.param + e] = v23;
-            momentum_buffer[e] = v21;
-            row_0[i * WIDTH + lid] = max(row_0[i * WIDTH + lid], v8);
-            sum_10 = max(sum_10, v8);
+            let v11 = small[at_accumulator_0(t) + tile.row + i];
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v10 = v6 * v6;
+            let v13 = min(v11, v12);
+            let v14 = v13 + v10;
+            let v17 = v14 + hosts.eps;
+            let v18 = inverseSqrt(v17);
+            let v19 = v6 * v18;
+            let v21 = momentum_buffer[e];
+            let v24 = v19 - v21;
+            let v25 = v24 * hosts.host_23;
+            let v26 = v21 + v25;
+            let v27 = v26;
+            let v28 = v27 * hosts.lr;
+            let v29 = v7 - v28;
+            param[window.param + e] = v29;
+            momentum_buffer[e] = v27;
+            row_0[i * WIDTH + lid] = max(row_0[i * WIDTH + lid], v14);
+            sum_16 = max(sum_16, v14);
         }
-        small[partials_10(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_10;
+        small[partials_16(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_16;
     }
     workgroupBarrier();
     if (lid < tile.rows) {
-        var sum_9 = row_0[lid * WIDTH];
+        var sum_15 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
-            sum_9 = max(sum_9, row_0[lid * WIDTH + i]);
+            sum_15 = max(sum_15, row_0[lid * WIDTH + i]);
         }
-        small[partials_9(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_9;
+        small[partials_15(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_15;
     }
     workgroupBarrier();
 }
@@ -164,32 +173,32 @@ fn settle_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors) {
+    if (index >= window.n_tensors || hosts.go == 0.0) {
         return;
     }
     let t = tensor_at(index);
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        var sum_9 = LOWEST;
+        var sum_15 = LOWEST;
         for (var k = 0u; k < t.col_tiles; k++) {
-            sum_9 = max(sum_9, small[partials_9(t) + k * t.batch * t.rows + i]);
+            sum_15 = max(sum_15, small[partials_15(t) + k * t.batch * t.rows + i]);
         }
-        let v9 = sum_9;
-        small[at_9(t) + i] = v9;
+        let v15 = sum_15;
+        small[at_15(t) + i] = v15;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_10 = LOWEST;
+        var sum_16 = LOWEST;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_10 = max(sum_10, small[partials_10(t) + k * t.batch * t.cols + i]);
+            sum_16 = max(sum_16, small[partials_16(t) + k * t.batch * t.cols + i]);
         }
-        let v10 = sum_10;
-        small[at_10(t) + i] = v10;
+        let v16 = sum_16;
+        small[at_16(t) + i] = v16;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_accumulator_0(t) + i] = small[at_9(t) + i];
+        small[at_accumulator_0(t) + i] = small[at_15(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_accumulator_1(t) + i] = small[at_10(t) + i];
+        small[at_accumulator_1(t) + i] = small[at_16(t) + i];
     }
 }
 

@@ -4,10 +4,16 @@
 const WIDTH = 64u;
 const ROWS = 16u;
 const SETTLE = 256u;
+const EXPONENT = 0x7f800000u;
 const LOWEST = -3.40282346638528859812e+38f;
 
 // Hyper-parameters and what follows from them, computed once a step in f64.
 struct Hosts {
+    // 0: the step is skipped, nothing is written.
+    go: f32,
+    grad_min: f32,
+    grad_max: f32,
+    grad_scale: f32,
     lr: f32,
     eps: f32,
 }
@@ -82,7 +88,7 @@ fn sweep_1(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let index = group.y * groups.x + group.x;
-    if (index >= window.n_tiles) {
+    if (index >= window.n_tiles || hosts.go == 0.0) {
         return;
     }
     let tile = tile_at(index);
@@ -91,19 +97,22 @@ fn sweep_1(
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v0 = grad[window.grad + e];
-            let v1 = param[window.param + e];
-            let v4 = v0 * v0;
-            let v5 = accumulator_0[e];
-            let v6 = v5 + v4;
-            let v7 = v6;
-            let v8 = v7 + hosts.eps;
-            let v9 = inverseSqrt(v8);
-            let v10 = v0 * v9;
-            let v11 = v10 * hosts.lr;
-            let v12 = v1 - v11;
-            param[window.param + e] = v12;
-            accumulator_0[e] = v7;
+            let v3 = grad[window.grad + e];
+            let v4 = max(v3, hosts.grad_min);
+            let v5 = min(v4, hosts.grad_max);
+            let v6 = v5 * hosts.grad_scale;
+            let v7 = param[window.param + e];
+            let v10 = v6 * v6;
+            let v11 = accumulator_0[e];
+            let v12 = v11 + v10;
+            let v13 = v12;
+            let v14 = v13 + hosts.eps;
+            let v15 = inverseSqrt(v14);
+            let v16 = v6 * v15;
+            let v17 = v16 * hosts.lr;
+            let v18 = v7 - v17;
+            param[window.param + e] = v18;
+            accumulator_0[e] = v13;
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::value::{Axis, Binary, Interpreter, Reduction, Shape, SlotDecl, Step, 
 
 /// What is the same for all segments of a step. Pointers of entries that are not used point to
 /// memory of the same extent (full-size: the parameter; columns: a spare row).
+#[derive(Clone)]
 pub(crate) struct Tables<T> {
     pub(crate) grad: *const T,
     pub(crate) param: *mut T,
@@ -217,6 +218,8 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Lane<'_, V, LEVEL, MATRIX> {
 impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, V, LEVEL, MATRIX> {
     type Repr = Repr<V>;
     type Slot = LaneSlot;
+    // Most steps clip and scale nothing: then the loops are to cost nothing for it.
+    const CONDITIONS: bool = true;
 
     #[inline(always)]
     fn is_matrix(&self) -> bool {
@@ -245,7 +248,11 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, V, L
 
     #[inline(always)]
     fn grad(&self) -> Repr<V> {
-        self.full(self.tables.grad)
+        // A tile that the driver has clipped and scaled lies elsewhere: its table begins far before.
+        let from = self.tables.grad.wrapping_add(self.progress.at.get());
+        // SAFETY: the kernel's contract.
+        let v = unsafe { V::load(from) };
+        Repr { v, call: 0, shape: Shape::Full, level: 0 }
     }
 
     #[inline(always)]
@@ -267,6 +274,9 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, V, L
                 Unary::Sqrt => v.sqrt(),
                 Unary::Rsqrt => one.div(v.sqrt()),
                 Unary::Abs => v.abs(),
+                // A difference of a finite number with itself is 0, any other is not a number, and
+                // no comparison with that holds.
+                Unary::Finite => V::select_less(v.sub(v), one, one, zero),
                 Unary::Sign => {
                     let not_positive = V::select_less(v, zero, one.neg(), zero);
                     V::select_less(zero, v, one, not_positive)
@@ -292,6 +302,17 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, V, L
                 Binary::Div => x.div(y),
                 Binary::Min => x.min(y),
                 Binary::Max => x.max(y),
+                Binary::Differ => {
+                    let (zero, one) = (V::splat(V::T::zero()), V::splat(V::T::one()));
+                    let infinity = V::splat(V::T::narrow(f64::INFINITY));
+                    // What is not a number differs from everything, and no comparison with it holds.
+                    let number = |v: V| {
+                        let below = V::select_less(v, infinity, one, zero);
+                        V::select_less(infinity.neg(), v, one, below)
+                    };
+                    let differ = V::select_less(y, x, one, V::select_less(x, y, one, zero));
+                    V::select_less(zero, number(x).mul(number(y)), differ, one)
+                }
                 // The tracer has refused it.
                 Binary::Pow => x,
             }

@@ -7,6 +7,7 @@
 //! everything above a block is summed in `f64` in an order that the shape alone decides.
 
 mod lane;
+pub(crate) mod many;
 mod settle;
 #[allow(unnameable_types, reason = "reachable through `Lanes`, which seals `Element`")]
 mod simd;
@@ -18,14 +19,17 @@ use num_traits::Float;
 
 pub use self::lane::Kernels;
 use self::lane::{Accumulators, Kernel, LevelKernels, Span, Tables, Uniform};
+pub use self::many::{CpuOptimizer, CpuRelease, CpuStepping, Outcome};
 use self::settle::{Small, Table};
 pub use self::tensor::{Lent, LentMut, TensorMut, TensorRef};
 use crate::definition::{Erased, Optimizer, Recipe};
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
 use crate::plan::{Buffer, Plan};
-use crate::trace::{Kind, NodeId, Op};
-use crate::value::{Axis, Reduction, Shape};
+use crate::report::Stats;
+use crate::snapshot::Values;
+use crate::trace::{Kind, NodeId, Op, Watch};
+use crate::value::{Axis, CONDITION, GRAD, GRAD_NEUTRAL, Reduction, Shape, SlotDecl};
 
 pub(crate) const MAX_CALLS: usize = 256;
 pub(crate) const MAX_FULL_SLOTS: usize = 8;
@@ -76,6 +80,8 @@ pub trait Lanes: Sized {
     fn narrow(x: f64) -> Self;
     /// The same value as `f64`.
     fn widen(self) -> f64;
+    /// As part of a snapshot.
+    fn values(x: Vec<Self>) -> Values;
     /// The loops of a definition for this number.
     fn kernels(definition: &'static dyn Erased) -> &'static Kernels<Self>;
 }
@@ -112,6 +118,10 @@ macro_rules! element {
             #[inline(always)]
             fn widen(self) -> f64 {
                 f64::from(self)
+            }
+
+            fn values(x: Vec<Self>) -> Values {
+                x.into()
             }
 
             fn kernels(definition: &'static dyn Erased) -> &'static Kernels<Self> {
@@ -174,7 +184,7 @@ impl Isa {
 }
 
 /// Where threads come from.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum Threads {
     One,
     /// rayon's pool of the thread that steps.
@@ -276,16 +286,8 @@ impl Cpu {
     ) -> Result<CpuStep<T, O>> {
         optimizer.check()?;
         let recipe = optimizer.recipe();
-        let (dims, mut plan) = layout.plan(recipe, shape.as_ref())?;
-        crate::host::adopt(&mut plan.graph, &optimizer)?;
-        Ok(CpuStep {
-            optimizer,
-            recipe,
-            shape: shape.as_ref().to_vec(),
-            runner: Runner::new(self.clone(), recipe, plan, dims),
-            scratch: Vec::new(),
-            t: 0,
-        })
+        let tensor = CpuTensor::new(self, &optimizer, shape.as_ref(), layout)?;
+        Ok(CpuStep { optimizer, recipe, tensor, t: 0 })
     }
 }
 
@@ -294,10 +296,7 @@ impl Cpu {
 pub struct CpuStep<T: Element, O> {
     optimizer: O,
     recipe: Recipe,
-    shape: Vec<usize>,
-    runner: Runner<T>,
-    /// For tensors that are not contiguous: parameter and gradient in order.
-    scratch: Vec<T>,
+    tensor: CpuTensor<T>,
     t: u64,
 }
 
@@ -322,32 +321,14 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
                 what: format!("its settings now select {}", self.optimizer.recipe().name()),
             });
         }
-        let (mut param, grad) = (param.lend(), grad.lend());
-        param.check("parameter", &self.shape)?;
-        grad.check("gradient", &self.shape)?;
+        let (param, grad) = (param.lend(), grad.lend());
+        param.check("parameter", &self.tensor.shape)?;
+        grad.check("gradient", &self.tensor.shape)?;
         let t = self.t.saturating_add(1);
         let optimizer = &self.optimizer;
-        self.runner.prepare_step(t, |name| optimizer.hyper(name).unwrap_or(f64::NAN));
-        let n = self.runner.dims.len();
-        let strided = |contiguous: bool| if contiguous { 0 } else { n };
-        let (p_len, g_len) = (strided(param.slice().is_some()), strided(grad.slice().is_some()));
-        self.scratch.resize((p_len + g_len).max(self.scratch.len()), T::zero());
-        let (p_copy, rest) = self.scratch.split_at_mut(p_len);
-        let g_copy = &mut rest[..g_len];
-        let g = match grad.slice() {
-            Some(g) => g,
-            None => {
-                grad.copy_to(g_copy);
-                g_copy
-            }
-        };
-        if let Some(p) = param.slice() {
-            self.runner.run(p, g);
-        } else {
-            param.copy_to(p_copy);
-            self.runner.run(p_copy, g);
-            param.copy_from(p_copy);
-        }
+        let hyper = |name: &str| crate::host::hyper(optimizer, GRAD_NEUTRAL, name);
+        self.tensor.runner.prepare_step(t, hyper);
+        self.tensor.update(param, &grad);
         self.t = t;
         Ok(())
     }
@@ -374,22 +355,22 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
 
     /// The plan by which it runs. Printable.
     pub fn plan(&self) -> &Plan {
-        &self.runner.plan
+        &self.tensor.runner.plan
     }
 
     /// The tensor as the definition sees it.
     pub fn dims(&self) -> Dims {
-        self.runner.dims
+        self.tensor.runner.dims
     }
 
     /// Bytes of optimizer state.
     pub fn state_bytes(&self) -> usize {
-        self.runner.dims.state_len(&self.runner.plan.graph) * size_of::<T>()
+        self.tensor.state_bytes()
     }
 
     /// Names and shapes of the slots, in the order of the definition.
     pub fn slots(&self) -> impl Iterator<Item = (&'static str, Shape)> {
-        self.runner.plan.graph.slots.iter().map(|s| (s.name, s.shape))
+        self.tensor.slots()
     }
 
     /// A copy of the values of a slot, in row-major order of its shape.
@@ -397,6 +378,113 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
     /// # Errors
     /// [`Error::NoSlot`].
     pub fn slot(&self, name: &str) -> Result<Vec<T>> {
+        self.tensor.slot(name)
+    }
+
+    /// Overwrites the values of a slot.
+    ///
+    /// # Errors
+    /// [`Error::NoSlot`], or [`Error::Shape`] if the number of values differs.
+    pub fn set_slot(&mut self, name: &str, values: &[T]) -> Result<()> {
+        self.tensor.set_slot(name, values)
+    }
+}
+
+/// One tensor with its state, whoever holds its hyper-parameters.
+#[derive(Debug)]
+struct CpuTensor<T: Element> {
+    shape: Vec<usize>,
+    runner: Runner<T>,
+    /// For tensors that are not contiguous: parameter and gradient in order.
+    scratch: Vec<T>,
+}
+
+impl<T: Element> CpuTensor<T> {
+    fn new<O: Optimizer>(
+        cpu: &Cpu,
+        optimizer: &O,
+        shape: &[usize],
+        layout: Layout,
+    ) -> Result<Self> {
+        Self::watched(cpu, optimizer, shape, layout, Watch::Nothing)
+    }
+
+    fn watched<O: Optimizer + ?Sized>(
+        cpu: &Cpu,
+        optimizer: &O,
+        shape: &[usize],
+        layout: Layout,
+        watch: Watch,
+    ) -> Result<Self> {
+        let recipe = optimizer.recipe();
+        // What elements do is seen by the loops' driver, so that loops are compiled once.
+        let (dims, mut graph) = match watch {
+            Watch::Nothing => layout.resolve(recipe, shape)?,
+            _ => layout.resolve_watched(recipe, shape, Watch::Reports)?,
+        };
+        crate::host::adopt(&mut graph, optimizer)?;
+        let plan = Plan::new(graph, dims.is_fused())?;
+        let mut runner = Runner::new(cpu.clone(), recipe, plan, dims);
+        if watch == Watch::Updates {
+            runner.watch();
+        }
+        Ok(Self { shape: shape.to_vec(), runner, scratch: Vec::new() })
+    }
+
+    /// One step over memory whose shape was checked, with the Host values that are prepared.
+    fn update(&mut self, mut param: LentMut<'_, T>, grad: &Lent<'_, T>) {
+        let n = self.runner.dims.len();
+        let strided = |contiguous: bool| if contiguous { 0 } else { n };
+        let (p_len, g_len) = (strided(param.slice().is_some()), strided(grad.slice().is_some()));
+        self.scratch.resize((p_len + g_len).max(self.scratch.len()), T::zero());
+        let (p_copy, rest) = self.scratch.split_at_mut(p_len);
+        let g_copy = &mut rest[..g_len];
+        let g = match grad.slice() {
+            Some(g) => g,
+            None => {
+                grad.copy_to(g_copy);
+                g_copy
+            }
+        };
+        if let Some(p) = param.slice() {
+            self.runner.run(p, g);
+        } else {
+            param.copy_to(p_copy);
+            self.runner.run(p_copy, g);
+            param.copy_from(p_copy);
+        }
+    }
+
+    /// Runs a definition that only measures.
+    fn measure(&mut self, grad: &Lent<'_, T>) {
+        let g = match grad.slice() {
+            Some(g) => g,
+            None => {
+                self.scratch.resize(self.runner.dims.len(), T::zero());
+                grad.copy_to(&mut self.scratch);
+                &self.scratch
+            }
+        };
+        self.runner.measure(g);
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.runner.dims.state_len(&self.runner.plan.graph) * size_of::<T>()
+    }
+
+    fn slots(&self) -> impl Iterator<Item = (&'static str, Shape)> {
+        self.runner.plan.graph.own_slots().iter().map(|s| (s.name, s.shape))
+    }
+
+    /// Statistics of the last step.
+    fn stats(&self) -> Stats {
+        let graph = &self.runner.plan.graph;
+        let report = |(i, s): (usize, &SlotDecl)| (s.name, self.scalar(i).widen());
+        let reports = graph.slots.iter().enumerate().skip(graph.own_slots).map(report);
+        Stats::new(self.runner.watched(), reports)
+    }
+
+    fn slot(&self, name: &str) -> Result<Vec<T>> {
         let s = self.runner.find(name)?;
         let shape = self.runner.plan.graph.slots[s].shape;
         Ok(match self.runner.full_index(s) {
@@ -405,11 +493,12 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
         })
     }
 
-    /// Overwrites the values of a slot.
-    ///
-    /// # Errors
-    /// [`Error::NoSlot`], or [`Error::Shape`] if the number of values differs.
-    pub fn set_slot(&mut self, name: &str, values: &[T]) -> Result<()> {
+    /// The number in a slot of shape Scalar, by its place in the definition.
+    fn scalar(&self, slot: usize) -> T {
+        self.runner.small.scalar(slot)
+    }
+
+    fn set_slot(&mut self, name: &str, values: &[T]) -> Result<()> {
         let s = self.runner.find(name)?;
         let shape = self.runner.plan.graph.slots[s].shape;
         let expected = self.runner.dims.count(shape);
@@ -469,6 +558,36 @@ impl Sums {
     }
 }
 
+/// What is watched of the steps of one tensor.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watched {
+    /// Sums over the elements: the squares of the gradient and of the update, and the updates that
+    /// are zero.
+    sums: [f64; 3],
+}
+
+/// Room to see what a tile changes.
+struct Watching<T> {
+    seen: Watched,
+    /// The parameter of a tile before it changes.
+    before: Vec<T>,
+}
+
+impl<T: Element> Watching<T> {
+    /// Looks at elements that have changed.
+    fn look(&mut self, after: &[T], gradient: &[T]) {
+        let [mut g_sum, mut u_sum, mut zeros] = self.seen.sums;
+        for ((&after, &before), &g) in after.iter().zip(&self.before).zip(gradient) {
+            let g = g.widen();
+            let u = (after - before).widen();
+            g_sum += g * g;
+            u_sum += u * u;
+            zeros += f64::from(u8::from(u == 0.0));
+        }
+        self.seen.sums = [g_sum, u_sum, zeros];
+    }
+}
+
 /// What a level does in the tables' terms.
 #[derive(Clone, Debug, Default)]
 struct LevelRun {
@@ -479,6 +598,8 @@ struct LevelRun {
     sums: Vec<usize>,
     /// (call, node) of the row values that the level reads.
     rows: Vec<(usize, NodeId)>,
+    /// Whether it sets the parameter.
+    updates: bool,
 }
 
 /// Runs a plan over one tensor.
@@ -505,6 +626,8 @@ struct Runner<T: Element> {
     cols: Vec<(usize, NodeId)>,
     /// What unused entries of `tables.cols` point to.
     _spare: Vec<T>,
+    /// The values of [`GRAD`] of the step at hand.
+    grad: [f64; 3],
 }
 
 impl<T: Element> fmt::Debug for Runner<T> {
@@ -529,6 +652,19 @@ struct Context<T: Element> {
     /// reduction, `step` elements apart.
     acc: Vec<T>,
     step: usize,
+    watching: Option<Watching<T>>,
+    /// Where gradients are clipped or scaled: a tile of them, and tables that point there.
+    conditioned: Vec<T>,
+    tables: Tables<T>,
+}
+
+/// The gradient as definitions see it: what the text of [`grad`](crate::value::Step::grad) says.
+fn condition<T: Element>(values: [T; 3], from: &[T], to: &mut [T]) {
+    let [(a, first), (b, second), (c, third)] =
+        [(values[0], CONDITION[0]), (values[1], CONDITION[1]), (values[2], CONDITION[2])];
+    for (to, &g) in to.iter_mut().zip(from) {
+        *to = third.apply(second.apply(first.apply(g, a), b), c);
+    }
 }
 
 /// Cuts a tensor into segments. The shape alone decides, so that the order of every sum does.
@@ -588,6 +724,7 @@ impl<T: Element> Runner<T> {
         let level_run = |level: &crate::plan::Level| LevelRun {
             loads: level.loads.iter().map(|&b| place(b)).collect(),
             stores: level.stores.iter().map(|&(b, _)| place(b)).collect(),
+            updates: level.stores.iter().any(|s| s.0 == Buffer::Param),
             ..LevelRun::default()
         };
         let mut levels: Vec<_> = plan.levels.iter().map(level_run).collect();
@@ -663,6 +800,9 @@ impl<T: Element> Runner<T> {
                 staged: vec![T::zero(); (2 + MAX_FULL_SLOTS) * T::LANES],
                 acc: vec![T::zero(); (col_reductions.len() + 1) * step],
                 step,
+                watching: None,
+                conditioned: Vec::new(),
+                tables: Tables::new(spare.as_ptr(), identity),
             })
             .collect();
         let full =
@@ -685,7 +825,35 @@ impl<T: Element> Runner<T> {
             per_matrix,
             cols,
             _spare: spare,
+            grad: GRAD_NEUTRAL,
         }
+    }
+
+    /// Makes room for gradients that are clipped or scaled, where there is none yet.
+    fn make_room(&mut self) {
+        for (context, segment) in self.contexts.iter_mut().zip(&self.segments) {
+            let tile = TILE.max(T::LANES).min(segment.cols.1 - segment.cols.0);
+            context.conditioned.resize(tile, T::zero());
+        }
+    }
+
+    /// Watches what steps do to elements, from now on.
+    fn watch(&mut self) {
+        for context in &mut self.contexts {
+            let before = vec![T::zero(); TILE.max(T::LANES)];
+            context.watching = Some(Watching { seen: Watched::default(), before });
+        }
+    }
+
+    /// The means over the elements of what was watched in the last step.
+    fn watched(&self) -> [f64; 3] {
+        let mut sums = [0.0; 3];
+        for watching in self.contexts.iter().filter_map(|c| c.watching.as_ref()) {
+            sums.iter_mut().zip(watching.seen.sums).for_each(|(sum, x)| *sum += x);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
+        let n = self.dims.len().max(1) as f64;
+        sums.map(|sum| sum / n)
     }
 
     fn find(&self, name: &str) -> Result<usize> {
@@ -703,23 +871,44 @@ impl<T: Element> Runner<T> {
 
     /// Evaluates the Host values of step `t`.
     fn prepare_step(&mut self, t: u64, hyper: impl Fn(&str) -> f64) {
+        self.grad = GRAD.map(&hyper);
+        if self.grad != GRAD_NEUTRAL {
+            self.make_room();
+        }
         self.small.eval_hosts(&self.plan, t, hyper);
     }
 
     /// One step over contiguous memory of the right length.
     fn run(&mut self, param: &mut [T], grad: &[T]) {
-        if self.dims.is_empty() {
-            return;
+        if !self.dims.is_empty() {
+            self.run_over(param.as_mut_ptr(), grad.as_ptr());
         }
+    }
+
+    /// Runs a definition that only measures: it has no place for a parameter.
+    fn measure(&mut self, grad: &[T]) {
+        let stores = |l: &crate::plan::Level| !l.stores.is_empty();
+        let writes = self.plan.levels.iter().any(stores);
+        debug_assert!(!writes, "a definition that measures stores nothing of full size");
+        if !self.dims.is_empty() && !writes {
+            // Nothing is written through this pointer: the plan has no full-size store.
+            self.run_over(grad.as_ptr().cast_mut(), grad.as_ptr());
+        }
+    }
+
+    fn run_over(&mut self, param: *mut T, grad: *const T) {
         let tables = &mut self.tables;
-        tables.grad = grad.as_ptr();
-        tables.param = param.as_mut_ptr();
+        tables.grad = grad;
+        tables.param = param;
         tables.slots = [tables.param; MAX_FULL_SLOTS];
         for (to, slot) in tables.slots.iter_mut().zip(&mut self.full) {
             *to = slot.as_mut_ptr();
         }
         for &(call, n) in &self.cols {
             tables.cols[call] = self.small.node_ptr(n);
+        }
+        for watching in self.contexts.iter_mut().filter_map(|c| c.watching.as_mut()) {
+            watching.seen = Watched::default();
         }
         let mut settled = 0;
         for i in 0..self.plan.sweeps.len() {
@@ -765,6 +954,7 @@ impl<T: Element> Runner<T> {
             #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
             row_len: self.dims.cols as f64,
             partials: Partials(self.partials.as_mut_ptr()),
+            conditions: (self.grad != GRAD_NEUTRAL).then(|| self.grad.map(T::narrow)),
         };
         let work = |(segment, context): (&Segment, &mut Context<T>)| {
             // SAFETY: segments are disjoint, each has its own context, and all of them lie within
@@ -853,6 +1043,8 @@ struct Job<'a, T: Lanes> {
     /// The number of columns.
     row_len: f64,
     partials: Partials,
+    /// What gradients are clipped to and multiplied by, where that changes them.
+    conditions: Option<[T; 3]>,
 }
 
 impl<T: Element> Job<'_, T> {
@@ -876,6 +1068,9 @@ impl<T: Element> Job<'_, T> {
         }
         for &(call, _) in self.cols {
             tail.cols[call] = self.tables.cols[call];
+        }
+        if self.conditions.is_some() {
+            context.tables.clone_from(self.tables);
         }
         for b in s.b.0..s.b.1 {
             // SAFETY: the caller's contract; `b` is one of the segment's batch entries.
@@ -972,8 +1167,9 @@ impl<T: Element> Job<'_, T> {
     /// # Safety
     /// As for [`matrix`](Self::matrix); row `i` is one of the segment's.
     unsafe fn row(&self, s: &Segment, b: usize, i: usize, k: usize, context: &mut Context<T>) {
-        let Context { uniform, row: lanes, tail, .. } = context;
+        let Context { uniform, row: lanes, tail, watching, conditioned, tables, .. } = context;
         let run = &self.levels[k];
+        let mut watching = watching.as_mut().filter(|_| run.updates);
         let row = b * self.dims.rows + i;
         for &(call, n) in &run.rows {
             // SAFETY: settled before; one value per row.
@@ -990,17 +1186,38 @@ impl<T: Element> Job<'_, T> {
         while left > 0 {
             let whole = left >= T::LANES;
             let done = if whole { left.min(TILE) / T::LANES * T::LANES } else { left };
+            // SAFETY: the elements lie within the row.
+            let given = unsafe { std::slice::from_raw_parts(self.tables.grad.add(at), done) };
+            let conditions =
+                self.conditions.filter(|_| run.loads.contains(&0) || watching.is_some());
+            let (grad, tables) = match conditions {
+                None => (given, self.tables),
+                Some(values) => {
+                    let conditioned = &mut conditioned[..done];
+                    condition(values, given, conditioned);
+                    tables.grad = conditioned.as_ptr().wrapping_sub(at);
+                    (&*conditioned, &*tables)
+                }
+            };
+            if let Some(watching) = &mut watching {
+                // SAFETY: the elements lie within the row, and a tile fits.
+                unsafe { self.tables.param.add(at).copy_to(watching.before.as_mut_ptr(), done) };
+            }
             if whole {
                 let span = Span { at, col, n: done / T::LANES };
                 // SAFETY: the span lies within the row; the instruction set was checked.
-                unsafe { kernel(self.tables, uniform, span, lanes) };
+                unsafe { kernel(tables, uniform, span, lanes) };
             } else {
                 let span = Span { at: 0, col, n: 1 };
                 // SAFETY: the elements lie within the row, and staged memory has a vector for each
                 // buffer; the tail's tables point there.
                 unsafe {
                     for &x in &run.loads {
-                        self.tables.buffer(x).add(at).copy_to(tail.buffer(x).cast_mut(), left);
+                        let from = match x {
+                            0 => grad.as_ptr(),
+                            _ => self.tables.buffer(x).add(at),
+                        };
+                        from.copy_to(tail.buffer(x).cast_mut(), left);
                     }
                     kernel(tail, uniform, span, lanes);
                     for &x in &run.stores {
@@ -1008,6 +1225,13 @@ impl<T: Element> Job<'_, T> {
                         tail.buffer(x).copy_to(to, left);
                     }
                 }
+            }
+            if let Some(watching) = &mut watching {
+                // SAFETY: the elements lie within the row, and the loops are done with them.
+                let after = unsafe {
+                    std::slice::from_raw_parts(self.tables.param.cast_const().add(at), done)
+                };
+                watching.look(after, grad);
             }
             for &x in &run.sums {
                 let sums = &self.sums[x];

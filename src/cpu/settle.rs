@@ -115,6 +115,11 @@ impl<T: Element> Small<T> {
         unsafe { self.memory.as_mut_ptr().add(at) }
     }
 
+    /// The value of a slot of shape Scalar.
+    pub(crate) fn scalar(&self, s: usize) -> T {
+        self.memory[self.slots[s]]
+    }
+
     /// The values of a small slot, without padding.
     pub(crate) fn slot(&self, s: usize, shape: Shape) -> Vec<T> {
         let at = self.slots[s];
@@ -241,11 +246,11 @@ impl<T: Element> Table<'_, T> {
         unsafe {
             match node.op {
                 // One loop per operation: the `match` stays outside.
-                Op::Unary(op, a) => each!(op in Unary [Neg Sqrt Rsqrt Abs Sign] => |op| {
+                Op::Unary(op, a) => each!(op in Unary [Neg Sqrt Rsqrt Abs Sign Finite] => |op| {
                     map1(out, batch, range, arg(a), |x| op.apply(x));
                 }),
                 Op::Binary(op, a, b) => {
-                    each!(op in Binary [Add Sub Mul Div Min Max Pow] => |op| {
+                    each!(op in Binary [Add Sub Mul Div Min Max Pow Differ] => |op| {
                         map2(out, batch, range, arg(a), arg(b), |x, y| op.apply(x, y));
                     });
                 }

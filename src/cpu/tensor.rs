@@ -39,20 +39,37 @@ pub enum Lent<'a, T> {
     View(ArrayViewD<'a, T>),
 }
 
-fn check(what: &str, shape: &[usize], found: &[usize], fits: bool) -> Result<()> {
-    if fits {
-        return Ok(());
-    }
+fn wrong(what: &str, shape: &[usize], found: &[usize]) -> Result<()> {
     Err(Error::Shape { what: what.into(), expected: shape.to_vec(), found: found.to_vec() })
 }
 
 impl<T: Element> LentMut<'_, T> {
+    pub(crate) fn fits(&self, shape: &[usize]) -> bool {
+        match self {
+            Self::Slice(s) => s.len() == shape.iter().product::<usize>(),
+            Self::View(v) => v.shape() == shape,
+        }
+    }
+
+    pub(crate) fn reborrow(&mut self) -> LentMut<'_, T> {
+        match self {
+            Self::Slice(s) => LentMut::Slice(s),
+            Self::View(v) => LentMut::View(v.view_mut()),
+        }
+    }
+
+    pub(crate) fn as_lent(&self) -> Lent<'_, T> {
+        match self {
+            Self::Slice(s) => Lent::Slice(s),
+            Self::View(v) => Lent::View(v.view()),
+        }
+    }
+
     pub(crate) fn check(&self, what: &str, shape: &[usize]) -> Result<()> {
         match self {
-            Self::Slice(s) => {
-                check(what, shape, &[s.len()], s.len() == shape.iter().product::<usize>())
-            }
-            Self::View(v) => check(what, shape, v.shape(), v.shape() == shape),
+            _ if self.fits(shape) => Ok(()),
+            Self::Slice(s) => wrong(what, shape, &[s.len()]),
+            Self::View(v) => wrong(what, shape, v.shape()),
         }
     }
 
@@ -79,12 +96,18 @@ impl<T: Element> LentMut<'_, T> {
 }
 
 impl<T: Element> Lent<'_, T> {
+    pub(crate) fn fits(&self, shape: &[usize]) -> bool {
+        match self {
+            Self::Slice(s) => s.len() == shape.iter().product::<usize>(),
+            Self::View(v) => v.shape() == shape,
+        }
+    }
+
     pub(crate) fn check(&self, what: &str, shape: &[usize]) -> Result<()> {
         match self {
-            Self::Slice(s) => {
-                check(what, shape, &[s.len()], s.len() == shape.iter().product::<usize>())
-            }
-            Self::View(v) => check(what, shape, v.shape(), v.shape() == shape),
+            _ if self.fits(shape) => Ok(()),
+            Self::Slice(s) => wrong(what, shape, &[s.len()]),
+            Self::View(v) => wrong(what, shape, v.shape()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::cut::Piece;
 use super::device::{Gpu, lost};
-use super::engine::{Bound, Call, Engine, Group, floats};
+use super::engine::{Bound, Call, Engine, Group, begin, floats};
 use crate::definition::Optimizer;
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
@@ -83,7 +83,7 @@ impl Gpu {
         for (shape, layout) in shapes {
             let shape = shape.as_ref();
             let (class, dims) = engine.class(shape, *layout, false, capacity).await?;
-            classes.resize(engine.classes.len(), Vec::new());
+            classes.resize(engine.core.classes.len(), Vec::new());
             let place = (!dims.is_empty()).then(|| {
                 classes[class].push(dims);
                 (class, classes[class].len() - 1)
@@ -106,9 +106,12 @@ impl ArenaGroup {
         dims: &[Dims],
         capacity: usize,
     ) -> Result<Self> {
-        let group = Group::new(engine, class, dims, capacity).await?;
-        let made = engine
-            .gpu
+        let group = Group::new(&engine.core, class, dims, capacity).await?;
+        let Some(ring) = engine.ring_buffer() else {
+            return Err(lost("it has no ring of constants"));
+        };
+        let gpu = &engine.core.gpu;
+        let made = gpu
             .checked("the arena", |device| {
                 let make = |label| {
                     let chunks = group.layouts.chunks.iter();
@@ -118,7 +121,7 @@ impl ArenaGroup {
                 let binds = (0..params.len()).map(|c| {
                     let bound = |b| Bound { buffer: b, offset: 0, size: wgpu::Buffer::size(b) };
                     let (param, grad) = (bound(&params[c]), bound(&grads[c]));
-                    group.bind(device, engine, c, (&param, 0), (Some(&grad), 0))
+                    group.bind(device, &engine.core, ring, c, (&param, 0), (Some(&grad), 0))
                 });
                 let binds: Option<Vec<_>> = binds.collect();
                 Some((params.clone(), grads.clone(), binds?))
@@ -127,7 +130,7 @@ impl ArenaGroup {
         let Some((params, grads, binds)) = made else {
             return Err(lost("it made buffers that cannot be mapped"));
         };
-        let calls = group.calls(engine);
+        let calls = group.calls(&engine.core);
         Ok(Self { group, params, grads, binds, calls })
     }
 }
@@ -144,18 +147,10 @@ impl<O: Optimizer> Arena<O> {
     pub fn encode(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let ticket = self.engine.begin()?;
         {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                label: Some("gradstep"),
-                timestamp_writes: None,
-            });
+            let mut pass = begin(encoder);
             for group in &self.groups {
-                let class = &self.engine.classes[group.group.class];
-                let offset = self.engine.dynamic_offset(group.group.class, &ticket);
-                for call in &group.calls {
-                    pass.set_pipeline(&class.separate.pipelines[call.pipeline]);
-                    pass.set_bind_group(0, &group.binds[call.chunk], &[offset]);
-                    pass.dispatch_workgroups(call.groups.0, call.groups.1, 1);
-                }
+                let (calls, binds) = (&group.calls, &group.binds);
+                self.engine.core.dispatch(&mut pass, &group.group, calls, binds, false, &ticket);
             }
         }
         self.engine.end(encoder, ticket);
@@ -199,14 +194,14 @@ impl<O: Optimizer> Arena<O> {
 
     /// The plans by which the tensors run.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
-        self.engine.classes.iter().map(|c| &c.plan)
+        self.engine.core.classes.iter().map(|c| &c.plan)
     }
 
     /// Bytes of optimizer state of all tensors.
     pub fn state_bytes(&self) -> usize {
         let bytes = |t: &Tensor| {
             let class = t.place.map_or(0, |p| p.0);
-            4 * t.dims.state_len(&self.engine.classes[class].plan.graph)
+            4 * t.dims.state_len(&self.engine.core.classes[class].plan.graph)
         };
         self.tensors.iter().map(bytes).sum()
     }
@@ -251,7 +246,7 @@ impl<O: Optimizer> Arena<O> {
         let mut out = vec![0.0; self.tensor(tensor)?.dims.len()];
         for region in self.param(tensor)? {
             let to = &mut out[region.elements.clone()];
-            self.engine.gpu.read(region.buffer, region.offset, to).await?;
+            self.engine.core.gpu.read(region.buffer, region.offset, to).await?;
         }
         Ok(out)
     }
@@ -262,7 +257,7 @@ impl<O: Optimizer> Arena<O> {
     /// [`Error::Count`], [`Error::NoSlot`] or [`Error::DeviceLost`].
     pub async fn read_slot(&self, tensor: usize, name: &str) -> Result<Vec<f32>> {
         match self.tensor(tensor)?.place {
-            Some((g, i)) => self.groups[g].group.read_slot(&self.engine, i, name).await,
+            Some((g, i)) => self.groups[g].group.read_slot(&self.engine.core, i, name).await,
             None => Ok(Vec::new()),
         }
     }
@@ -273,7 +268,7 @@ impl<O: Optimizer> Arena<O> {
     /// [`Error::Count`], [`Error::NoSlot`], [`Error::Shape`] or [`Error::DeviceLost`].
     pub fn write_slot(&self, tensor: usize, name: &str, values: &[f32]) -> Result<()> {
         match self.tensor(tensor)?.place {
-            Some((g, i)) => self.groups[g].group.write_slot(&self.engine, i, name, values),
+            Some((g, i)) => self.groups[g].group.write_slot(&self.engine.core, i, name, values),
             None => Ok(()),
         }
     }
@@ -329,7 +324,7 @@ impl<O: Optimizer> Arena<O> {
         for piece in pieces {
             let buffer = &of(group)[piece.chunk];
             let values = &values[piece.elements.clone()];
-            self.engine.gpu.write(buffer, piece.at as u64 * 4, values)?;
+            self.engine.core.gpu.write(buffer, piece.at as u64 * 4, values)?;
         }
         Ok(())
     }

@@ -55,6 +55,37 @@ fn word(x: usize) -> u32 {
 }
 
 impl Layouts {
+    /// One long vector that lies in chunks of these lengths.
+    pub(crate) fn flat(places: &crate::wgsl::Places, lens: &[usize]) -> Self {
+        let mut this = Self::default();
+        // Means over no elements are 0.
+        let cols = lens.iter().sum::<usize>().max(1);
+        let dims = Dims { kind: Kind::Vector, batch: 1, rows: 1, cols };
+        let width = COLS as usize;
+        let tiles = lens.iter().map(|n| n.div_ceil(width)).sum();
+        let cut = Cut { dims, row_tiles: 1, col_tiles: tiles };
+        let small = places.small_len(&dims);
+        this.small_len = small + places.partials_len(&cut);
+        let words = [1, 1, dims.cols, 0, small, 1, tiles, 1];
+        this.tensors.push(words.map(word));
+        let (mut first, mut index) = (0, 0);
+        let mut pieces = Vec::new();
+        for (chunk, &len) in lens.iter().enumerate() {
+            let mut tiles = Vec::new();
+            for at in (0..len).step_by(width) {
+                let n = width.min(len - at);
+                tiles.push([0, at, 0, 0, first + at, 1, n, 0, index, index].map(word));
+                index += 1;
+            }
+            this.chunks.push(Chunk { len, tiles });
+            pieces.push(Piece { chunk, at: 0, elements: first..first + len });
+            first += len;
+        }
+        this.pieces.push(pieces);
+        this.cuts.push(cut);
+        this
+    }
+
     /// Appends a tensor. `capacity` is the number of elements of a chunk at most.
     pub(crate) fn push(
         &mut self,

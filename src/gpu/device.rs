@@ -9,8 +9,9 @@ use std::task::{Context, Poll, Waker};
 
 use crate::definition::Recipe;
 use crate::error::{Error, Result};
+use crate::logging::debug;
 use crate::plan::Plan;
-use crate::trace::Kind;
+use crate::trace::{Kind, Watch};
 use crate::wgsl::{self, FIRST_SLOT, Program};
 
 /// Bytes of one set of constants in the uniform ring: also the alignment that WebGPU promises.
@@ -37,6 +38,7 @@ struct Key {
     kind: Kind,
     fused: bool,
     pooled: bool,
+    watch: Watch,
 }
 
 /// A compiled program.
@@ -223,8 +225,9 @@ impl Gpu {
         recipe: Recipe,
         plan: &Plan,
         pooled: bool,
+        watch: Watch,
     ) -> Result<Arc<Pipelines>> {
-        let key = Key { recipe, kind: plan.graph.kind, fused: plan.fused, pooled };
+        let key = Key { recipe, kind: plan.graph.kind, fused: plan.fused, pooled, watch };
         if let Some(found) = self.programs().get(&key) {
             return Ok(found.clone());
         }
@@ -241,7 +244,8 @@ impl Gpu {
             });
         }
         let program = wgsl::print(plan, pooled)?;
-        let hosts = (program.hosts.len().max(1) * 4) as u64;
+        debug!("compiling {} for a {}: {:?}", recipe.name(), plan.graph.kind, program.dispatches);
+        let hosts = program.hosts_bytes();
         let mut entries = vec![
             entry(0, wgpu::BufferBindingType::Uniform, true, hosts),
             entry(1, wgpu::BufferBindingType::Uniform, false, WINDOW_BYTES),

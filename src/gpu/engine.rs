@@ -5,14 +5,14 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::cut::Layouts;
+use super::cut::{Layouts, Piece};
 use super::device::{Gpu, Pipelines, UNIFORM_ALIGN, lost};
 use crate::definition::{Optimizer, Recipe};
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
 use crate::plan::Plan;
-use crate::trace::Kind;
-use crate::value::Shape;
+use crate::trace::{Kind, Watch};
+use crate::value::{GRAD_NEUTRAL, Shape};
 use crate::wgsl::{Dispatch, FIRST_SLOT};
 
 /// Steps that may be encoded and not finished.
@@ -30,40 +30,72 @@ pub(crate) struct Class {
     values: Vec<f64>,
 }
 
-/// An optimizer on a device: its classes and the ring of constants.
-pub(crate) struct Engine<O> {
+/// One definition on a device: its classes, and where their constants lie.
+pub(crate) struct Core {
     pub(crate) gpu: Gpu,
-    pub(crate) optimizer: O,
     pub(crate) recipe: Recipe,
+    watch: Watch,
     pub(crate) classes: Vec<Class>,
+    /// Where its constants begin in a set of the ring, and how many words they are.
+    base: u64,
+    words: usize,
+}
+
+/// An optimizer on a device of its own: one definition and a ring.
+pub(crate) struct Engine<O> {
+    pub(crate) core: Core,
+    pub(crate) optimizer: O,
     pub(crate) t: u64,
     ring: Option<Ring>,
-    /// One set of constants, as it is uploaded.
-    constants: Vec<f32>,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("recipe", &self.recipe).finish_non_exhaustive()
+    }
 }
 
 impl<O: fmt::Debug> fmt::Debug for Engine<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
-            .field("gpu", &self.gpu)
+            .field("gpu", &self.core.gpu)
             .field("optimizer", &self.optimizer)
             .field("steps", &self.t)
             .finish_non_exhaustive()
     }
 }
 
-struct Ring {
-    buffer: wgpu::Buffer,
+/// Constants of steps that are encoded and not finished.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    pub(crate) buffer: wgpu::Buffer,
     taken: Arc<[AtomicBool]>,
     stride: u64,
     next: usize,
+    /// One set, as it is uploaded.
+    pub(crate) constants: Vec<f32>,
 }
 
 /// A set of the ring; it is free again when this is dropped.
+#[derive(Debug)]
 pub(crate) struct Ticket {
     taken: Arc<[AtomicBool]>,
     index: usize,
     pub(crate) offset: u64,
+}
+
+impl Ticket {
+    /// Frees the set when the submission is over, or never happens.
+    pub(crate) fn release_after(self, encoder: &wgpu::CommandEncoder) {
+        encoder.on_submitted_work_done(move || drop(self));
+    }
+
+    /// As [`release_after`](Self::release_after) for a set that several encoders use: each of them
+    /// holds it, and the last one frees it.
+    pub(crate) fn hold(self: &Arc<Self>, encoder: &wgpu::CommandEncoder) {
+        let held = self.clone();
+        encoder.on_submitted_work_done(move || drop(held));
+    }
 }
 
 impl Drop for Ticket {
@@ -72,31 +104,25 @@ impl Drop for Ticket {
     }
 }
 
-impl<O: Optimizer> Engine<O> {
-    pub(crate) fn new(gpu: &Gpu, optimizer: O) -> Result<Self> {
-        gpu.check_alive()?;
-        optimizer.check()?;
-        let recipe = optimizer.recipe();
-        Ok(Self {
-            gpu: gpu.clone(),
-            optimizer,
-            recipe,
-            classes: Vec::new(),
-            t: 0,
-            ring: None,
-            constants: Vec::new(),
-        })
+impl Core {
+    pub(crate) fn new(gpu: &Gpu, recipe: Recipe) -> Self {
+        Self::watched(gpu, recipe, Watch::Nothing)
+    }
+
+    pub(crate) fn watched(gpu: &Gpu, recipe: Recipe, watch: Watch) -> Self {
+        Self { gpu: gpu.clone(), recipe, watch, classes: Vec::new(), base: 0, words: 0 }
     }
 
     /// Finds or makes the class of a tensor.
-    pub(crate) async fn class(
+    pub(crate) async fn class<O: Optimizer + ?Sized>(
         &mut self,
+        optimizer: &O,
         shape: &[usize],
         layout: Layout,
         pooled: bool,
         capacity: usize,
     ) -> Result<(usize, Dims)> {
-        let (dims, mut graph) = layout.resolve(self.recipe, shape)?;
+        let (dims, mut graph) = layout.resolve_watched(self.recipe, shape, self.watch)?;
         if u32::try_from(dims.len()).is_err() {
             return Err(Error::TooLarge {
                 shape: shape.to_vec(),
@@ -108,27 +134,95 @@ impl<O: Optimizer> Engine<O> {
         if let Some(class) = known {
             return Ok((class, dims));
         }
-        crate::host::adopt(&mut graph, &self.optimizer)?;
+        crate::host::adopt(&mut graph, optimizer)?;
         let plan = Plan::new(graph, fused)?;
-        let separate = self.gpu.pipelines(self.recipe, &plan, false).await?;
+        let watch = self.watch;
+        let separate = self.gpu.pipelines(self.recipe, &plan, false, watch).await?;
         let pooled = match pooled {
-            true => Some(self.gpu.pipelines(self.recipe, &plan, true).await?),
+            true => Some(self.gpu.pipelines(self.recipe, &plan, true, watch).await?),
             false => None,
         };
-        let offset = (self.constants.len() * 4) as u64;
-        let bytes = (separate.program.hosts.len().max(1) * 4) as u64;
-        let words = usize::try_from(bytes.next_multiple_of(UNIFORM_ALIGN) / 4).unwrap_or(64);
-        self.constants.resize(self.constants.len() + words, 0.0);
+        let offset = (self.words * 4) as u64;
+        let bytes = separate.program.hosts_bytes();
+        self.words += usize::try_from(bytes.next_multiple_of(UNIFORM_ALIGN) / 4).unwrap_or(64);
         let values = vec![0.0; plan.graph.nodes.len()];
         self.classes.push(Class { kind: dims.kind, plan, separate, pooled, offset, values });
         Ok((self.classes.len() - 1, dims))
     }
 
-    /// Makes the ring, when all classes are known.
-    pub(crate) async fn make_ring(&mut self) -> Result<()> {
-        let stride = (self.constants.len().max(64) * 4) as u64;
-        let buffer = self
-            .gpu
+    /// Computes the constants of step `t`.
+    pub(crate) fn constants<O: Optimizer + ?Sized>(
+        &mut self,
+        optimizer: &O,
+        t: u64,
+        grad: [f64; 3],
+        constants: &mut [f32],
+    ) {
+        for class in &mut self.classes {
+            let hyper = |name: &str| crate::host::hyper(optimizer, grad, name);
+            crate::host::eval_all(&class.plan, &mut class.values, t, hyper);
+            let first = usize::try_from((self.base + class.offset) / 4).unwrap_or(0);
+            let hosts = &class.separate.program.hosts;
+            constants[first] = 1.0;
+            for (to, &n) in constants[first + 1..].iter_mut().zip(hosts) {
+                #[allow(clippy::cast_possible_truncation, reason = "rounded once, here")]
+                let value = class.values[n] as f32;
+                *to = value;
+            }
+        }
+    }
+
+    /// The offset of a class's constants in the set of a ticket.
+    pub(crate) fn offset(&self, class: usize, ticket: &Ticket) -> u64 {
+        ticket.offset + self.base + self.classes[class].offset
+    }
+
+    /// Records dispatches of a group.
+    pub(crate) fn dispatch(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        group: &Group,
+        calls: &[Call],
+        binds: &[wgpu::BindGroup],
+        pooled: bool,
+        ticket: &Ticket,
+    ) {
+        let class = &self.classes[group.class];
+        let pipelines = match &class.pooled {
+            Some(of_pooled) if pooled => of_pooled,
+            _ => &class.separate,
+        };
+        let offset = u32::try_from(self.offset(group.class, ticket)).unwrap_or(0);
+        for call in calls {
+            pass.set_pipeline(&pipelines.pipelines[call.pipeline]);
+            pass.set_bind_group(0, &binds[call.chunk], &[offset]);
+            pass.dispatch_workgroups(call.groups.0, call.groups.1, 1);
+        }
+    }
+
+    /// A slot of a class by name. Vectors and matrices of one definition may declare other slots.
+    fn find(&self, class: usize, name: &str) -> Result<(usize, Shape)> {
+        let slots = &self.classes[class].plan.graph.slots;
+        let found = slots.iter().position(|s| s.name == name);
+        found.map(|slot| (slot, slots[slot].shape)).ok_or_else(|| Error::NoSlot {
+            definition: self.recipe.name(),
+            name: name.into(),
+            known: slots.iter().map(|s| s.name).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+impl Ring {
+    /// Makes a ring for the constants of `cores`, when all their classes are known.
+    pub(crate) async fn new(gpu: &Gpu, cores: &mut [&mut Core]) -> Result<Self> {
+        let mut words = 0;
+        for core in cores {
+            core.base = (words * 4) as u64;
+            words += core.words;
+        }
+        let words = words.max(64);
+        let stride = (words * 4) as u64;
+        let buffer = gpu
             .checked("the ring of constants", |device| {
                 device.create_buffer(&wgpu::BufferDescriptor {
                     label: Some("gradstep constants"),
@@ -139,7 +233,48 @@ impl<O: Optimizer> Engine<O> {
             })
             .await?;
         let taken = (0..RING).map(|_| AtomicBool::new(false)).collect();
-        self.ring = Some(Ring { buffer, taken, stride, next: 0 });
+        Ok(Self { buffer, taken, stride, next: 0, constants: vec![0.0; words] })
+    }
+
+    /// Finds a free set for the constants and uploads them.
+    pub(crate) fn take(&mut self, gpu: &Gpu) -> Result<Ticket> {
+        let free = (0..RING).map(|i| (self.next + i) % RING).find(|&i| {
+            self.taken[i].compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        });
+        let Some(index) = free else {
+            return Err(Error::RingFull { in_flight: RING, capacity: RING });
+        };
+        self.next = (index + 1) % RING;
+        let ticket =
+            Ticket { taken: self.taken.clone(), index, offset: self.stride * index as u64 };
+        gpu.write(&self.buffer, ticket.offset, &self.constants)?;
+        Ok(ticket)
+    }
+}
+
+impl<O: Optimizer> Engine<O> {
+    pub(crate) fn new(gpu: &Gpu, optimizer: O) -> Result<Self> {
+        gpu.check_alive()?;
+        optimizer.check()?;
+        let core = Core::new(gpu, optimizer.recipe());
+        Ok(Self { core, optimizer, t: 0, ring: None })
+    }
+
+    /// Finds or makes the class of a tensor.
+    pub(crate) async fn class(
+        &mut self,
+        shape: &[usize],
+        layout: Layout,
+        pooled: bool,
+        capacity: usize,
+    ) -> Result<(usize, Dims)> {
+        self.core.class(&self.optimizer, shape, layout, pooled, capacity).await
+    }
+
+    /// Makes the ring, when all classes are known.
+    pub(crate) async fn make_ring(&mut self) -> Result<()> {
+        let gpu = self.core.gpu.clone();
+        self.ring = Some(Ring::new(&gpu, &mut [&mut self.core]).await?);
         Ok(())
     }
 
@@ -150,49 +285,23 @@ impl<O: Optimizer> Engine<O> {
     /// Checks everything, computes the constants of the next step and puts them into the ring.
     pub(crate) fn begin(&mut self) -> Result<Ticket> {
         self.optimizer.check()?;
-        if self.optimizer.recipe() != self.recipe {
+        if self.optimizer.recipe() != self.core.recipe {
             return Err(Error::Structure {
-                optimizer: self.recipe.name(),
+                optimizer: self.core.recipe.name(),
                 what: format!("its settings now select {}", self.optimizer.recipe().name()),
             });
-        }
-        for class in &mut self.classes {
-            let optimizer = &self.optimizer;
-            let hyper = |name: &str| optimizer.hyper(name).unwrap_or(f64::NAN);
-            crate::host::eval_all(&class.plan, &mut class.values, self.t + 1, hyper);
-            let first = usize::try_from(class.offset / 4).unwrap_or(0);
-            let hosts = &class.separate.program.hosts;
-            for (to, &n) in self.constants[first..].iter_mut().zip(hosts) {
-                #[allow(clippy::cast_possible_truncation, reason = "rounded once, here")]
-                let value = class.values[n] as f32;
-                *to = value;
-            }
         }
         let Some(ring) = &mut self.ring else {
             return Err(lost("it has no ring of constants"));
         };
-        let free = (0..RING).map(|i| (ring.next + i) % RING).find(|&i| {
-            ring.taken[i].compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        });
-        let Some(index) = free else {
-            return Err(Error::RingFull { in_flight: RING, capacity: RING });
-        };
-        ring.next = (index + 1) % RING;
-        let ticket =
-            Ticket { taken: ring.taken.clone(), index, offset: ring.stride * index as u64 };
-        self.gpu.write(&ring.buffer, ticket.offset, &self.constants)?;
-        Ok(ticket)
+        self.core.constants(&self.optimizer, self.t + 1, GRAD_NEUTRAL, &mut ring.constants);
+        ring.take(&self.core.gpu)
     }
 
     /// Counts the step; its constants stay until the submission is over, or never happens.
     pub(crate) fn end(&mut self, encoder: &wgpu::CommandEncoder, ticket: Ticket) {
-        encoder.on_submitted_work_done(move || drop(ticket));
+        ticket.release_after(encoder);
         self.t += 1;
-    }
-
-    /// The offset of a class's constants in the set of a ticket.
-    pub(crate) fn dynamic_offset(&self, class: usize, ticket: &Ticket) -> u32 {
-        u32::try_from(ticket.offset + self.classes[class].offset).unwrap_or(0)
     }
 }
 
@@ -233,6 +342,14 @@ impl<'a> Bound<'a> {
     }
 }
 
+/// A copy of the state of a group on the host.
+#[derive(Debug)]
+pub(crate) struct State {
+    small: Vec<f32>,
+    /// Per chunk and slot.
+    full: Vec<Vec<Vec<f32>>>,
+}
+
 /// One dispatch of a step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
@@ -267,22 +384,29 @@ pub(crate) fn floats(
 
 impl Group {
     /// Cuts tensors and makes the buffers of their state.
-    pub(crate) async fn new<O: Optimizer>(
-        engine: &Engine<O>,
+    pub(crate) async fn new(
+        core: &Core,
         class: usize,
         tensors: &[Dims],
         capacity: usize,
     ) -> Result<Self> {
-        let Class { plan, separate, .. } = &engine.classes[class];
+        let Class { plan, separate, .. } = &core.classes[class];
         let places = &separate.program.places;
         let mut layouts = Layouts::default();
         for &dims in tensors {
             layouts.push(plan, places, dims, capacity);
         }
-        let limits = engine.gpu.device().limits();
+        Self::of(core, class, layouts).await
+    }
+
+    /// The buffers of the state of tensors that are cut already.
+    pub(crate) async fn of(core: &Core, class: usize, layouts: Layouts) -> Result<Self> {
+        let Class { plan, separate, .. } = &core.classes[class];
+        let places = &separate.program.places;
+        let limits = core.gpu.device().limits();
         let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let too_much = |what: &str, needed: usize| Error::GpuLimit {
-            what: format!("{what} of {}", engine.recipe.name()),
+            what: format!("{what} of {}", core.recipe.name()),
             needed: needed as u64,
             limit: "maxStorageBufferBindingSize",
             available: binding,
@@ -305,7 +429,7 @@ impl Group {
         if let Some((table, ..)) = tables.iter().find(|t| t.0.len() as u64 * 4 > binding) {
             return Err(too_much("the work list", table.len() * 4));
         }
-        let made = engine
+        let made = core
             .gpu
             .checked("the state of the tensors", |device| {
                 let small = Gpu::buffer_of(device, "gradstep small", &small, storage())?;
@@ -343,9 +467,9 @@ impl Group {
     }
 
     /// The dispatches of a step, in order.
-    pub(crate) fn calls<O: Optimizer>(&self, engine: &Engine<O>) -> Vec<Call> {
-        let limit = engine.gpu.device().limits().max_compute_workgroups_per_dimension;
-        let dispatches = &engine.classes[self.class].separate.program.dispatches;
+    pub(crate) fn calls(&self, core: &Core) -> Vec<Call> {
+        let limit = core.gpu.device().limits().max_compute_workgroups_per_dimension;
+        let dispatches = &core.classes[self.class].separate.program.dispatches;
         let mut calls = Vec::new();
         for (pipeline, dispatch) in dispatches.iter().enumerate() {
             let mut call = |chunk: usize, n: u32| {
@@ -365,27 +489,28 @@ impl Group {
     }
 
     /// Binds one chunk, with its parameters and gradients. In a pooled program both lie in `param`.
-    pub(crate) fn bind<O: Optimizer>(
+    pub(crate) fn bind(
         &self,
         device: &wgpu::Device,
-        engine: &Engine<O>,
+        core: &Core,
+        ring: &wgpu::Buffer,
         chunk: usize,
         (param, param_base): (&Bound<'_>, u32),
         (grad, grad_base): (Option<&Bound<'_>>, u32),
     ) -> Option<wgpu::BindGroup> {
-        let class = &engine.classes[self.class];
+        let class = &core.classes[self.class];
         let pipelines = if grad.is_some() { &class.separate } else { class.pooled.as_ref()? };
         let buffers = &self.chunks[chunk];
         let mut words = buffers.window;
         (words[0], words[1]) = (param_base, grad_base);
         let window =
             Gpu::buffer_of(device, "gradstep window", &words, wgpu::BufferUsages::UNIFORM)?;
-        let hosts = (pipelines.program.hosts.len().max(1) * 4) as u64;
+        let hosts = pipelines.program.hosts_bytes();
         let whole = |binding: u32, buffer| wgpu::BindGroupEntry {
             binding,
             resource: wgpu::Buffer::as_entire_binding(buffer),
         };
-        let hosts = Bound { buffer: engine.ring_buffer()?, offset: 0, size: hosts };
+        let hosts = Bound { buffer: ring, offset: 0, size: hosts };
         let mut entries = vec![
             hosts.entry(0),
             whole(1, &window),
@@ -405,38 +530,38 @@ impl Group {
     }
 
     /// Reads a slot of the tensor at `index` of this group.
-    pub(crate) async fn read_slot<O: Optimizer>(
+    pub(crate) async fn read_slot(
         &self,
-        engine: &Engine<O>,
+        core: &Core,
         index: usize,
         name: &str,
     ) -> Result<Vec<f32>> {
-        let (slot, shape) = engine.find(self.class, name)?;
-        let class = &engine.classes[self.class];
+        let (slot, shape) = core.find(self.class, name)?;
+        let class = &core.classes[self.class];
         let cut = &self.layouts.cuts[index];
         let mut out = vec![0.0; cut.dims.count(shape)];
         if let Some(k) = class.plan.graph.full_slots().position(|s| s == slot) {
             for piece in &self.layouts.pieces[index] {
                 let to = &mut out[piece.elements.clone()];
                 let buffer = &self.chunks[piece.chunk].slots[k];
-                engine.gpu.read(buffer, piece.at as u64 * 4, to).await?;
+                core.gpu.read(buffer, piece.at as u64 * 4, to).await?;
             }
         } else {
-            let at = self.small_slot(engine, index, slot);
-            engine.gpu.read(&self.small, at as u64 * 4, &mut out).await?;
+            let at = self.small_slot(core, index, slot);
+            core.gpu.read(&self.small, at as u64 * 4, &mut out).await?;
         }
         Ok(out)
     }
 
     /// Overwrites a slot, in effect from the next submit on.
-    pub(crate) fn write_slot<O: Optimizer>(
+    pub(crate) fn write_slot(
         &self,
-        engine: &Engine<O>,
+        core: &Core,
         index: usize,
         name: &str,
         values: &[f32],
     ) -> Result<()> {
-        let (slot, shape) = engine.find(self.class, name)?;
+        let (slot, shape) = core.find(self.class, name)?;
         let expected = self.layouts.cuts[index].dims.count(shape);
         if values.len() != expected {
             return Err(Error::Shape {
@@ -445,36 +570,80 @@ impl Group {
                 found: vec![values.len()],
             });
         }
-        let class = &engine.classes[self.class];
+        let class = &core.classes[self.class];
         if let Some(k) = class.plan.graph.full_slots().position(|s| s == slot) {
             for piece in &self.layouts.pieces[index] {
                 let buffer = &self.chunks[piece.chunk].slots[k];
-                engine.gpu.write(buffer, piece.at as u64 * 4, &values[piece.elements.clone()])?;
+                core.gpu.write(buffer, piece.at as u64 * 4, &values[piece.elements.clone()])?;
             }
             return Ok(());
         }
-        let at = self.small_slot(engine, index, slot);
-        engine.gpu.write(&self.small, at as u64 * 4, values)
+        let at = self.small_slot(core, index, slot);
+        core.gpu.write(&self.small, at as u64 * 4, values)
     }
 
-    fn small_slot<O>(&self, engine: &Engine<O>, index: usize, slot: usize) -> usize {
-        let places = &engine.classes[self.class].separate.program.places;
+    /// Where a slot of shape Scalar or alike of a tensor lies among the small values, in bytes.
+    pub(crate) fn small_place(&self, core: &Core, index: usize, name: &str) -> u64 {
+        let slots = &core.classes[self.class].plan.graph.slots;
+        let slot = slots.iter().position(|s| s.name == name).unwrap_or(0);
+        self.small_slot(core, index, slot) as u64 * 4
+    }
+
+    /// Copies the small values to the host.
+    pub(crate) async fn read_small(&self, core: &Core) -> Result<State> {
+        let words = usize::try_from(self.small.size() / 4).unwrap_or(0);
+        let mut state = State { small: vec![0.0; words], full: Vec::new() };
+        core.gpu.read(&self.small, 0, &mut state.small).await?;
+        Ok(state)
+    }
+
+    /// Copies all state to the host, in one wait for each buffer.
+    pub(crate) async fn read_state(&self, core: &Core) -> Result<State> {
+        let words = |b: &wgpu::Buffer| usize::try_from(b.size() / 4).unwrap_or(0);
+        let mut state = self.read_small(core).await?;
+        for chunk in &self.chunks {
+            let mut slots = Vec::new();
+            for slot in &chunk.slots {
+                let mut values = vec![0.0; words(slot)];
+                core.gpu.read(slot, 0, &mut values).await?;
+                slots.push(values);
+            }
+            state.full.push(slots);
+        }
+        Ok(state)
+    }
+
+    /// A slot of the tensor at `index` of this group, of a copy of its state.
+    pub(crate) fn slot_of(
+        &self,
+        core: &Core,
+        index: usize,
+        name: &str,
+        state: &State,
+    ) -> Result<Vec<f32>> {
+        let (slot, shape) = core.find(self.class, name)?;
+        let class = &core.classes[self.class];
+        if let Some(k) = class.plan.graph.full_slots().position(|s| s == slot) {
+            let pieces = self.layouts.pieces[index].iter();
+            let of = |p: &Piece| &state.full[p.chunk][k][p.at..p.at + p.elements.len()];
+            return Ok(pieces.flat_map(of).copied().collect());
+        }
+        let at = self.small_slot(core, index, slot);
+        Ok(state.small[at..at + self.layouts.cuts[index].dims.count(shape)].to_vec())
+    }
+
+    fn small_slot(&self, core: &Core, index: usize, slot: usize) -> usize {
+        let places = &core.classes[self.class].separate.program.places;
         let base = self.layouts.tensors[index][3] as usize;
         base + places.slot(slot, &self.layouts.cuts[index].dims)
     }
 }
 
-impl<O> Engine<O> {
-    /// A slot of a class by name. Vectors and matrices of one definition may declare other slots.
-    fn find(&self, class: usize, name: &str) -> Result<(usize, Shape)> {
-        let slots = &self.classes[class].plan.graph.slots;
-        let found = slots.iter().position(|s| s.name == name);
-        found.map(|slot| (slot, slots[slot].shape)).ok_or_else(|| Error::NoSlot {
-            definition: self.recipe.name(),
-            name: name.into(),
-            known: slots.iter().map(|s| s.name).collect::<Vec<_>>().join(", "),
-        })
-    }
+pub(crate) fn begin(encoder: &mut wgpu::CommandEncoder) -> wgpu::ComputePass<'_> {
+    encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+        label: Some("gradstep"),
+        timestamp_writes: None,
+    })
 }
 
 /// A number of workgroups, in two dimensions where one does not hold it.

@@ -2,9 +2,11 @@
 //!
 //! [`Gpu::new`] takes a device and a queue ([`Gpu::open`] finds one). [`Gpu::arena`] keeps
 //! parameters, gradients and state of many tensors in a few large buffers of its own;
-//! [`Gpu::foreign`] steps ranges of the caller's buffers. Both *encode* a step into the caller's
-//! `wgpu::CommandEncoder`: nothing is submitted, polled or read back, so steps can be recorded
-//! ahead, and the caller's own passes can stand before and after in the same submission.
+//! [`Gpu::foreign`] steps ranges of the caller's buffers. For named tensors in groups they are
+//! [`Setup::gpu`](crate::Setup::gpu) and [`Setup::gpu_foreign`](crate::Setup::gpu_foreign). All of
+//! them *encode* a step into the caller's `wgpu::CommandEncoder`: nothing is submitted, polled or
+//! read back, so steps can be recorded ahead, and the caller's own passes can stand before and after
+//! in the same submission.
 //!
 //! Everything runs within WebGPU's default limits. Sums are made in a fixed order, without atomics,
 //! so two runs on one device give equal bits. What a non-finite gradient does to its tensor is
@@ -14,10 +16,17 @@ mod arena;
 mod cut;
 mod device;
 mod engine;
+mod flat;
 mod foreign;
+mod many;
+mod named;
+mod ranges;
+mod set;
 
 pub use self::arena::{Arena, Region};
 pub use self::device::Gpu;
 pub use self::foreign::Foreign;
+pub use self::many::GpuOptimizer;
+pub use self::named::{GpuForeign, GpuRelease, GpuStepping};
 /// The version of wgpu whose types stand in this interface; its major version is part of ours.
 pub use wgpu;

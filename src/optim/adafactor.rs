@@ -194,7 +194,8 @@ impl<const SCALE: bool, const MOMENTUM: bool> Definition for AdafactorStep<SCALE
 
         let alpha = if SCALE { scaled_step(s) } else { relative_step(s) };
         let v = SecondMoment::ema(s, g.square() + eps1, beta2(s));
-        let mut u = v.normalize(g) * (alpha * rms_clip(v.normalized_rms(g), d));
+        let mut u =
+            v.normalize(g) * (alpha * rms_clip(v.normalized_rms(g), d).report("clip_factor"));
         if MOMENTUM {
             let [beta1] = s.hyper(["beta1"]);
             u = s.full("exp_avg").ema(u, beta1);
@@ -222,7 +223,7 @@ impl Definition for TorchAdafactorStep {
             SecondMoment::One => unreachable!("an average is not One"),
         };
         let v = SecondMoment::Whole(v.at_least(eps1.square()));
-        let step = scaled_step(s) * rms_clip(v.normalized_rms(g), d);
+        let step = scaled_step(s) * rms_clip(v.normalized_rms(g), d).report("clip_factor");
         s.set_param(descend(w, v.normalize(g) * step, lr * weight_decay));
     }
 }

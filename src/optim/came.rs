@@ -165,20 +165,22 @@ impl<const CLIP_UPDATE: bool> Definition for CameStep<CLIP_UPDATE> {
             s.hyper(["eps1", "eps2", "clip_threshold", "weight_decay"]);
 
         let v = SecondMoment::ema(s, g.square() + eps1, beta2).scaled(unbias(s, beta2));
-        let u = v.normalize(g) * rms_clip(v.normalized_rms(g), d);
+        let u = v.normalize(g) * rms_clip(v.normalized_rms(g), d).report("clip_factor");
         let m = s.full("exp_avg").ema(u, beta1);
 
         let instability = if s.is_matrix() {
             let res = (u - m).square() + eps2;
-            let rc = Factored::ema(s, CONFIDENCE, res, beta3);
-            SecondMoment::Factored(rc).scaled(unbias(s, beta3))
+            let rc = Factored::ema(s, CONFIDENCE, res, beta3).scaled(unbias(s, beta3));
+            rc.mean_rsqrt().report("mean_confidence");
+            SecondMoment::Factored(rc)
         } else {
             SecondMoment::One
         };
         let mut step = lr * unbias(s, beta1);
         if CLIP_UPDATE {
             let [d2] = s.hyper(["clip_update"]);
-            step = step * rms_clip(instability.normalized_rms(m) * unbias(s, beta1), d2);
+            let rms = instability.normalized_rms(m) * unbias(s, beta1);
+            step = step * rms_clip(rms, d2).report("update_clip_factor");
         }
         let update = instability.normalize(m) * step;
         s.set_param(descend(w, update, lr * weight_decay));

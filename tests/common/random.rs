@@ -395,8 +395,10 @@ impl<'a, 'b, I: Interpreter> Walk<'a, 'b, I> {
                 if op < 128 {
                     return size;
                 }
-                self.calls += 1;
-                let sign = Item { v: self.s.grad().sign(), most: 1.0, error: 0.0, ..self.grad() };
+                self.calls += 4;
+                let g = self.s.grad();
+                let v = g.sign() * g.differs_from(0.0);
+                let sign = Item { v, most: 1.0, error: 0.0, ..self.grad() };
                 self.mul(size, sign)
             }
             10 => {

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use gradstep::optim::*;
-use gradstep::{Cpu, Layout};
+use gradstep::reference::Reference;
+use gradstep::{Cpu, Optimizer as _};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value as Json;
 
 use crate::common::oracle::Oracle;
 use crate::common::run::{Number, narrow, widen};
-use crate::common::table::Any;
 use crate::common::tolerance::{self, F32, F64, OFFICIAL_F32, OFFICIAL_F64, What};
 
 /// One file: tensors as `f64` by name, shapes, metadata.
@@ -74,80 +73,10 @@ const CASES: [&str; 19] = [
     "po_sm3_momentum",
 ];
 
-/// This library's settings for the official ones. `unit` is the official run's machine epsilon.
-fn settings(file: &File, epsilon: f64) -> Any {
-    let s = &file.settings;
-    let get = |name: &str| s[name].as_f64().unwrap_or_else(|| panic!("{name} of {s}"));
-    let at = |name: &str, i: usize| s[name][i].as_f64();
-    let on = |name: &str| s[name].as_bool().unwrap_or_else(|| panic!("{name} of {s}"));
-    let beta = |i| at("betas", i).expect("a beta");
-    match file.optimizer.as_str() {
-        "came_pytorch.CAME.CAME" => Any::new(
-            Came::new(get("lr"))
-                .with_beta1(beta(0))
-                .with_beta2(beta(1))
-                .with_beta3(beta(2))
-                .with_eps1(at("eps", 0).expect("eps"))
-                .with_eps2(at("eps", 1).expect("eps"))
-                .with_clip_threshold(get("clip_threshold"))
-                .with_weight_decay(get("weight_decay")),
-        ),
-        "torch.optim.sgd.SGD" => Any::new(
-            Sgd::new(get("lr"))
-                .with_momentum(get("momentum"))
-                .with_dampening(get("dampening"))
-                .with_nesterov(on("nesterov"))
-                .with_weight_decay(get("weight_decay")),
-        ),
-        "torch.optim.adam.Adam" => Any::new(
-            Adam::new(get("lr"))
-                .with_beta1(beta(0))
-                .with_beta2(beta(1))
-                .with_eps(get("eps"))
-                .with_weight_decay(get("weight_decay"))
-                .with_amsgrad(on("amsgrad")),
-        ),
-        "torch.optim.adamw.AdamW" => Any::new(
-            AdamW::new(get("lr"))
-                .with_beta1(beta(0))
-                .with_beta2(beta(1))
-                .with_eps(get("eps"))
-                .with_weight_decay(get("weight_decay"))
-                .with_amsgrad(on("amsgrad")),
-        ),
-        "torch.optim.Adafactor" => Any::new(
-            Adafactor::torch()
-                .with_lr(get("lr"))
-                .with_decay_rate(get("beta2_decay"))
-                .with_eps1(at("eps", 0).unwrap_or(epsilon))
-                .with_eps2(at("eps", 1).expect("eps"))
-                .with_clip_threshold(get("d"))
-                .with_weight_decay(get("weight_decay")),
-        ),
-        "transformers.optimization.Adafactor" => {
-            let ours = Adafactor::hugging_face();
-            // Without a rate of its own the official code takes min(1e-2, 1/√t): our default.
-            let lr = s["lr"].as_f64().unwrap_or(ours.lr);
-            Any::new(
-                ours.with_lr(lr)
-                    .with_beta1(s["beta1"].as_f64())
-                    .with_decay_rate(get("decay_rate"))
-                    .with_eps1(at("eps", 0).expect("eps"))
-                    .with_eps2(at("eps", 1).expect("eps"))
-                    .with_clip_threshold(get("clip_threshold"))
-                    .with_weight_decay(get("weight_decay"))
-                    .with_scale_parameter(on("scale_parameter"))
-                    .with_relative_step(on("relative_step"))
-                    .with_warmup_init(on("warmup_init")),
-            )
-        }
-        "pytorch_optimizer.optimizer.sm3.SM3" => {
-            assert_eq!(get("beta"), 0.0, "a decay that this library does not have");
-            let sm3 = Sm3::new(get("lr"));
-            Any::new(sm3.with_momentum(get("momentum")).with_eps(get("eps")))
-        }
-        other => panic!("no settings for {other}"),
-    }
+/// This library's settings for the official ones. `epsilon` is that of the official run's type.
+fn settings(file: &File, epsilon: f64) -> Reference {
+    let settings = file.settings.as_object().expect("an object of settings");
+    Reference::with_epsilon(&file.optimizer, settings, epsilon).expect("known settings")
 }
 
 /// SM3 keeps one accumulator per axis in its paper. Beyond two axes this library keeps those of
@@ -188,9 +117,10 @@ fn cpu_follows<T: Number>(case: &str, precision: &str, test: &str) -> usize {
         if deviates(case, name) {
             continue;
         }
-        let mut opt = Cpu::default()
-            .prepare_with::<T, _>(settings(&file, epsilon), shape, Layout::LastTwo)
-            .expect("valid settings");
+        let reference = settings(&file, epsilon);
+        let layout = reference.layout();
+        let mut opt =
+            Cpu::default().prepare_with::<T, _>(reference, shape, layout).expect("valid settings");
         let mut oracle = Oracle::new(opt.dims());
         let (mut p, mut exact) = (narrow::<T>(start), start.to_vec());
         let (mut moved, mut exact_moved) = (0.0, 0.0);
@@ -206,7 +136,12 @@ fn cpu_follows<T: Number>(case: &str, precision: &str, test: &str) -> usize {
             }
             if T::UNIT == F64 {
                 let (graph, hyper) = (&opt.plan().graph, opt.optimizer());
-                oracle.step_graph(graph, &|name| hyper.get(name), &mut exact, g);
+                oracle.step_graph(
+                    graph,
+                    &|name| hyper.hyper(name).unwrap_or(f64::NAN),
+                    &mut exact,
+                    g,
+                );
                 if let Some((_, wanted)) = stored {
                     tolerance::check(
                         tolerance,

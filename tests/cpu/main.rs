@@ -11,6 +11,7 @@ mod accuracy;
 mod bits;
 mod definitions;
 mod errors;
+#[cfg(feature = "reference")]
 mod golden;
 mod oracle;
 mod plans;

@@ -131,27 +131,32 @@ fn a_plan_prints_as_expected() {
     assert_eq!(plan.to_string().trim_end(), EXPECTED.trim(), "\n{plan}");
 }
 
+// The gradient is clamped and scaled by Host values that are −∞, ∞ and 1 unless a set of tensors
+// clips or unscales its gradients.
 const EXPECTED: &str = "
 sm3 of a matrix: 1 levels in 1 sweeps, 12 bytes a parameter in f32
 settle
-    %5   Rows    old accumulator_0
-    %6   Cols    old accumulator_1
+    %11  Rows    old accumulator_0
+    %12  Cols    old accumulator_1
 sweep 1: read grad param | write param
   level 0
-    %0   Full    grad
-    %1   Full    param
-    %4   Full    %0 * %0
-    %7   Full    min(%5, %6)
-    %8   Full    %7 + %4
-    %11  Full    %8 + %3
-    %12  Full    rsqrt(%11)
-    %13  Full    %0 * %12
-    %14  Full    %13 * %2
-    %15  Full    %1 - %14
-    param <- %15
+    %3   Full    grad
+    %4   Full    max(%3, %0)
+    %5   Full    min(%4, %1)
+    %6   Full    %5 * %2
+    %7   Full    param
+    %10  Full    %6 * %6
+    %13  Full    min(%11, %12)
+    %14  Full    %13 + %10
+    %17  Full    %14 + %9
+    %18  Full    rsqrt(%17)
+    %19  Full    %6 * %18
+    %20  Full    %19 * %8
+    %21  Full    %7 - %20
+    param <- %21
 settle
-    %9   Rows    row max(%8)
-    %10  Cols    col max(%8)
-    accumulator_0 <- %9
-    accumulator_1 <- %10
+    %15  Rows    row max(%14)
+    %16  Cols    col max(%14)
+    accumulator_0 <- %15
+    accumulator_1 <- %16
 ";

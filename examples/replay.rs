@@ -1,0 +1,94 @@
+//! Replays recorded gradients through an optimizer and compares with what another implementation
+//! made of them.
+//!
+//! ```sh
+//! cargo run --release --example replay -- run.safetensors --out ours.safetensors
+//! ```
+//!
+//! For those who train with PyTorch: record a few steps of your own training run, and see whether
+//! this library would have taken the same ones. The recorder:
+//!
+//! ```python
+//! import json
+//! import torch
+//! from safetensors.torch import save_file
+//!
+//! class Recorder:
+//!     def __init__(self, model, optimizer):
+//!         self.params, self.optimizer, self.t = dict(model.named_parameters()), optimizer, 0
+//!         self.tensors = {f"param/{n}": p.detach().clone() for n, p in self.params.items()}
+//!
+//!     def step(self):  # in place of optimizer.step()
+//!         group = self.optimizer.param_groups[0]
+//!         self.settings = {k: v for k, v in group.items() if k != "params"}
+//!         if group["lr"] is not None:  # a scheduler may change it
+//!             self.tensors[f"lr/{self.t}"] = torch.tensor(float(group["lr"]), dtype=torch.float64)
+//!         self.keep("grad", {n: p.grad for n, p in self.params.items() if p.grad is not None})
+//!         self.optimizer.step()
+//!         self.keep("expected", self.params)
+//!         self.t += 1
+//!
+//!     def keep(self, what, tensors):
+//!         self.tensors |= {f"{what}/{self.t}/{n}": x.detach().clone() for n, x in tensors.items()}
+//!
+//!     def save(self, path):
+//!         kind = type(self.optimizer)
+//!         metadata = {
+//!             "optimizer": f"{kind.__module__}.{kind.__qualname__}",
+//!             "settings": json.dumps(self.settings, default=float),
+//!             "steps": str(self.t),
+//!         }
+//!         save_file({n: x.contiguous() for n, x in self.tensors.items()}, path, metadata)
+//! ```
+//!
+//! # The recording
+//!
+//! A safetensors file of F64, F32, F16 or BF16 tensors; the short ones are widened, and results are
+//! not rounded back to them.
+//!
+//! | tensor | meaning |
+//! |---|---|
+//! | `param/<name>` | the parameter before the first step |
+//! | `grad/<t>/<name>` | its gradient at step t = 0 … T−1 |
+//! | `expected/<t>/<name>` | the parameter after `grad/<t>`, for any t; `trajectory/<t>/<name>` is the same |
+//! | `lr/<t>` | the learning rate of step t, where it is not that of the settings |
+//!
+//! Its metadata: `optimizer`, a name as `came` or a class with its module; `settings`, a JSON object
+//! of the reference's own keyword arguments; `steps`, T (else one more than the greatest t).
+//! `--optimizer` and `--set` come before them. With another optimizer's name the recorded settings
+//! are another code's and are left out, learning rates too; `--set lr=…` holds at all steps.
+//!
+//! A tensor without a gradient at some step stays as it is in that step, its state too, and its own
+//! step number does not advance: what torch does where `grad` is `None`.
+//!
+//! One file is one group: all tensors have the same settings.
+//!
+//! # The comparison
+//!
+//! For every tensor the displacement Δ = p_t − p_0 is compared with the expected one in the Euclidean
+//! norm, beyond what rounding the parameter on both sides in each step explains:
+//! ```text
+//! error = max over t of  max(0, ‖Δ − Δref‖ − 2 u (t+1) ‖pref‖) / max over s ≤ t of ‖Δref‖
+//! ```
+//! where u = 2⁻²⁴ in `f32`, 2⁻⁵³ where both sides are `f64`, and half the machine epsilon of the
+//! recording where that is coarser. (Compared with the parameter itself, a step that is wrong by a
+//! tenth would hardly show.)
+//!
+//! Exit status: 0; 1 if an error is above `--tolerance`; 2 if there is nothing to compare because
+//! something is wrong with the command or the file.
+//!
+//! # The output
+//!
+//! `trajectory/<t>/<name>`, the parameter after each step, and `state/<name>/<slot>`, the state at the
+//! end, in the precision of the computation.
+
+use std::io::{stderr, stdout};
+use std::process::ExitCode;
+
+#[path = "replay/mod.rs"]
+mod replay;
+
+fn main() -> ExitCode {
+    let args = std::env::args().skip(1);
+    replay::command(args, &mut stdout().lock(), &mut stderr().lock()).into()
+}

@@ -1,0 +1,213 @@
+//! Reading a recording.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Map, Value as Json};
+
+use super::Result;
+
+/// What was recorded. Numbers are widened to `f64`, which holds all of them.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    pub(crate) optimizer: Option<String>,
+    pub(crate) settings: Map<String, Json>,
+    pub(crate) steps: usize,
+    /// The learning rate of each step, where it is recorded.
+    pub(crate) lr: Vec<Option<f64>>,
+    /// The greatest machine epsilon of the parameters' types.
+    pub(crate) epsilon: f64,
+    /// By name.
+    pub(crate) tensors: Vec<Tensor>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) param: Vec<f64>,
+    /// By step.
+    pub(crate) grads: Vec<Option<Vec<f64>>>,
+    /// The parameter after each step, where it is known.
+    pub(crate) expected: Vec<Option<Vec<f64>>>,
+}
+
+/// A tensor of the file as it lies there.
+struct Stored {
+    epsilon: f64,
+    shape: Vec<usize>,
+    values: Vec<f64>,
+}
+
+/// What the name of a tensor of the file says.
+enum Place<'a> {
+    Param(&'a str),
+    Grad(usize, &'a str),
+    Expected(usize, &'a str),
+    Lr(usize),
+    /// The end of another replay.
+    State,
+}
+
+fn place(key: &str) -> Option<Place<'_>> {
+    let (kind, rest) = key.split_once('/')?;
+    let step = || {
+        let (t, name) = rest.split_once('/')?;
+        Some((t.parse().ok()?, name))
+    };
+    match kind {
+        "param" => Some(Place::Param(rest)),
+        "grad" => step().map(|(t, name)| Place::Grad(t, name)),
+        "expected" | "trajectory" => step().map(|(t, name)| Place::Expected(t, name)),
+        "lr" => rest.parse().ok().map(Place::Lr),
+        "state" => Some(Place::State),
+        _ => None,
+    }
+}
+
+fn widen(dtype: Dtype, data: &[u8]) -> Option<(f64, Vec<f64>)> {
+    Some(match dtype {
+        Dtype::F64 => {
+            let values = data.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b));
+            (f64::EPSILON, values.collect())
+        }
+        Dtype::F32 => {
+            let values = data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b).into());
+            (f32::EPSILON.into(), values.collect())
+        }
+        Dtype::F16 => {
+            let values = data.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f64());
+            (half::f16::EPSILON.to_f64(), values.collect())
+        }
+        Dtype::BF16 => {
+            let values = data.as_chunks().0.iter().map(|&b| half::bf16::from_le_bytes(b).to_f64());
+            (half::bf16::EPSILON.to_f64(), values.collect())
+        }
+        _ => return None,
+    })
+}
+
+impl Recording {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let fail = |problem: String| format!("{}: {problem}", path.display());
+        let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+        Self::parse(&bytes).map_err(|e| fail(e.to_string()).into())
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        let file = SafeTensors::deserialize(bytes)?;
+        let (_, header) = SafeTensors::read_metadata(bytes)?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let settings = match metadata.get("settings") {
+            None => Map::new(),
+            Some(text) => serde_json::from_str(text).map_err(|e| {
+                format!(
+                    "its metadata `settings` is not a JSON object ({e}): {text}; infinity is \
+                     written as the text \"inf\""
+                )
+            })?,
+        };
+        let mut stored = BTreeMap::new();
+        for (key, view) in file.tensors() {
+            let (epsilon, values) = widen(view.dtype(), view.data()).ok_or_else(|| {
+                format!("tensor `{key}` is {:?}; it must be F64, F32, F16 or BF16", view.dtype())
+            })?;
+            stored.insert(key, Stored { epsilon, shape: view.shape().to_vec(), values });
+        }
+
+        let step_of = |key: &String| match place(key) {
+            Some(Place::Grad(t, _) | Place::Expected(t, _) | Place::Lr(t)) => Some(t),
+            _ => None,
+        };
+        let seen = stored.keys().filter_map(step_of).max().map_or(0, |t| t + 1);
+        let steps = match metadata.get("steps") {
+            None => seen,
+            Some(text) => text.parse().map_err(|_| {
+                format!("its metadata `steps` is {text}; it must be a whole number")
+            })?,
+        };
+        // Every step is stored, so that a wrong number must not ask for any amount of memory.
+        if steps > seen {
+            return Err(format!(
+                "its metadata `steps` is {steps}, but the last step with a tensor is number {seen}"
+            )
+            .into());
+        }
+
+        let mut this = Self {
+            optimizer: metadata.get("optimizer").cloned(),
+            settings,
+            steps,
+            lr: vec![None; steps],
+            epsilon: 0.0,
+            tensors: Vec::new(),
+        };
+        for (key, tensor) in &stored {
+            if let Some(Place::Param(name)) = place(key) {
+                this.epsilon = this.epsilon.max(tensor.epsilon);
+                this.tensors.push(Tensor {
+                    name: name.into(),
+                    shape: tensor.shape.clone(),
+                    param: tensor.values.clone(),
+                    grads: vec![None; steps],
+                    expected: vec![None; steps],
+                });
+            }
+        }
+        if this.tensors.is_empty() {
+            return Err("it has no tensor `param/<name>`".into());
+        }
+        for (key, tensor) in stored {
+            this.put(&key, tensor)?;
+        }
+        Ok(this)
+    }
+
+    /// Puts a tensor of the file where it belongs; parameters are there already.
+    fn put(&mut self, key: &str, stored: Stored) -> Result<()> {
+        let steps = self.steps;
+        let (t, name, is_grad) = match place(key) {
+            Some(Place::Param(_) | Place::State) => return Ok(()),
+            Some(Place::Lr(t)) => {
+                let [lr] = stored.values[..] else {
+                    let shape = stored.shape;
+                    return Err(format!("tensor `{key}` has shape {shape:?}, not one value").into());
+                };
+                *self.lr.get_mut(t).ok_or_else(|| late(key, steps))? = Some(lr);
+                return Ok(());
+            }
+            Some(Place::Grad(t, name)) => (t, name, true),
+            Some(Place::Expected(t, name)) => (t, name, false),
+            None => {
+                return Err(format!(
+                    "tensor `{key}` is none of param/<name>, grad/<t>/<name>, \
+                     expected/<t>/<name> and lr/<t>"
+                )
+                .into());
+            }
+        };
+        let found = self.tensors.binary_search_by(|x| x.name.as_str().cmp(name));
+        let tensor = match found {
+            Ok(i) => &mut self.tensors[i],
+            Err(_) => return Err(format!("tensor `{key}` has no `param/{name}`").into()),
+        };
+        if stored.shape != tensor.shape {
+            return Err(format!(
+                "tensor `{key}` has shape {:?}, but `param/{name}` has {:?}",
+                stored.shape, tensor.shape
+            )
+            .into());
+        }
+        let list = if is_grad { &mut tensor.grads } else { &mut tensor.expected };
+        let slot = list.get_mut(t).ok_or_else(|| late(key, steps))?;
+        if slot.replace(stored.values).is_some() {
+            return Err(format!("tensor `{key}`: step {t} of `{name}` is given twice").into());
+        }
+        Ok(())
+    }
+}
+
+fn late(key: &str, steps: usize) -> String {
+    format!("tensor `{key}` is of a step beyond the {steps} of the metadata")
+}

@@ -1,0 +1,193 @@
+//! The comparison, and what is printed and written.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use gradstep::Optimizer;
+use gradstep::reference::Reference;
+use safetensors::Dtype;
+use safetensors::tensor::{TensorView, serialize_to_file};
+use serde_json::{Value as Json, json};
+
+use super::recording::{Recording, Tensor};
+use super::run::Replayed;
+use super::{Backend, Options, Result};
+
+/// A tensor against what is expected of it.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    name: String,
+    shape: Vec<usize>,
+    updates: u64,
+    /// How many steps were compared.
+    compared: usize,
+    /// See the formula in the documentation of the example; 0 where nothing is compared.
+    error: f64,
+    /// The step of the greatest error.
+    step: Option<usize>,
+}
+
+/// How often the parameter itself is rounded in a step, on both sides together. (The official codes
+/// round it twice, for the decay and for the step, we once; two of three add up, since signs differ.)
+const ROUNDINGS: f64 = 2.0;
+
+fn norm(x: impl Iterator<Item = f64>) -> f64 {
+    x.map(|x| x * x).sum::<f64>().sqrt()
+}
+
+impl Compared {
+    pub(crate) fn new(tensor: &Tensor, replayed: &Replayed, unit: f64) -> Self {
+        let mut this = Self {
+            name: tensor.name.clone(),
+            shape: tensor.shape.clone(),
+            updates: replayed.updates,
+            compared: 0,
+            error: 0.0,
+            step: None,
+        };
+        let mut moved = 0.0f64;
+        for (t, (found, wanted)) in replayed.trajectory.iter().zip(&tensor.expected).enumerate() {
+            let Some(wanted) = wanted else { continue };
+            this.compared += 1;
+            // The difference of the displacements is that of the parameters.
+            let difference = norm(found.iter().zip(wanted).map(|(a, b)| a - b));
+            moved = moved.max(norm(wanted.iter().zip(&tensor.param).map(|(a, b)| a - b)));
+            #[allow(clippy::cast_precision_loss, reason = "a number of steps")]
+            let rounding = ROUNDINGS * unit * (t + 1) as f64 * norm(wanted.iter().copied());
+            // Written so that what is not a number is not a match.
+            let error = match difference <= rounding {
+                true => 0.0,
+                false => (difference - rounding) / moved,
+            };
+            if error > this.error || error.is_nan() {
+                this.error = if error.is_nan() { f64::INFINITY } else { error };
+                this.step = Some(t);
+            }
+        }
+        this
+    }
+}
+
+impl Compared {
+    pub(crate) fn passes(&self, tolerance: f64) -> bool {
+        self.error.is_finite() && self.error <= tolerance
+    }
+}
+
+pub(crate) struct Run<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) recording: &'a Recording,
+    pub(crate) reference: &'a Reference,
+}
+
+impl Run<'_> {
+    fn backend(&self) -> &'static str {
+        match self.options.backend {
+            Backend::Cpu => "cpu",
+            Backend::Gpu => "gpu",
+        }
+    }
+
+    fn precision(&self) -> &'static str {
+        if self.options.f64 { "f64" } else { "f32" }
+    }
+
+    pub(crate) fn text(&self, compared: &[Compared], passed: bool) -> String {
+        let entry = self.reference.entry();
+        let mut text = format!(
+            "{} as {}: {} steps on the {} in {}\n",
+            self.reference.recipe().name(),
+            entry.reference,
+            self.recording.steps,
+            self.backend().to_uppercase(),
+            self.precision()
+        );
+        let width = compared.iter().map(|c| c.name.chars().count()).max().unwrap_or(0).max(6);
+        // Writing to a text cannot fail.
+        let _ = writeln!(text, "{:width$}  {:16} updates  compared  error", "tensor", "shape");
+        for c in compared {
+            let shape = format!("{:?}", c.shape);
+            let _ =
+                write!(text, "{:width$}  {shape:16} {:7}  {:8}  ", c.name, c.updates, c.compared);
+            let _ = match c.step {
+                Some(t) => writeln!(text, "{:.1e} at step {t}", c.error),
+                None if c.compared > 0 => writeln!(text, "within rounding"),
+                None => writeln!(text, "nothing expected"),
+            };
+        }
+        let tolerance = self.options.tolerance;
+        text += &match (passed, compared.iter().any(|c| c.compared > 0)) {
+            (true, true) => format!("all within {tolerance:e}"),
+            (true, false) => "nothing to compare with: the file has no expected/<t>/<name>".into(),
+            (false, _) => format!("FAILED: an error is above {tolerance:e}"),
+        };
+        text
+    }
+
+    /// An error that is not finite is null.
+    pub(crate) fn json(&self, compared: &[Compared], passed: bool) -> Json {
+        let tensors = compared.iter().map(|c| {
+            json!({
+                "name": c.name,
+                "shape": c.shape,
+                "updates": c.updates,
+                "compared": c.compared,
+                "error": c.error,
+                "step": c.step,
+                "passed": c.passes(self.options.tolerance),
+            })
+        });
+        json!({
+            "file": self.options.file.display().to_string(),
+            "out": self.options.out.display().to_string(),
+            "optimizer": self.reference.entry().name,
+            "variant": self.reference.entry().variant,
+            "reference": self.reference.entry().reference,
+            "definition": self.reference.recipe().name(),
+            "backend": self.backend(),
+            "precision": self.precision(),
+            "steps": self.recording.steps,
+            "tolerance": self.options.tolerance,
+            "compared": compared.iter().map(|c| c.compared).sum::<usize>(),
+            "error": compared.iter().map(|c| c.error).fold(0.0, f64::max),
+            "passed": passed,
+            "tensors": tensors.collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Writes trajectories and state.
+pub(crate) fn write(run: &Run<'_>, replayed: &[Replayed]) -> Result<()> {
+    let mut tensors: Vec<(String, &[usize], &[f64])> = Vec::new();
+    for (tensor, replayed) in run.recording.tensors.iter().zip(replayed) {
+        let name = &tensor.name;
+        for (t, param) in replayed.trajectory.iter().enumerate() {
+            tensors.push((format!("trajectory/{t}/{name}"), &tensor.shape, param));
+        }
+        for slot in &replayed.state {
+            let key = format!("state/{name}/{}", slot.name);
+            tensors.push((key, &slot.shape, &slot.values));
+        }
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "computed in f32, so nothing is lost")]
+    let bytes = |x: &f64| match run.options.f64 {
+        true => x.to_le_bytes().to_vec(),
+        false => (*x as f32).to_le_bytes().to_vec(),
+    };
+    let dtype = if run.options.f64 { Dtype::F64 } else { Dtype::F32 };
+    let data: Vec<Vec<u8>> =
+        tensors.iter().map(|(.., values)| values.iter().flat_map(bytes).collect()).collect();
+    let views = tensors.iter().zip(&data).map(|((name, shape, _), data)| {
+        Ok((name.as_str(), TensorView::new(dtype, shape.to_vec(), data)?))
+    });
+    let views = views.collect::<Result<Vec<_>>>()?;
+    let entry = run.reference.entry();
+    let metadata = HashMap::from([
+        ("optimizer".to_string(), entry.reference.to_string()),
+        ("definition".to_string(), run.reference.recipe().name().to_string()),
+        ("steps".to_string(), run.recording.steps.to_string()),
+    ]);
+    let path = &run.options.out;
+    serialize_to_file(views, Some(metadata), path)
+        .map_err(|e| format!("{} could not be written: {e}", path.display()).into())
+}

@@ -1,0 +1,781 @@
+//! Many named tensors in the caller's own buffers.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::device::{Gpu, lost};
+use super::engine::{Call, Core, Group, Ring, Ticket, begin, floats};
+use super::flat::{Flat, Guard, whole};
+use super::ranges::{Lent, More, Pair, Who, Window};
+use super::set::Set;
+use crate::Outcome;
+use crate::cpu::many::{AVERAGED, cannot_release, missing, no_average, not_begun, swapped, twice};
+use crate::error::{Error, Result};
+use crate::gradients::{Average, Controls, FOLLOWED};
+use crate::layout::Layout;
+use crate::plan::Plan;
+use crate::report::{Memory, Stats};
+use crate::setup::{Groups, Key, Missing, Setup};
+use crate::snapshot::{Snapshot, Values};
+use crate::value::GRAD_NEUTRAL;
+use crate::wgsl::Dispatch;
+
+/// The optimizer of all tensors of a [`Setup`] whose parameters and gradients lie in the caller's
+/// own buffers on the GPU; only state is kept here.
+///
+/// A step is put together from ranges of buffers, one call for each tensor, and recorded when all
+/// are there:
+/// ```no_run
+/// # use gradstep::{Gradients, Group, Setup, gpu::{Gpu, wgpu}, optim::AdamW};
+/// # async fn train(gpu: &Gpu, w: &wgpu::Buffer, dw: &wgpu::Buffer) -> gradstep::Result<()> {
+/// let setup = Setup::new().tensor("w", [64, 32]).group(Group::new("all", AdamW::new(1e-3)));
+/// let mut set = setup.gradients(Gradients::new().clip_norm(1.0)).gpu_foreign(gpu).await?;
+///
+/// let mut encoder = gpu.device().create_command_encoder(&Default::default());
+/// let mut step = set.begin();
+/// step.tensor("w", w.slice(..), dw.slice(..))?;
+/// step.finish(&mut encoder)?;
+/// gpu.queue().submit([encoder.finish()]);
+/// # Ok(())
+/// # }
+/// ```
+/// Ranges may begin at any multiple of four bytes; parameter and gradient of a tensor may lie in one
+/// buffer. A range that was seen lately is bound already, and then nothing is allocated on the
+/// device.
+///
+/// # Clipping, the test for finite gradients, the dynamic loss scale
+///
+/// They run and stay on the device, as in a [`GpuOptimizer`](super::GpuOptimizer): nothing is read
+/// back. A shader binds a few buffers, and so many tensors in buffers of their own cannot be
+/// measured in one dispatch: each takes one more, which leaves partial sums, and two for all prepare
+/// that and then add them up and decide. To copy gradients into a few large buffers first would take
+/// as many copies, their memory once more, and `COPY_SRC` of every buffer. Dispatches grow with the
+/// number of tensors in any case, since each is stepped on its own: for many small ones a
+/// `GpuOptimizer` takes far fewer.
+#[derive(Debug)]
+pub struct GpuForeign {
+    set: Set,
+    missing: Missing,
+    ring: Ring,
+    /// By number; none for frozen ones.
+    tensors: Vec<Option<Member>>,
+    measure: Option<Measure>,
+    average: Option<Averages>,
+    /// For each tensor the bindings in the step at hand, where it was given.
+    chosen: Vec<Option<usize>>,
+}
+
+/// A tensor that is not frozen.
+#[derive(Debug)]
+struct Member {
+    unit: usize,
+    lent: Lent,
+    /// The chunks of the guard that are its gradient.
+    measured: Range<usize>,
+    /// None without averages or elements.
+    followed: Option<Followed>,
+}
+
+/// How the guard reaches gradients that lie anywhere.
+#[derive(Debug)]
+struct Measure {
+    /// The tensor of each chunk, and which of its pieces that is.
+    owners: Vec<(usize, usize)>,
+    /// Bound where definitions that change something have the parameter.
+    none: wgpu::Buffer,
+}
+
+#[derive(Debug)]
+struct Averages {
+    kind: Average,
+    core: Core,
+    /// A copy on the way of a swap.
+    spare: Option<wgpu::Buffer>,
+}
+
+/// The average of a parameter.
+#[derive(Debug)]
+struct Followed {
+    group: Group,
+    calls: Vec<Call>,
+    /// One for each chunk.
+    pages: Vec<wgpu::Buffer>,
+    begun: bool,
+    swapped: bool,
+}
+
+impl Setup {
+    /// Prepares all tensors on the GPU, for parameters and gradients in the caller's own buffers.
+    /// Compiles what is not compiled yet, and allocates state.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] for what does not fit together or with [`Setup::accumulate`], and those of
+    /// [`Gpu::foreign`].
+    pub async fn gpu_foreign(&self, gpu: &Gpu) -> Result<GpuForeign> {
+        GpuForeign::new(self, gpu).await
+    }
+}
+
+impl Followed {
+    async fn new(core: &Core, len: usize, capacity: usize) -> Result<Self> {
+        let (dims, _) = Layout::Vector.resolve(core.recipe, &[len])?;
+        let group = Group::new(core, 0, &[dims], capacity).await?;
+        let made = core
+            .gpu
+            .checked("the averages", |device| {
+                let page = |c: &super::cut::Chunk| floats(device, "gradstep average", c.len, 0.0);
+                group.layouts.chunks.iter().map(page).collect::<Option<Vec<_>>>()
+            })
+            .await?;
+        let pages = made.ok_or_else(|| lost("it made buffers that cannot be mapped"))?;
+        let calls = group.calls(core);
+        Ok(Self { group, calls, pages, begun: false, swapped: false })
+    }
+
+    fn bind(
+        &self,
+        who: Who<'_>,
+        core: &Core,
+        ring: &wgpu::Buffer,
+        param: wgpu::BufferSlice<'_>,
+    ) -> Result<Vec<wgpu::BindGroup>> {
+        let bind = |piece: &super::cut::Piece| {
+            let input = Window::new(&core.gpu, param, &piece.elements);
+            let page = whole(&self.pages[piece.chunk]);
+            who.bound(&core.gpu, |device| {
+                let (page, input) = ((&page, 0), (Some(&input.bound), input.base));
+                self.group.bind(device, core, ring, piece.chunk, page, input)
+            })
+        };
+        self.group.layouts.pieces[0].iter().map(bind).collect()
+    }
+
+    async fn read(&self, gpu: &Gpu, len: usize) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; len];
+        for piece in &self.group.layouts.pieces[0] {
+            gpu.read(&self.pages[piece.chunk], 0, &mut out[piece.elements.clone()]).await?;
+        }
+        Ok(out)
+    }
+
+    fn write(&self, gpu: &Gpu, values: &[f32]) -> Result<()> {
+        let mut pieces = self.group.layouts.pieces[0].iter();
+        pieces.try_for_each(|p| gpu.write(&self.pages[p.chunk], 0, &values[p.elements.clone()]))
+    }
+}
+
+impl Measure {
+    async fn new(gpu: &Gpu, owners: Vec<(usize, usize)>) -> Result<Self> {
+        let made = gpu.checked("the guard", |device| floats(device, "gradstep none", 4, 0.0));
+        let none = made.await?.ok_or_else(|| lost("it made no buffer"))?;
+        Ok(Self { owners, none })
+    }
+
+    /// Binds the gradient of a tensor, which is these chunks.
+    fn bind(
+        &self,
+        who: Who<'_>,
+        flat: &Flat,
+        ring: &wgpu::Buffer,
+        chunks: &Range<usize>,
+        grad: wgpu::BufferSlice<'_>,
+    ) -> Result<Vec<wgpu::BindGroup>> {
+        let (gpu, none) = (&flat.core.gpu, whole(&self.none));
+        let pieces = &flat.group.layouts.pieces[0][chunks.clone()];
+        let first = pieces.first().map_or(0, |p| p.elements.start);
+        let bind = |piece: &super::cut::Piece| {
+            let elements = piece.elements.start - first..piece.elements.end - first;
+            let input = Window::new(gpu, grad, &elements);
+            who.bound(gpu, |device| {
+                let input = (Some(&input.bound), input.base);
+                flat.group.bind(device, &flat.core, ring, piece.chunk, (&none, 0), input)
+            })
+        };
+        pieces.iter().map(bind).collect()
+    }
+}
+
+impl GpuForeign {
+    async fn new(setup: &Setup, gpu: &Gpu) -> Result<Self> {
+        if setup.accumulation.is_some() {
+            return Err(Error::Setup {
+                what: "accumulation".into(),
+                problem:
+                    "sums of gradients take buffers beside the caller's, and this set has none"
+                        .into(),
+                remedy: "use `Setup::gpu`, which has them, or add gradients up in your own buffers"
+                    .into(),
+            });
+        }
+        let capacity = gpu.range_capacity();
+        let mut set = Set::new(setup, gpu, true, capacity).await?;
+
+        // The guard sees the gradients as one vector: each is a chunk of it, or several.
+        let (mut lens, mut owners, mut measured) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, t) in set.tensors.iter().enumerate() {
+            let (first, len) = (lens.len(), t.dims.len());
+            let pieces = (0..len).step_by(capacity).enumerate();
+            for (k, at) in pieces.filter(|_| t.class.is_some()) {
+                lens.push(capacity.min(len - at));
+                owners.push((i, k));
+            }
+            measured.push(first..lens.len());
+        }
+        if lens.is_empty() {
+            lens.push(0);
+        }
+        let gradients = &setup.gradients;
+        let controls = gradients.needs_all().then(|| Controls::new(gradients.clone()));
+        let total = lens.iter().sum();
+        let mut guard = match &controls {
+            Some(controls) => Some(Flat::core(gpu, controls, total, capacity).await?),
+            None => None,
+        };
+        let mut average = match setup.average {
+            // No constant depends on the length of a vector.
+            Some(kind) => Some(Flat::core(gpu, &kind, 1, capacity).await?),
+            None => None,
+        };
+        let flats = [&mut guard, &mut average].into_iter().filter_map(Option::as_mut);
+        let mut all: Vec<&mut Core> = set.cores.iter_mut().chain(flats).collect();
+        let ring = Ring::new(gpu, &mut all).await?;
+
+        let mut measure = None;
+        if let (Some(core), Some(controls)) = (guard, controls) {
+            let this = Measure::new(gpu, owners).await?;
+            let flat = Flat::anywhere(core, &ring.buffer, &this.none, &lens).await?;
+            set.guard = Some(Guard { flat, controls });
+            measure = Some(this);
+        }
+        let mut tensors = Vec::new();
+        for (t, measured) in set.tensors.iter().zip(measured) {
+            let Some((unit, class)) = t.class else {
+                tensors.push(None);
+                continue;
+            };
+            let lent = Lent::new(&set.cores[unit], class, t.dims, capacity).await?;
+            let followed = match &average {
+                Some(core) if !t.dims.is_empty() => {
+                    Some(Followed::new(core, t.dims.len(), capacity).await?)
+                }
+                _ => None,
+            };
+            tensors.push(Some(Member { unit, lent, measured, followed }));
+        }
+        let average = setup.average.zip(average);
+        let average = average.map(|(kind, core)| Averages { kind, core, spare: None });
+        let chosen = vec![None; tensors.len()];
+        Ok(Self { set, missing: setup.missing, ring, tensors, measure, average, chosen })
+    }
+
+    /// Begins a step: nothing happens before [`GpuStepping::finish`].
+    pub fn begin(&mut self) -> GpuStepping<'_> {
+        self.chosen.fill(None);
+        GpuStepping { of: self }
+    }
+
+    /// Begins a step in which each tensor is recorded as soon as its gradient is, so that the buffer
+    /// of the gradient can be used again: see [`GpuRelease`].
+    ///
+    /// # Errors
+    /// [`Error::Setup`] if gradients are clipped by their norm, tested, or scaled dynamically, which
+    /// takes all of them first; [`Error::Tensor`] while an average is swapped in; [`Error::Hyper`],
+    /// [`Error::Structure`], [`Error::RingFull`] or [`Error::DeviceLost`]. No step is counted then.
+    pub fn begin_release(&mut self) -> Result<GpuRelease<'_>> {
+        if self.set.guard.is_some() {
+            return Err(cannot_release());
+        }
+        let ticket = Arc::new(self.prepare()?);
+        self.set.t += 1;
+        self.chosen.fill(None);
+        Ok(GpuRelease { of: self, ticket })
+    }
+
+    /// Checks what is given of a tensor, and binds it.
+    fn choose(
+        &mut self,
+        key: Key<'_>,
+        param: wgpu::BufferSlice<'_>,
+        grad: wgpu::BufferSlice<'_>,
+    ) -> Result<usize> {
+        let (index, unit) = self.set.groups.active(key)?;
+        let Some(member) = &mut self.tensors[index] else {
+            // Only frozen tensors have none, and those are not active.
+            return Err(missing(&self.set.groups, index));
+        };
+        let who = Who::Name(&self.set.groups.tensors[index].info.name);
+        let pair = Pair::new(who, member.lent.dims.len(), param, grad)?;
+        if self.chosen[index].is_some() {
+            return Err(twice(&self.set.groups, index));
+        }
+        let ring = &self.ring.buffer;
+        let more = || {
+            let mut more = More::default();
+            if let (Some(measure), Some(guard)) = (&self.measure, &self.set.guard) {
+                more.measures = measure.bind(who, &guard.flat, ring, &member.measured, grad)?;
+            }
+            if let (Some(average), Some(followed)) = (&self.average, &member.followed) {
+                more.follows = followed.bind(who, &average.core, ring, param)?;
+            }
+            Ok(more)
+        };
+        let chosen = member.lent.find(who, &self.set.cores[unit], ring, &pair, more)?;
+        self.chosen[index] = Some(chosen);
+        Ok(index)
+    }
+
+    /// The tensor that a step needs and was not given.
+    fn check_given(&self) -> Result<()> {
+        let open = |i: &usize| self.tensors[*i].is_some() && self.chosen[*i].is_none();
+        match (0..self.tensors.len()).find(open) {
+            Some(i) if self.missing == Missing::Error => Err(missing(&self.set.groups, i)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks everything else and uploads the constants of the next step.
+    fn prepare(&mut self) -> Result<Ticket> {
+        self.check_swapped()?;
+        let t = self.set.t + 1;
+        let constants = &mut self.ring.constants;
+        self.set.constants(1.0, constants)?;
+        if let Some(average) = self.average.as_mut().filter(|a| a.kind.counts(t)) {
+            average.core.constants(&average.kind, t, GRAD_NEUTRAL, constants);
+        }
+        self.ring.take(&self.set.gpu)
+    }
+
+    fn record(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        self.check_given()?;
+        let ticket = self.prepare()?;
+        self.set.t += 1;
+        if let (Some(measure), Some(guard)) = (&self.measure, &self.set.guard) {
+            self.record_measure(measure, &guard.flat, encoder, &ticket);
+            let averages = self.average.iter().map(|a| &a.core);
+            let followers = self.set.cores.iter().chain(averages);
+            guard.encode_decision(encoder, &self.ring, &ticket, followers);
+        }
+        {
+            let mut pass = begin(encoder);
+            (0..self.tensors.len()).for_each(|i| self.dispatch(&mut pass, i, &ticket));
+        }
+        ticket.release_after(encoder);
+        Ok(())
+    }
+
+    /// Records the measurement of all gradients, and the decision.
+    fn record_measure(
+        &self,
+        measure: &Measure,
+        flat: &Flat,
+        encoder: &mut wgpu::CommandEncoder,
+        ticket: &Ticket,
+    ) {
+        let chosen = |tensor: usize| {
+            let member = self.tensors[tensor].as_ref()?;
+            member.lent.bindings.get(self.chosen[tensor]?)
+        };
+        // What an earlier step left of a tensor that is skipped.
+        for (chunk, _) in measure.owners.iter().enumerate().filter(|(_, o)| chosen(o.0).is_none()) {
+            for range in flat.partials(chunk) {
+                let size = range.end - range.start;
+                encoder.clear_buffer(&flat.group.small, range.start, Some(size));
+            }
+        }
+        let program = &flat.core.classes[0].separate.program;
+        let mut pass = begin(encoder);
+        for call in &flat.calls {
+            let bind = match program.dispatches[call.pipeline] {
+                Dispatch::Sweep(_) => {
+                    let (tensor, piece) = measure.owners[call.chunk];
+                    chosen(tensor).and_then(|b| b.more.measures.get(piece))
+                }
+                Dispatch::Gather(_) | Dispatch::Settle(_) => flat.binds.first(),
+            };
+            if let Some(bind) = bind {
+                let (call, bind) = (Call { chunk: 0, ..*call }, std::slice::from_ref(bind));
+                flat.core.dispatch(&mut pass, &flat.group, &[call], bind, false, ticket);
+            }
+        }
+    }
+
+    /// Records the step of a tensor that was given, and of its average: step `t` is counted already.
+    fn dispatch(&mut self, pass: &mut wgpu::ComputePass<'_>, index: usize, ticket: &Ticket) {
+        let (Some(member), Some(chosen)) = (&mut self.tensors[index], self.chosen[index]) else {
+            return;
+        };
+        member.lent.dispatch(pass, &self.set.cores[member.unit], chosen, ticket);
+        let average = self.average.as_ref().filter(|a| a.kind.counts(self.set.t));
+        let bindings = member.lent.bindings.get(chosen);
+        if let (Some(average), Some(to), Some(b)) = (average, &mut member.followed, bindings) {
+            average.core.dispatch(pass, &to.group, &to.calls, &b.more.follows, false, ticket);
+            to.begun = true;
+        }
+    }
+
+    /// What became of the last step that was submitted. Submits copies and waits for them.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub async fn outcome(&self) -> Result<Outcome> {
+        self.set.outcome().await
+    }
+
+    /// How many steps were skipped because gradients were not finite. Reads it from the device.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub async fn skipped(&self) -> Result<u64> {
+        self.set.skipped().await
+    }
+
+    /// What the last step that was submitted did to each tensor that is not frozen, in order: to one
+    /// that was left out, the one before. Submits copies and waits for them.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] without [`Setup::watch`], [`Error::DeviceLost`].
+    pub async fn stats(&self) -> Result<Vec<(&str, Stats)>> {
+        self.set.check_watched()?;
+        let mut out = Vec::new();
+        for (i, member) in self.tensors.iter().enumerate() {
+            let Some(member) = member else { continue };
+            let taken = match &member.lent.group {
+                Some(group) => Some((group, group.read_small(&self.set.cores[member.unit]).await?)),
+                None => None,
+            };
+            let place = taken.as_ref().map(|(group, state)| (*group, 0, state));
+            out.extend(self.set.stats_of(i, place)?);
+        }
+        Ok(out)
+    }
+
+    /// What the state takes.
+    pub fn memory(&self) -> Memory {
+        self.set.memory(self.average.is_some())
+    }
+
+    /// Where the loss scale of the next step lies on the device, as an `f32`: the buffer and the
+    /// offset in bytes. A shader that makes gradients multiplies by it there. None where it does
+    /// not change, or there is none.
+    pub fn loss_scale(&self) -> Option<(&wgpu::Buffer, u64)> {
+        Some(self.set.guard.as_ref()?.place("loss_scale"))
+    }
+
+    /// The number of dispatches of a step with all tensors, averages included.
+    pub fn dispatches(&self) -> usize {
+        let of = |m: &Member| {
+            m.lent.calls.len() + m.followed.as_ref().map_or(0, |followed| followed.calls.len())
+        };
+        self.tensors.iter().flatten().map(of).sum::<usize>() + self.guard_dispatches()
+    }
+
+    /// Those of them that clip, test and scale gradients: one for each tensor (or each piece of one
+    /// that is larger than a binding) and two for all.
+    pub fn guard_dispatches(&self) -> usize {
+        self.set.guard_dispatches()
+    }
+
+    /// Forgets the caller's buffers. Those that the last steps used are kept alive by their
+    /// bindings, a few for each tensor, until others take their place.
+    pub fn forget_buffers(&mut self) {
+        self.tensors.iter_mut().flatten().for_each(|m| m.lent.bindings.clear());
+    }
+
+    /// The groups, and which tensor is in which. Printable.
+    pub fn groups(&self) -> &Groups {
+        &self.set.groups
+    }
+
+    /// The groups, to change their hyper-parameters. Nothing is compiled anew.
+    pub fn groups_mut(&mut self) -> &mut Groups {
+        &mut self.set.groups
+    }
+
+    /// The number of steps recorded, those included that the device skips.
+    pub fn steps(&self) -> u64 {
+        self.set.t
+    }
+
+    /// Sets the number of steps taken, after state was restored.
+    pub fn set_steps(&mut self, t: u64) {
+        self.set.t = t;
+    }
+
+    /// The plan by which a tensor runs. Printable.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub fn plan<'k>(&self, tensor: impl Into<Key<'k>>) -> Result<&Plan> {
+        self.set.plan(tensor.into())
+    }
+
+    /// Bytes of the optimizer's state, averages not counted.
+    pub fn state_bytes(&self) -> usize {
+        self.set.state_bytes()
+    }
+
+    fn member(&self, key: Key<'_>) -> Result<&Member> {
+        let (index, _) = self.set.groups.active(key)?;
+        self.tensors[index].as_ref().ok_or_else(|| missing(&self.set.groups, index))
+    }
+
+    /// Copies a slot of a tensor to the host. Submits a copy and waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`], [`Error::NoSlot`] or [`Error::DeviceLost`].
+    pub async fn read_slot<'k>(&self, tensor: impl Into<Key<'k>>, name: &str) -> Result<Vec<f32>> {
+        let member = self.member(tensor.into())?;
+        match &member.lent.group {
+            Some(group) => group.read_slot(&self.set.cores[member.unit], 0, name).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Overwrites a slot of a tensor, in effect from the next submit on.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`], [`Error::NoSlot`], [`Error::Shape`] or [`Error::DeviceLost`].
+    pub fn write_slot<'k>(
+        &self,
+        tensor: impl Into<Key<'k>>,
+        name: &str,
+        values: &[f32],
+    ) -> Result<()> {
+        let member = self.member(tensor.into())?;
+        match &member.lent.group {
+            Some(group) => group.write_slot(&self.set.cores[member.unit], 0, name, values),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies the average of a parameter to the host; that is the parameter while they are swapped.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`], [`Error::DeviceLost`], or [`Error::Setup`] without [`Setup::average`].
+    pub async fn read_average<'k>(&self, tensor: impl Into<Key<'k>>) -> Result<Vec<f32>> {
+        let member = self.member(tensor.into())?;
+        self.average.as_ref().ok_or_else(no_average)?;
+        match &member.followed {
+            Some(followed) => followed.read(&self.set.gpu, member.lent.dims.len()).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Records the exchange of a parameter with its average, to evaluate with it; a second call swaps
+    /// them back. No step is taken while one is swapped. The first call allocates.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a tensor that is not registered or frozen, and for a range of another
+    /// size or of a buffer without the usages `COPY_SRC` and `COPY_DST`; [`Error::Setup`] without
+    /// [`Setup::average`] or before the first step that counts; [`Error::DeviceLost`].
+    pub fn encode_swap<'k>(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        tensor: impl Into<Key<'k>>,
+        param: wgpu::BufferSlice<'_>,
+    ) -> Result<()> {
+        const COPY: wgpu::BufferUsages =
+            wgpu::BufferUsages::COPY_SRC.union(wgpu::BufferUsages::COPY_DST);
+        let (index, _) = self.set.groups.active(tensor.into())?;
+        let average = self.average.as_mut().ok_or_else(no_average)?;
+        let followed = self.tensors.iter().flatten().filter_map(|m| m.followed.as_ref());
+        let most = followed.flat_map(|f| &f.pages).map(wgpu::Buffer::size).max().unwrap_or(4);
+        let Some(member) = &mut self.tensors[index] else {
+            return Err(missing(&self.set.groups, index));
+        };
+        let who = Who::Name(&self.set.groups.tensors[index].info.name);
+        let usages = (COPY, "create it with BufferUsages::COPY_SRC and COPY_DST");
+        who.check("parameter", &param, member.lent.dims.len(), usages)?;
+        let Some(followed) = &mut member.followed else { return Ok(()) };
+        if !followed.begun {
+            return Err(not_begun());
+        }
+        if average.spare.is_none() {
+            let len = usize::try_from(most / 4).unwrap_or(0);
+            average.spare = floats(self.set.gpu.device(), "gradstep spare", len, 0.0);
+        }
+        let spare = average.spare.as_ref().ok_or_else(|| lost("it made no buffer"))?;
+        for piece in &followed.group.layouts.pieces[0] {
+            let at = param.offset() + piece.elements.start as u64 * 4;
+            let (size, page) = (piece.elements.len() as u64 * 4, &followed.pages[piece.chunk]);
+            encoder.copy_buffer_to_buffer(param.buffer(), at, spare, 0, size);
+            encoder.copy_buffer_to_buffer(page, 0, param.buffer(), at, size);
+            encoder.copy_buffer_to_buffer(spare, 0, page, 0, size);
+        }
+        followed.swapped = !followed.swapped;
+        Ok(())
+    }
+
+    fn check_swapped(&self) -> Result<()> {
+        let is = |m: &Option<Member>| {
+            m.as_ref().and_then(|m| m.followed.as_ref()).is_some_and(|f| f.swapped)
+        };
+        match self.tensors.iter().position(is) {
+            Some(i) => Err(swapped(&self.set.groups, i)),
+            None => Ok(()),
+        }
+    }
+
+    /// Everything that is needed to go on from here, but for the parameters, which belong to the
+    /// caller: see [`Snapshot::set_param`]. Submits copies and waits for them.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] while an average is swapped in, [`Error::DeviceLost`].
+    pub async fn snapshot(&self) -> Result<Snapshot> {
+        self.check_swapped()?;
+        let mut snapshot = self.set.outline(self.average.is_some());
+        for (member, state) in self.tensors.iter().zip(&mut snapshot.tensors) {
+            let Some(member) = member else { continue };
+            let core = &self.set.cores[member.unit];
+            let taken = match &member.lent.group {
+                Some(group) => Some((group, group.read_state(core).await?)),
+                None => None,
+            };
+            for slot in &mut state.slots {
+                let values = match (slot.name.as_str(), &self.average, &member.followed, &taken) {
+                    (AVERAGED, Some(_), Some(followed), _) => {
+                        followed.read(&self.set.gpu, member.lent.dims.len()).await?
+                    }
+                    (FOLLOWED, Some(average), Some(followed), _) => {
+                        followed.group.read_slot(&average.core, 0, FOLLOWED).await?
+                    }
+                    (name, .., Some((group, state))) => group.slot_of(core, 0, name, state)?,
+                    // No elements: whatever a slot holds was never used.
+                    (.., None) => vec![0.0; slot.shape.iter().product()],
+                };
+                slot.values = Values::F32(values);
+            }
+        }
+        self.set.read_numbers(&mut snapshot).await?;
+        Ok(snapshot)
+    }
+
+    /// Goes back to a snapshot, taken here or on another backend or precision, in effect from the
+    /// next submit on. Parameters are the caller's, and hyper-parameters stay as they are: those of
+    /// the snapshot are in its groups.
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`] that lists all differences; nothing has changed then. [`Error::Tensor`]
+    /// while an average is swapped in, [`Error::DeviceLost`].
+    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
+        self.check_swapped()?;
+        snapshot.check(&self.set.outline(self.average.is_some()))?;
+        for state in &snapshot.tensors {
+            let Some(id) = self.set.groups.id(&state.name) else { continue };
+            let Some(member) = &mut self.tensors[id.index()] else { continue };
+            for slot in &state.slots {
+                let values = slot.values.to::<f32>();
+                match (slot.name.as_str(), &self.average, &mut member.followed) {
+                    (AVERAGED, Some(_), Some(followed)) => {
+                        followed.write(&self.set.gpu, &values)?;
+                    }
+                    (FOLLOWED, Some(average), Some(followed)) => {
+                        followed.group.write_slot(&average.core, 0, FOLLOWED, &values)?;
+                        followed.begun = values.iter().any(|&n| n > 0.0);
+                    }
+                    (name, ..) => {
+                        if let Some(group) = &member.lent.group {
+                            group.write_slot(&self.set.cores[member.unit], 0, name, &values)?;
+                        }
+                    }
+                }
+            }
+        }
+        self.set.write_numbers(snapshot)?;
+        self.set.t = snapshot.step;
+        Ok(())
+    }
+}
+
+/// A step of a [`GpuForeign`] that is being put together. Dropped, it has done nothing.
+#[derive(Debug)]
+pub struct GpuStepping<'s> {
+    of: &'s mut GpuForeign,
+}
+
+impl GpuStepping<'_> {
+    /// Names the ranges of the parameter and the gradient of a tensor, each of exactly its size.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a tensor that is not registered, frozen or given twice, and for a range
+    /// that cannot be used; [`Error::GpuLimit`] where parameter and gradient lie in one buffer
+    /// farther apart than a binding; [`Error::DeviceLost`].
+    pub fn tensor<'k>(
+        &mut self,
+        tensor: impl Into<Key<'k>>,
+        param: wgpu::BufferSlice<'_>,
+        grad: wgpu::BufferSlice<'_>,
+    ) -> Result<()> {
+        self.of.choose(tensor.into(), param, grad).map(|_| ())
+    }
+
+    /// Records the step.
+    ///
+    /// Steps recorded before one submission are steps one after another. A step that is recorded
+    /// and never submitted counts in the step number, and nowhere else.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a tensor without a gradient, or while an average is swapped in;
+    /// [`Error::Hyper`], [`Error::Structure`], [`Error::RingFull`] or [`Error::DeviceLost`]; nothing
+    /// is recorded then.
+    pub fn finish(self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        self.of.record(encoder)
+    }
+}
+
+/// A step of a [`GpuForeign`] in which each tensor is recorded at once, so that gradients need not
+/// all be there together.
+///
+/// One buffer may serve for all gradients: what is recorded before a tensor's step writes its
+/// gradient, what comes after it may overwrite that. Encoders may be submitted in between, one for
+/// each tensor if that suits the backward pass:
+/// ```no_run
+/// # use gradstep::gpu::{Gpu, GpuForeign, wgpu};
+/// # fn train(gpu: &Gpu, set: &mut GpuForeign, params: &[(&str, wgpu::Buffer)],
+/// #          grad: &wgpu::Buffer) -> gradstep::Result<()> {
+/// let mut step = set.begin_release()?;
+/// for (name, param) in params.iter().rev() {
+///     let mut encoder = gpu.device().create_command_encoder(&Default::default());
+///     // … the backward pass writes the gradient of this parameter …
+///     step.tensor(&mut encoder, *name, param.slice(..), grad.slice(..param.size()))?;
+///     gpu.queue().submit([encoder.finish()]);
+/// }
+/// step.finish()?;
+/// # Ok(())
+/// # }
+/// ```
+/// Parameters are those of a whole step, bit for bit. The step is counted when it begins; a tensor
+/// that fails is unchanged, and so is one whose encoder is never submitted. The constants of the
+/// step are kept until the last of its encoders is finished or dropped.
+#[derive(Debug)]
+pub struct GpuRelease<'s> {
+    of: &'s mut GpuForeign,
+    ticket: Arc<Ticket>,
+}
+
+impl GpuRelease<'_> {
+    /// Records the step of one tensor.
+    ///
+    /// # Errors
+    /// As for [`GpuStepping::tensor`]; nothing is recorded then.
+    pub fn tensor<'k>(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        tensor: impl Into<Key<'k>>,
+        param: wgpu::BufferSlice<'_>,
+        grad: wgpu::BufferSlice<'_>,
+    ) -> Result<()> {
+        let index = self.of.choose(tensor.into(), param, grad)?;
+        self.of.dispatch(&mut begin(encoder), index, &self.ticket);
+        self.ticket.hold(encoder);
+        Ok(())
+    }
+
+    /// Ends the step.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a tensor that was not given; the others are recorded.
+    pub fn finish(self) -> Result<()> {
+        self.of.check_given()
+    }
+}

@@ -1,0 +1,285 @@
+//! Named tensors in the caller's own buffers: what the tests of all backends do not ask.
+
+use gradstep::gpu::wgpu::{self, Limits};
+use gradstep::gpu::{Gpu, GpuForeign};
+use gradstep::optim::{AdamW, Sgd};
+use gradstep::{Accumulation, Average, Error, Gradients, Group, LossScale, Missing, Select, Setup};
+use pollster::block_on as wait;
+
+use crate::common::gate;
+use crate::common::tolerance::F32;
+use crate::side::{
+    Lists, OnForeign, OnGpu, Side, bits, grads, make, model, plain, spot, starts, two_groups,
+};
+
+fn norm<'g>(grads: impl IntoIterator<Item = &'g Vec<f32>>) -> f64 {
+    grads.into_iter().flatten().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt()
+}
+
+#[test]
+fn the_callers_buffers_give_the_bits_of_an_arena() {
+    let tensors = model();
+    let start = starts(&tensors);
+    for setup in [
+        two_groups(tensors.clone()),
+        two_groups(tensors.clone()).gradients(Gradients::new().clip_value(0.4).check_finite()),
+    ] {
+        let mut arena = make!(OnGpu, setup, start);
+        let mut foreign = make!(OnForeign, setup, start);
+        for t in 1..=4 {
+            arena.step(&grads(&tensors, t)).expect("a step");
+            foreign.step(&grads(&tensors, t)).expect("a step");
+        }
+        assert_eq!(bits(&arena.params()), bits(&foreign.params()));
+        assert_eq!(arena.snapshot().expect("state"), foreign.snapshot().expect("state"));
+        assert_eq!(arena.optimizer.state_bytes(), foreign.set.state_bytes());
+        let plan = |p: gradstep::Result<&gradstep::Plan>| p.expect("known").to_string();
+        for name in ["layers.0.weight", "scale", "empty"] {
+            assert_eq!(plan(arena.optimizer.plan(name)), plan(foreign.set.plan(name)));
+        }
+    }
+}
+
+#[test]
+fn a_step_that_does_not_fit_names_the_tensor_and_records_nothing() {
+    let Some(gpu) = gate::gpu() else { return };
+    let setup = Setup::new()
+        .tensors([("w", vec![2, 3]), ("b", vec![3]), ("f", vec![2])])
+        .group(Group::frozen("still").of(Select::names(["f"])))
+        .group(Group::new("all", AdamW::new(0.1)));
+    let mut set = wait(setup.gpu_foreign(gpu)).expect("valid");
+    let [w, dw] = [(); 2].map(|()| spot(gpu, 6));
+    w.write(gpu, &[1.0; 6]);
+    dw.write(gpu, &[1.0; 6]);
+    let stranger = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 24,
+        usage: wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    let gone = spot(gpu, 6);
+    gone.slice().buffer().destroy();
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    let mut step = set.begin();
+    for (name, param, grad, has) in [
+        ("v", w.slice(), dw.slice(), ["`v`", "none of the 3"]),
+        ("f", w.slice(), dw.slice(), ["`f` is frozen", "`still`"]),
+        ("b", w.slice(), dw.first(3).slice(), ["`b` has a parameter", "24 bytes"]),
+        ("w", w.slice(), dw.first(3).slice(), ["`w` has a gradient", "12 bytes"]),
+        ("w", w.slice(), stranger.slice(..), ["`w` has a gradient", "STORAGE"]),
+        ("w", w.slice(), w.slice(), ["`w` has a gradient", "apart"]),
+        ("w", w.slice(), gone.slice(), ["`w` has a parameter or gradient", "destroyed"]),
+    ] {
+        let error = step.tensor(name, param, grad).expect_err("it does not fit").to_string();
+        assert!(has.iter().all(|h| error.contains(h)), "{error}\nlacks {has:?}");
+    }
+    step.tensor("w", w.slice(), dw.slice()).expect("it fits");
+    let error = step.tensor("w", w.slice(), dw.slice()).expect_err("twice").to_string();
+    assert!(error.contains("`w` was given twice"), "{error}");
+    let error = step.finish(&mut encoder).expect_err("b is missing").to_string();
+    assert!(error.contains("`b` has no gradient"), "{error}");
+    // Nor does a step that is not finished leave something behind.
+    set.begin().tensor("w", w.slice(), dw.slice()).expect("it fits");
+    let [b, db] = [(); 2].map(|()| spot(gpu, 3));
+    let mut step = set.begin();
+    step.tensor("b", b.slice(), db.slice()).expect("it fits");
+    let error = step.finish(&mut encoder).expect_err("w is missing").to_string();
+    assert!(error.contains("`w` has no gradient"), "{error}");
+    gpu.queue().submit([encoder.finish()]);
+    assert_eq!(set.steps(), 0, "no step counts");
+    assert_eq!(crate::side::read(gpu, &[w]), [[1.0; 6]], "a parameter has changed");
+
+    let error = wait(setup.accumulate(Accumulation::Mean).gpu_foreign(gpu)).expect_err("no sums");
+    assert!(error.to_string().contains("Setup::gpu"), "{error}");
+}
+
+#[test]
+fn a_skipped_tensor_is_neither_measured_nor_changed() {
+    let tensors = model();
+    let start = starts(&tensors);
+    let setup = plain(tensors.clone(), Gradients::new().clip_norm(1e6).check_finite())
+        .average(Average::Ema { decay: 0.5 })
+        .missing(Missing::Skip);
+    let mut side = make!(OnForeign, setup, start);
+    let mut bad = grads(&tensors, 1);
+    bad[2][3] = f32::NAN;
+    bad[5][1] = f32::INFINITY;
+    assert!(side.step(&bad).expect("a step").skipped, "NaN was taken");
+    // What is bad is left out: in its place there are only the partial sums of the step before.
+    let good = |name: &str| name != tensors[2].0 && name != tensors[5].0;
+    let outcome = side.step_of(good).expect("a step");
+    let n = norm(bad.iter().enumerate().filter(|(i, _)| *i != 2 && *i != 5).map(|(_, g)| g));
+    let found = outcome.grad_norm.expect("a norm");
+    assert!(!outcome.skipped && (found - n).abs() <= 16.0 * F32 * n, "{outcome:?} and not {n}");
+    let now = side.params();
+    for (i, (name, _)) in tensors.iter().enumerate() {
+        let still = bits(&vec![now[i].clone()]) == bits(&vec![start[i].clone()]);
+        assert_eq!(still, !good(name) || now[i].is_empty(), "{name}");
+    }
+    let counted = side.snapshot().expect("state");
+    let steps = |i: usize| counted.tensors[i].slot("averaged_steps").expect("a slot").values.to();
+    assert_eq!((steps(0), steps(2)), (vec![1.0f32], vec![0.0f32]), "steps in averages");
+    // None at all is a step as well.
+    let outcome = side.step_of(|_| false).expect("a step");
+    assert_eq!((outcome.skipped, outcome.grad_norm, side.set.steps()), (false, Some(0.0), 3));
+}
+
+#[test]
+fn the_guard_takes_a_dispatch_for_each_tensor_and_two_for_all() {
+    let gradients =
+        Gradients::new().clip_norm(1.0).clip_value(3.0).loss_scale(LossScale::dynamic());
+    let tensors = model();
+    let start = starts(&tensors);
+    let free = make!(OnForeign, two_groups(tensors.clone()), start);
+    let side = make!(OnForeign, two_groups(tensors.clone()).gradients(gradients), start);
+    // One of them has no elements.
+    assert_eq!(side.set.guard_dispatches(), tensors.len() - 1 + 2);
+    assert_eq!(side.set.dispatches() - free.set.dispatches(), side.set.guard_dispatches());
+    assert!(free.set.dispatches() <= 8 * tensors.len(), "{}", free.set.dispatches());
+}
+
+/// An instance with a device of its own, whose objects nobody else counts among.
+fn alone() -> (wgpu::Instance, Gpu) {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapter = wait(instance.request_adapter(&Default::default())).expect("an adapter");
+    let (device, queue) = wait(adapter.request_device(&Default::default())).expect("a device");
+    let gpu = Gpu::new(&device, &queue).expect("a device with the default limits");
+    (instance, gpu)
+}
+
+#[test]
+fn ranges_that_were_seen_cost_nothing_until_they_are_forgotten() {
+    if gate::gpu().is_none() {
+        return;
+    }
+    let (instance, gpu) = &alone();
+    let tensors = model();
+    let setup = two_groups(tensors.clone())
+        .gradients(Gradients::new().clip_norm(1.0))
+        .average(Average::Ema { decay: 0.9 });
+    let mut side = OnForeign::on(gpu, &setup, &starts(&tensors)).expect("valid");
+    side.write(&grads(&tensors, 1));
+    let step = |side: &mut OnForeign| {
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        let mut step = side.set.begin();
+        for (name, [param, grad]) in side.names.iter().zip(&side.pairs) {
+            step.tensor(name, param.slice(), grad.slice()).expect("it fits");
+        }
+        step.finish(&mut encoder).expect("recorded");
+        gpu.queue().submit([encoder.finish()]);
+        gpu.device().poll(wgpu::PollType::wait_indefinitely()).expect("the device answers");
+    };
+    let alive = || {
+        let hub = instance.generate_report().expect("a native instance").hub;
+        (hub.bind_groups.num_allocated, hub.buffers.num_allocated)
+    };
+    let before = alive();
+    step(&mut side);
+    let seen = alive();
+    // The step, its measure and its average of each tensor with elements.
+    assert_eq!(seen.0 - before.0, 3 * (tensors.len() - 1));
+    for _ in 0..20 {
+        step(&mut side);
+    }
+    assert_eq!(alive(), seen, "something was allocated");
+    side.set.forget_buffers();
+    gpu.device().poll(wgpu::PollType::wait_indefinitely()).expect("the device answers");
+    assert_eq!(alive().0, before.0, "bindings were kept");
+    step(&mut side);
+    assert_eq!(alive().0, seen.0, "they are made anew");
+}
+
+#[test]
+fn tensors_larger_than_a_binding_are_measured_and_followed_in_pieces() {
+    let limits = Limits { max_storage_buffer_binding_size: 1 << 16, ..Limits::defaults() };
+    let Some(gpu) = &gate::own(limits) else { return };
+    let tensors =
+        vec![("a".into(), vec![40_001]), ("b".into(), vec![3]), ("c".into(), vec![20_000])];
+    let (start, g) = (starts(&tensors), grads(&tensors, 1));
+    let setup =
+        plain(tensors, Gradients::new().clip_norm(0.5)).average(Average::Ema { decay: 0.5 });
+    let mut side = OnForeign::on(gpu, &setup, &start).expect("valid");
+    assert_eq!(side.set.guard_dispatches(), 3 + 1 + 2 + 2, "pieces, and two for all");
+    // Parameter and gradient of the first one lie in one buffer, farther apart than a binding.
+    let error = side.step(&g).expect_err("too far apart");
+    assert!(matches!(error, Error::GpuLimit { .. }), "{error}");
+    assert!(error.to_string().contains("tensor `a`"), "{error}");
+    side.pairs[0][1] = spot(gpu, 40_001);
+    let outcome = side.step(&g).expect("a step");
+    let n = norm(&g);
+    let found = outcome.grad_norm.expect("a norm");
+    assert!((found - n).abs() <= 64.0 * F32 * n, "the norm is {found} and not {n}");
+    let factor = 0.5 / (n + 1e-6);
+    let close = |found: &Lists| {
+        for (i, p) in found.iter().enumerate() {
+            for (k, &x) in p.iter().enumerate() {
+                let wanted = f64::from(start[i][k]) - f64::from(g[i][k]) * factor;
+                let error = (f64::from(x) - wanted).abs();
+                assert!(error <= 8.0 * F32 * (1.0 + wanted.abs()), "{k} of {i}: {x}, not {wanted}");
+            }
+        }
+    };
+    let params = side.params();
+    close(&params);
+    assert_eq!(bits(&side.averages().expect("averages")), bits(&params), "after the first step");
+    side.step(&g).expect("a step");
+    let (params, averages) = (side.params(), side.averages().expect("averages"));
+    side.swap().expect("swapped");
+    assert_eq!(bits(&side.params()), bits(&averages));
+    assert_eq!(bits(&side.averages().expect("the parameters")), bits(&params));
+    assert_ne!(bits(&params), bits(&averages));
+}
+
+#[test]
+fn a_swap_of_a_range_that_cannot_be_copied_is_refused() {
+    let Some(gpu) = gate::gpu() else { return };
+    let setup = Setup::new().tensor("w", [3]).group(Group::new("all", Sgd::new(0.1)));
+    let mut set: GpuForeign =
+        wait(setup.average(Average::Ema { decay: 0.5 }).gpu_foreign(gpu)).expect("valid");
+    let storage = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 12,
+        usage: wgpu::BufferUsages::STORAGE,
+        mapped_at_creation: false,
+    });
+    let grad = spot(gpu, 3);
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    let mut step = set.begin();
+    step.tensor("w", storage.slice(..), grad.slice()).expect("a step needs no copies");
+    step.finish(&mut encoder).expect("recorded");
+    let error = set.encode_swap(&mut encoder, "w", storage.slice(..)).expect_err("no copies");
+    assert!(error.to_string().contains("`w`") && error.to_string().contains("COPY_SRC"), "{error}");
+    gpu.queue().submit([encoder.finish()]);
+}
+
+#[test]
+fn a_device_that_is_lost_is_an_error_of_every_call() {
+    let Some(gpu) = &gate::own(Limits::defaults()) else { return };
+    let setup = Setup::new().tensor("w", [3]).group(Group::new("all", AdamW::new(0.1)));
+    let mut set = wait(setup.gpu_foreign(gpu)).expect("valid");
+    let [param, grad] = [(); 2].map(|()| spot(gpu, 3));
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    let mut step = set.begin();
+    step.tensor("w", param.slice(), grad.slice()).expect("it fits");
+    step.finish(&mut encoder).expect("recorded");
+    gpu.queue().submit([encoder.finish()]);
+    let snapshot = wait(set.snapshot()).expect("state");
+    gpu.device().destroy();
+    let is_lost = |what: &str, error: Option<Error>| {
+        let error = error.expect(what);
+        assert!(matches!(error, Error::DeviceLost { .. }), "{what}: {error}");
+    };
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    let mut step = set.begin();
+    // Bound before: nothing of the device is asked until the step is there.
+    step.tensor("w", param.slice(), grad.slice()).expect("it fits");
+    is_lost("a step", step.finish(&mut encoder).err());
+    is_lost("a release", set.begin_release().err());
+    set.forget_buffers();
+    is_lost("a binding", set.begin().tensor("w", param.slice(), grad.slice()).err());
+    is_lost("a slot", wait(set.read_slot("w", "exp_avg")).err());
+    is_lost("a snapshot", wait(set.snapshot()).err());
+    is_lost("a restore", set.restore(&snapshot).err());
+    is_lost("another set", wait(setup.gpu_foreign(gpu)).err());
+    assert_eq!(set.steps(), 1, "failed steps do not count");
+}

@@ -1,0 +1,408 @@
+//! Clipping, the test for finite gradients, loss scales, micro-batches.
+
+use gradstep::optim::Sgd;
+use gradstep::{Accumulation, Error, Gradients, Group, LossScale, Setup, Snapshot, TensorId};
+
+use crate::common::tolerance::F32;
+use crate::side::{Lists, Side, bits, grads, make, model, on_all, plain, starts, two_groups};
+
+on_all! {
+    a_gradient_that_is_not_finite_leaves_everything_untouched,
+    without_the_test_a_step_goes_ahead,
+    the_norm_of_all_gradients_is_clipped,
+    a_small_norm_is_left_alone,
+    elements_are_clipped_before_the_norm,
+    a_fixed_loss_scale_of_a_power_of_two_changes_no_bit,
+    the_dynamic_loss_scale_backs_off_and_grows,
+    a_set_without_elements_is_never_skipped;
+    not in the callers buffers:
+    sums_and_means_of_micro_batches_are_steps,
+    a_step_without_micro_batches_is_an_error,
+    a_skipped_step_of_micro_batches_begins_anew,
+}
+
+/// Three hundred tensors of two optimizers.
+fn three_hundred() -> Vec<(String, Vec<usize>)> {
+    let shape = |i: usize| match i % 4 {
+        0 => vec![16, 20],
+        1 => vec![33],
+        2 => vec![3, 2, 2, 2],
+        _ => vec![1 + i % 7, 40],
+    };
+    (0..300).map(|i| (format!("tensor.{i}"), shape(i))).collect()
+}
+
+/// Everything but the step number and the count of skipped steps.
+fn still(snapshot: &Snapshot) -> (Vec<gradstep::snapshot::TensorState>, Vec<u64>) {
+    let numbers = ["loss_scale"].map(|n| snapshot.numbers[n].to_bits());
+    (snapshot.tensors.clone(), numbers.into())
+}
+
+fn a_gradient_that_is_not_finite_leaves_everything_untouched<S: Side>() {
+    let tensors = three_hundred();
+    let setup = two_groups(tensors.clone()).gradients(Gradients::new().check_finite());
+    let start = starts(&tensors);
+    let mut side = make!(S, setup, start);
+    let mut straight = make!(S, setup, start);
+    for t in 1..=3 {
+        assert!(!side.step(&grads(&tensors, t)).expect("a step").skipped, "step {t}");
+        straight.step(&grads(&tensors, t)).expect("a step");
+    }
+    let before = side.snapshot().expect("a snapshot");
+    let mut named = Vec::new();
+    let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0xffc0_1234)];
+    for (k, odd) in odd.into_iter().enumerate() {
+        let mut bad = grads(&tensors, 4);
+        let victim = [157, 0, 299, 2][k];
+        let last = bad[victim].len() - 1;
+        bad[victim][last] = odd;
+        let outcome = side.step(&bad).expect("a step that is skipped");
+        assert!(outcome.skipped, "{odd} in tensor {victim} on the {}", S::NAME);
+        named.extend(outcome.not_finite.map(TensorId::index));
+        assert_eq!(side.skipped(), k as u64 + 1, "on the {}", S::NAME);
+        let after = side.snapshot().expect("a snapshot");
+        assert_eq!(after.step, 4 + k as u64, "a skipped step counts in the step number");
+        assert!(still(&before) == still(&after), "{odd} changed something on the {}", S::NAME);
+    }
+    if S::NAME == "CPU" {
+        assert_eq!(named, [157, 0, 299, 2], "the CPU knows whose gradient it was");
+    }
+    // The next clean step goes on, as step 8.
+    straight.set_steps(7);
+    let outcome = side.step(&grads(&tensors, 5)).expect("a step");
+    assert!(!outcome.skipped, "a clean step was skipped");
+    straight.step(&grads(&tensors, 5)).expect("a step");
+    assert_eq!(bits(&side.params()), bits(&straight.params()), "on the {}", S::NAME);
+    assert_ne!(bits(&side.params()), bits(&start), "on the {}", S::NAME);
+}
+
+fn without_the_test_a_step_goes_ahead<S: Side>() {
+    let tensors = model();
+    let mut side = make!(S, plain(tensors.clone(), Gradients::new()), starts(&tensors));
+    let outcome = side.step(&grads(&tensors, 1)).expect("a step");
+    assert_eq!(
+        (outcome.skipped, outcome.grad_norm, outcome.clip_factor),
+        (false, None, 1.0),
+        "on the {}",
+        S::NAME
+    );
+    let moved = expected(&starts(&tensors), &grads(&tensors, 1), 1.0, f32::INFINITY);
+    close(&side.params(), &moved, 1.0);
+}
+
+fn norm(grads: &Lists) -> f64 {
+    grads.iter().flatten().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt()
+}
+
+/// Plain descent with lr 1 along gradients that are clipped by value and multiplied.
+fn expected(start: &Lists, grads: &Lists, factor: f64, most: f32) -> Vec<Vec<f64>> {
+    let of = |(p, g): (&f32, &f32)| f64::from(*p) - f64::from(g.clamp(-most, most)) * factor;
+    start.iter().zip(grads).map(|(p, g)| p.iter().zip(g).map(of).collect()).collect()
+}
+
+/// Equal but for some roundings of numbers of this size.
+fn close(found: &Lists, wanted: &[Vec<f64>], size: f64) {
+    for (i, (a, b)) in found.iter().zip(wanted).enumerate() {
+        for (a, b) in a.iter().zip(b) {
+            let error = (f64::from(*a) - b).abs();
+            // One rounding for each operation between gradient and parameter, and the norm's.
+            let allowed = 8.0 * F32 * (size + b.abs());
+            assert!(error <= allowed, "tensor {i}: {a} and not {b}, {error} > {allowed}");
+        }
+    }
+}
+
+fn the_norm_of_all_gradients_is_clipped<S: Side>() {
+    let tensors = model();
+    let (start, g) = (starts(&tensors), grads(&tensors, 1));
+    let mut side = make!(S, plain(tensors.clone(), Gradients::new().clip_norm(0.5)), start);
+    let outcome = side.step(&g).expect("a step");
+    let n = norm(&g);
+    let found = outcome.grad_norm.expect("a norm");
+    assert!((found - n).abs() <= 16.0 * F32 * n, "the norm is {found} and not {n}");
+    let factor = 0.5 / (n + 1e-6);
+    assert!((outcome.clip_factor - factor).abs() <= 32.0 * F32 * factor, "{outcome:?}, {factor}");
+    let wanted = expected(&start, &g, factor, f32::INFINITY);
+    close(&side.params(), &wanted, factor * 16.0);
+}
+
+fn a_small_norm_is_left_alone<S: Side>() {
+    let tensors = model();
+    let (start, g) = (starts(&tensors), grads(&tensors, 1));
+    let mut clipped = make!(S, plain(tensors.clone(), Gradients::new().clip_norm(1e6)), start);
+    let mut free = make!(S, plain(tensors.clone(), Gradients::new()), start);
+    let outcome = clipped.step(&g).expect("a step");
+    assert_eq!(outcome.clip_factor, 1.0, "on the {}", S::NAME);
+    free.step(&g).expect("a step");
+    assert_eq!(bits(&clipped.params()), bits(&free.params()), "on the {}", S::NAME);
+}
+
+fn elements_are_clipped_before_the_norm<S: Side>() {
+    let tensors = model();
+    let (start, g) = (starts(&tensors), grads(&tensors, 1));
+    let most = 0.25;
+    let clamped: Lists =
+        g.iter().map(|g| g.iter().map(|g| g.clamp(-most, most)).collect()).collect();
+    let by_value = Gradients::new().clip_value(f64::from(most));
+    let mut side = make!(S, plain(tensors.clone(), by_value.clone()), start);
+    let mut free = make!(S, plain(tensors.clone(), Gradients::new()), start);
+    side.step(&g).expect("a step");
+    free.step(&clamped).expect("a step");
+    assert_eq!(bits(&side.params()), bits(&free.params()), "clipping by value rounds nothing");
+
+    let mut both = make!(S, plain(tensors.clone(), by_value.clip_norm(1.0)), start);
+    let outcome = both.step(&g).expect("a step");
+    let n = norm(&clamped);
+    assert!(n > 1.0 && norm(&g) > 1.5 * n, "the gradients are too small for this test");
+    assert!((outcome.grad_norm.expect("a norm") - n).abs() <= 16.0 * F32 * n, "{outcome:?}, {n}");
+    close(&both.params(), &expected(&start, &g, 1.0 / (n + 1e-6), most), 1.0);
+}
+
+fn scaled(g: &Lists, by: f32) -> Lists {
+    g.iter().map(|g| g.iter().map(|g| g * by).collect()).collect()
+}
+
+fn a_fixed_loss_scale_of_a_power_of_two_changes_no_bit<S: Side>() {
+    let tensors = model();
+    let start = starts(&tensors);
+    // With and without a decision on the device.
+    for gradients in [Gradients::new().clip_value(0.5), Gradients::new().clip_norm(3.0)] {
+        let setup = two_groups(tensors.clone());
+        let mut free = make!(S, setup.clone().gradients(gradients.clone()), start);
+        let scale = LossScale::Fixed(1024.0);
+        let mut side = make!(S, setup.gradients(gradients.loss_scale(scale)), start);
+        for t in 1..=3 {
+            let g = grads(&tensors, t);
+            let a = free.step(&g).expect("a step");
+            let b = side.step(&scaled(&g, 1024.0)).expect("a step");
+            assert_eq!((a.grad_norm, a.clip_factor), (b.grad_norm, b.clip_factor), "step {t}");
+            assert_eq!((a.loss_scale, b.loss_scale), (1.0, 1024.0), "on the {}", S::NAME);
+        }
+        assert_eq!(bits(&free.params()), bits(&side.params()), "on the {}", S::NAME);
+    }
+}
+
+fn the_dynamic_loss_scale_backs_off_and_grows<S: Side>() {
+    let tensors = model();
+    let (start, g) = (starts(&tensors), grads(&tensors, 1));
+    let scale = LossScale::Dynamic { initial: 64.0, growth: 2.0, backoff: 0.25, interval: 3 };
+    let gradients = Gradients::new().loss_scale(scale);
+    let mut side = make!(S, two_groups(tensors.clone()).gradients(gradients), start);
+    let mut free = make!(S, two_groups(tensors.clone()), start);
+    let mut at = 64.0f32;
+    // Good steps and bad ones, and the scale after each: as torch's GradScaler has it.
+    let script = [(true, 64.0f32), (true, 64.0), (true, 128.0), (true, 128.0), (false, 32.0)];
+    let script = script.into_iter().chain([(true, 32.0), (true, 32.0), (false, 8.0), (true, 8.0)]);
+    let mut bad = 0;
+    for (k, (good, after)) in script.enumerate() {
+        let mut given = scaled(&g, at);
+        if !good {
+            given[2][7] = f32::INFINITY;
+            bad += 1;
+        }
+        let outcome = side.step(&given).expect("a step");
+        assert_eq!(outcome.skipped, !good, "step {k}");
+        assert_eq!(outcome.loss_scale, f64::from(after), "step {k}");
+        at = after;
+        if good {
+            free.set_steps(k as u64);
+            free.step(&g).expect("a step");
+        }
+        assert_eq!(bits(&side.params()), bits(&free.params()), "step {k}");
+    }
+    assert_eq!(side.skipped(), bad, "on the {}", S::NAME);
+}
+
+fn a_set_without_elements_is_never_skipped<S: Side>() {
+    let setup = plain(vec![("empty".into(), vec![0, 3])], Gradients::new().clip_norm(1.0));
+    let mut side = make!(S, setup, vec![vec![]]);
+    let outcome = side.step(&vec![vec![]]).expect("a step");
+    assert_eq!((outcome.skipped, outcome.grad_norm), (false, Some(0.0)), "on the {}", S::NAME);
+}
+
+fn sums_and_means_of_micro_batches_are_steps<S: Side>() {
+    let tensors = model();
+    let start = starts(&tensors);
+    for kind in [Accumulation::Mean, Accumulation::Sum] {
+        for gradients in [Gradients::new(), Gradients::new().clip_norm(2.0).check_finite()] {
+            let setup = two_groups(tensors.clone()).gradients(gradients);
+            let mut whole = make!(S, setup, start);
+            let mut side = make!(S, setup.accumulate(kind), start);
+            for t in 1..=3 {
+                let parts: Vec<_> = (0..4).map(|k| grads(&tensors, 10 * t + k)).collect();
+                for part in &parts {
+                    side.micro(part).expect("a micro-batch");
+                }
+                side.step_sums().expect("a step");
+                let divisor = if kind == Accumulation::Mean { 4.0 } else { 1.0 };
+                let mut sum = parts[0].clone();
+                for part in &parts[1..] {
+                    for (sum, part) in sum.iter_mut().flatten().zip(part.iter().flatten()) {
+                        *sum += part;
+                    }
+                }
+                whole.step(&scaled(&sum, 1.0 / divisor)).expect("a step");
+            }
+            assert_eq!(bits(&side.params()), bits(&whole.params()), "{kind:?}");
+        }
+    }
+}
+
+fn a_step_without_micro_batches_is_an_error<S: Side>() {
+    let tensors = model();
+    let start = starts(&tensors);
+    let setup = two_groups(tensors.clone());
+    let mut side = make!(S, setup.clone().accumulate(Accumulation::Mean), start);
+    let error = side.step_sums().expect_err("no gradients");
+    assert!(matches!(error, Error::Setup { .. } | Error::Tensor { .. }), "{error}");
+    assert_eq!(bits(&side.params()), bits(&start), "on the {}", S::NAME);
+    let mut without = make!(S, setup, start);
+    let error = without.micro(&grads(&tensors, 1)).expect_err("no sums").to_string();
+    assert!(error.contains("Setup::accumulate"), "{error}");
+}
+
+fn a_skipped_step_of_micro_batches_begins_anew<S: Side>() {
+    let tensors = model();
+    let start = starts(&tensors);
+    let setup =
+        plain(tensors.clone(), Gradients::new().check_finite()).accumulate(Accumulation::Sum);
+    let mut side = make!(S, setup, start);
+    let mut bad = grads(&tensors, 1);
+    bad[0][0] = f32::NAN;
+    side.micro(&bad).expect("a micro-batch");
+    side.micro(&grads(&tensors, 2)).expect("a micro-batch");
+    assert!(side.step_sums().expect("a step").skipped, "NaN in a sum");
+    assert_eq!(bits(&side.params()), bits(&start), "on the {}", S::NAME);
+    side.micro(&grads(&tensors, 3)).expect("a micro-batch");
+    assert!(!side.step_sums().expect("a step").skipped, "the sum was not begun anew");
+    close(&side.params(), &expected(&start, &grads(&tensors, 3), 1.0, f32::INFINITY), 1.0);
+}
+
+#[test]
+fn settings_out_of_range_are_errors() {
+    let with = |gradients| {
+        let setup = Setup::new().tensor("w", [2]).group(Group::new("all", Sgd::new(0.1)));
+        let made = setup.gradients(gradients).cpu::<f32>(&gradstep::Cpu::default());
+        made.map(|_| ()).expect_err("out of range").to_string()
+    };
+    let dynamic = |growth, backoff, interval| {
+        let scale = LossScale::Dynamic { initial: 8.0, growth, backoff, interval };
+        with(Gradients::new().loss_scale(scale))
+    };
+    for (message, has) in [
+        (with(Gradients::new().clip_norm(0.0)), ["max_norm", "it is 0"]),
+        (with(Gradients::new().clip_norm(f64::NAN)), ["max_norm", "NaN"]),
+        (with(Gradients::new().clip_value(-1.0)), ["max_value", "-1"]),
+        (with(Gradients::new().loss_scale(LossScale::Fixed(0.0))), ["loss_scale", "it is 0"]),
+        (dynamic(1.0, 0.5, 10), ["growth", "it is 1"]),
+        (dynamic(2.0, 1.0, 10), ["backoff", "it is 1"]),
+        (dynamic(2.0, 0.5, 0), ["interval", "it is 0"]),
+    ] {
+        assert!(has.iter().all(|h| message.contains(h)), "{message} lacks {has:?}");
+    }
+}
+
+/// Clipping by the norm and the test for finite gradients in single precision must not overflow
+/// or vanish where the gradients themselves do not.
+#[test]
+fn norms_of_large_and_small_gradients_in_double_precision() {
+    let mut w = [0.0f64; 4];
+    let setup = Setup::new().tensor("w", [4]).group(Group::new("all", Sgd::new(1.0)));
+    let mut optimizer = setup
+        .gradients(Gradients::new().clip_norm(1.0).check_finite())
+        .cpu::<f64>(&gradstep::Cpu::default())
+        .expect("valid");
+    for size in [1e-100, 1e-3, 1e100] {
+        let mut step = optimizer.begin();
+        let g = [3.0 * size, 4.0 * size, 0.0, 0.0];
+        step.tensor("w", &mut w, &g).expect("lent");
+        let outcome = step.finish().expect("a step");
+        let norm = outcome.grad_norm.expect("a norm");
+        assert!(!outcome.skipped && (norm / size - 5.0).abs() < 1e-12, "{norm}");
+    }
+}
+
+#[cfg(feature = "gpu")]
+mod on_the_device {
+    use gradstep::gpu::wgpu;
+
+    use super::*;
+    use crate::side::OnGpu;
+
+    /// Nothing can be read back of what was not submitted: five steps, one of them skipped, and
+    /// the changes of the loss scale are recorded before the first is submitted.
+    #[test]
+    fn decisions_are_made_without_a_look_from_the_host() {
+        let tensors = model();
+        let start = starts(&tensors);
+        let scale = LossScale::Dynamic { initial: 16.0, growth: 2.0, backoff: 0.5, interval: 2 };
+        let gradients = Gradients::new().clip_norm(1.0).loss_scale(scale);
+        let setup = two_groups(tensors.clone()).gradients(gradients);
+        let mut watched = make!(OnGpu, setup, start);
+        let mut ahead = make!(OnGpu, setup, start);
+        // Gradients stay the same while steps are recorded; the second time they are bad.
+        let g = scaled(&grads(&tensors, 1), 16.0);
+        let mut bad = g.clone();
+        bad[4][1] = f32::NAN;
+        for (given, steps) in [(&g, 3), (&bad, 2), (&g, 4)] {
+            for _ in 0..steps {
+                watched.step(given).expect("a step");
+            }
+            ahead.write(given).expect("written");
+            ahead.submit(|o, encoder| {
+                for _ in 0..steps {
+                    o.encode(encoder).expect("recorded");
+                }
+            });
+            assert_eq!(bits(&watched.params()), bits(&ahead.params()));
+            assert_eq!(watched.snapshot().expect("state"), ahead.snapshot().expect("state"));
+        }
+        assert_eq!(ahead.skipped(), 2);
+    }
+
+    #[test]
+    fn the_guard_takes_at_most_three_dispatches_whatever_the_number_of_tensors() {
+        let gradients =
+            Gradients::new().clip_norm(1.0).clip_value(3.0).loss_scale(LossScale::dynamic());
+        let mut counts = Vec::new();
+        for n in [1, 3, 300] {
+            let tensors: Vec<_> = three_hundred().into_iter().take(n).collect();
+            let free = make!(OnGpu, two_groups(tensors.clone()), starts(&tensors));
+            let setup = two_groups(tensors.clone()).gradients(gradients.clone());
+            let side = make!(OnGpu, setup, starts(&tensors));
+            let more = side.optimizer.dispatches() - free.optimizer.dispatches();
+            assert_eq!(more, side.optimizer.guard_dispatches());
+            assert!(more <= 3, "{more} dispatches for {n} tensors");
+            counts.push(side.optimizer.dispatches());
+        }
+        assert_eq!(counts[1], counts[2], "dispatches depend on the number of tensors");
+    }
+
+    #[test]
+    fn the_loss_scale_lies_where_it_says() {
+        let tensors = model();
+        let scale = LossScale::Dynamic { initial: 16.0, growth: 2.0, backoff: 0.5, interval: 2 };
+        let setup = two_groups(tensors.clone()).gradients(Gradients::new().loss_scale(scale));
+        let mut side = make!(OnGpu, setup, starts(&tensors));
+        for after in [16.0, 32.0, 32.0, 64.0] {
+            side.step(&grads(&tensors, 1)).expect("a step");
+            let (buffer, at) = side.optimizer.loss_scale().expect("it changes");
+            let staging = side.gpu.device().create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: 4,
+                usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+                mapped_at_creation: false,
+            });
+            let mut encoder = side.gpu.device().create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(buffer, at, &staging, 0, 4);
+            side.gpu.queue().submit([encoder.finish()]);
+            staging.map_async(wgpu::MapMode::Read, .., |m| m.expect("mapped"));
+            side.gpu
+                .device()
+                .poll(wgpu::PollType::wait_indefinitely())
+                .expect("the device answers");
+            let view = staging.get_mapped_range(..).expect("mapped");
+            assert_eq!(f32::from_le_bytes([view[0], view[1], view[2], view[3]]), after);
+        }
+    }
+}

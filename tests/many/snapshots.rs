@@ -1,0 +1,133 @@
+//! State is taken, moved and put back.
+
+use gradstep::optim::{Adafactor, AdamW, Sgd, Sm3};
+use gradstep::{Average, Error, Gradients, Group, LossScale, Select, Setup, Snapshot};
+
+use crate::side::{Side, bits, grads, make, model, on_all, starts, two_groups};
+
+on_all! {
+    a_restored_set_goes_on_bit_for_bit,
+    a_snapshot_that_does_not_fit_lists_everything,
+}
+
+fn setups() -> Vec<Setup> {
+    let many = Setup::new()
+        .tensors(model())
+        .group(Group::frozen("frozen").of(Select::names(["nothing"])))
+        .group(Group::new("adafactor", Adafactor::torch()).of(Select::size(..100)))
+        .group(Group::new("sm3", Sm3::new(0.1).with_momentum(0.9)).of(Select::rank(4..)))
+        .group(Group::new("sgd", Sgd::new(0.1).with_momentum(0.9)));
+    let scale = LossScale::Dynamic { initial: 4.0, growth: 2.0, backoff: 0.5, interval: 2 };
+    vec![
+        two_groups(model()),
+        many,
+        two_groups(model())
+            .gradients(Gradients::new().clip_norm(1.0).loss_scale(scale))
+            .average(Average::Polyak { from: 2 }),
+    ]
+}
+
+fn a_restored_set_goes_on_bit_for_bit<S: Side>() {
+    let tensors = model();
+    for setup in setups() {
+        let start = starts(&tensors);
+        let mut straight = make!(S, setup, start);
+        for t in 1..=5 {
+            straight.step(&grads(&tensors, t)).expect("a step");
+        }
+        let saved = straight.snapshot().expect("a snapshot");
+        assert_eq!(saved.step, 5, "on the {}", S::NAME);
+        let mut resumed = make!(S, setup, start);
+        resumed.step(&grads(&tensors, 77)).expect("a step that is forgotten");
+        resumed.restore(&saved).expect("it fits");
+        assert_eq!(resumed.snapshot().expect("a snapshot"), saved, "on the {}", S::NAME);
+        for t in 6..=9 {
+            straight.step(&grads(&tensors, t)).expect("a step");
+            resumed.step(&grads(&tensors, t)).expect("a step");
+        }
+        assert_eq!(bits(&straight.params()), bits(&resumed.params()), "on the {}", S::NAME);
+        let (a, b) = (straight.snapshot().expect("state"), resumed.snapshot().expect("state"));
+        assert_eq!(a, b, "on the {}", S::NAME);
+    }
+}
+
+fn a_snapshot_that_does_not_fit_lists_everything<S: Side>() {
+    let tensors = model();
+    let start = starts(&tensors);
+    let mut side = make!(S, two_groups(tensors.clone()), start);
+    side.step(&grads(&tensors, 1)).expect("a step");
+    let good = side.snapshot().expect("a snapshot");
+    let before = bits(&side.params());
+    let mut spoil: Snapshot = good.clone();
+    spoil.tensors.retain(|t| t.name != "scale");
+    spoil.tensors[0].slots.remove(1);
+    spoil.tensors[2].shape = vec![5];
+    spoil.tensors[3].name = "stranger".into();
+    spoil.tensors[4].slots[0].shape = vec![1, 2, 3];
+    spoil.numbers.insert("mood".into(), 1.0);
+    let Err(Error::Snapshot { problems }) = side.restore(&spoil) else {
+        panic!("it was taken, or failed in another way");
+    };
+    let text = problems.join("\n");
+    for has in
+        ["`scale` is missing", "shape [5]", "`stranger` is unexpected", "[1, 2, 3]", "`mood`"]
+    {
+        assert!(text.contains(has), "{text}\nlacks {has}");
+    }
+    assert!(problems.len() >= 6, "{text}");
+    assert_eq!(bits(&side.params()), before, "on the {}", S::NAME);
+    assert_eq!(side.snapshot().expect("a snapshot"), good, "on the {}", S::NAME);
+    // Another optimizer's state has other slots and says so.
+    let other = Setup::new().tensors(tensors).group(Group::new("all", AdamW::new(0.1)));
+    let mut other = make!(S, other, start);
+    let error = other.restore(&good).expect_err("CAME's state").to_string();
+    assert!(error.contains("came") && error.contains("adamw"), "{error}");
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn state_moves_between_backends() {
+    move_to::<crate::side::OnGpu>();
+    move_to::<crate::side::OnForeign>();
+}
+
+#[cfg(feature = "gpu")]
+fn move_to<S: Side>() {
+    use crate::side::OnCpu;
+
+    let tensors = model();
+    for setup in setups() {
+        let start = starts(&tensors);
+        let mut cpu = make!(OnCpu, setup, start);
+        let mut gpu = make!(S, setup, start);
+        for t in 1..=3 {
+            cpu.step(&grads(&tensors, t)).expect("a step");
+        }
+        let saved = cpu.snapshot().expect("a snapshot");
+        gpu.restore(&saved).expect("it fits");
+        let taken = gpu.snapshot().expect("a snapshot");
+        for (taken, saved) in taken.tensors.iter().zip(&saved.tensors) {
+            assert_eq!(taken, saved, "nothing is rounded on the way");
+        }
+        assert_eq!(taken, saved, "numbers and groups as well");
+        for t in 4..=6 {
+            gpu.step(&grads(&tensors, t)).expect("a step");
+        }
+        let back = gpu.snapshot().expect("a snapshot");
+        let mut straight = make!(OnCpu, setup, start);
+        for t in 1..=6 {
+            straight.step(&grads(&tensors, t)).expect("a step");
+        }
+        let moved = |p: &[f32], q: &[f32]| -> f64 {
+            let square = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
+            p.iter().zip(q).map(square).sum::<f64>().sqrt()
+        };
+        cpu.restore(&back).expect("it fits");
+        for (i, p) in cpu.params.iter().enumerate() {
+            let way = moved(&straight.params[i], &start[i]);
+            let apart = moved(p, &straight.params[i]);
+            assert!(apart <= 1e-5 * way, "tensor {i} is {apart} apart after {way}");
+        }
+        cpu.step(&grads(&tensors, 7)).expect("it goes on");
+    }
+}

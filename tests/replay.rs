@@ -1,0 +1,348 @@
+//! The replay example on recordings of official codes: `tests/golden/record.py`.
+#![cfg(feature = "reference")]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{TensorView, serialize_to_file};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value as Json;
+
+#[cfg(feature = "gpu")]
+#[path = "common/gate.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the tests of the GPU use the rest")]
+mod gate;
+
+#[path = "../examples/replay/mod.rs"]
+mod replay;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/replay/{name}.safetensors"))
+}
+
+fn out(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("replay_out_{name}.safetensors"))
+}
+
+/// The exit status and what was printed to standard output and error.
+fn run(file: &Path, out: &Path, options: &[&str]) -> (u8, String, String) {
+    let files = [file.display().to_string(), "--out".into(), out.display().to_string()];
+    let args = files.into_iter().chain(options.iter().map(ToString::to_string));
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let status = replay::command(args, &mut stdout, &mut stderr);
+    let text = |x| String::from_utf8(x).expect("UTF-8");
+    (status, text(stdout), text(stderr))
+}
+
+fn report(name: &str, label: &str, options: &[&str]) -> (u8, Json) {
+    let options = [options, &["--json"]].concat();
+    let (status, text, error) = run(&golden(name), &out(&format!("{name}_{label}")), &options);
+    assert_eq!(error, "", "{name} {label}");
+    (status, serde_json::from_str(&text).expect("JSON"))
+}
+
+/// A file that can be changed.
+struct File {
+    tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
+    metadata: HashMap<String, String>,
+}
+
+impl File {
+    fn read(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        let (_, header) = SafeTensors::read_metadata(&bytes).expect("a header");
+        let file = SafeTensors::deserialize(&bytes).expect("a file");
+        let own = |(name, t): (String, TensorView<'_>)| {
+            (name, t.dtype(), t.shape().to_vec(), t.data().to_vec())
+        };
+        Self {
+            tensors: file.tensors().into_iter().map(own).collect(),
+            metadata: header.metadata().clone().unwrap_or_default(),
+        }
+    }
+
+    fn write(&self, label: &str) -> PathBuf {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{label}.safetensors"));
+        let views = self.tensors.iter().map(|(name, dtype, shape, data)| {
+            (name, TensorView::new(*dtype, shape.clone(), data).expect("a tensor"))
+        });
+        serialize_to_file(views, Some(self.metadata.clone()), &path).expect("written");
+        path
+    }
+
+    fn get(&mut self, name: &str) -> &mut (String, Dtype, Vec<usize>, Vec<u8>) {
+        let found = self.tensors.iter_mut().find(|t| t.0 == name);
+        found.unwrap_or_else(|| panic!("no tensor {name}"))
+    }
+
+    fn f32(&mut self, name: &str) -> Vec<f32> {
+        let (_, dtype, _, data) = self.get(name);
+        assert_eq!(*dtype, Dtype::F32, "{name}");
+        data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
+    }
+}
+
+/// Recordings with their number of tensors.
+const RECORDINGS: [(&str, usize); 7] = [
+    ("adafactor_hf", 4),
+    ("adafactor_torch", 4),
+    ("adam", 4),
+    ("adamw", 4),
+    ("came", 4),
+    ("sgd", 4),
+    ("sm3", 4),
+];
+
+fn follows(label: &str, options: &[&str]) {
+    for (name, tensors) in RECORDINGS {
+        let (status, report) = report(name, label, options);
+        println!("{name} {label}: {}", report["error"]);
+        assert_eq!(status, 0, "{name} {label}: {report:#}");
+        assert_eq!(report["compared"], 20 * tensors, "{name}: every step of every tensor");
+        assert_eq!(report["steps"], 20, "{name}");
+        assert!(report["error"].as_f64().expect("a number") <= 1e-5, "{name}: {report:#}");
+    }
+}
+
+/// The recorder is written twice, for readers and for Python.
+#[test]
+fn the_documented_recorder_made_the_recordings() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).expect(path);
+    let (docs, script) = (read("examples/replay.rs"), read("tests/golden/record.py"));
+    let documented: String = docs
+        .lines()
+        .skip_while(|l| *l != "//! class Recorder:")
+        .take_while(|l| *l != "//! ```")
+        .map(|l| {
+            l.trim_start_matches("//!").strip_prefix(' ').unwrap_or_default().to_string() + "\n"
+        })
+        .collect();
+    assert!(documented.lines().count() > 20 && script.contains(&documented), "{documented}");
+}
+
+#[test]
+fn every_recording_is_tested() {
+    let folder = golden("").parent().expect("a folder").to_path_buf();
+    let entries = std::fs::read_dir(folder).expect("the folder");
+    let names = entries.map(|e| e.expect("an entry").file_name().into_string().expect("UTF-8"));
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    assert_eq!(names, RECORDINGS.map(|(name, _)| format!("{name}.safetensors")));
+}
+
+#[test]
+fn the_cpu_follows_the_recordings_in_f32() {
+    follows("cpu_f32", &[]);
+}
+
+#[test]
+fn the_cpu_follows_the_recordings_in_f64() {
+    follows("cpu_f64", &["--f64", "--backend", "cpu", "--threads", "1"]);
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn the_gpu_follows_the_recordings() {
+    if gate::gpu().is_some() {
+        follows("gpu", &["--backend", "gpu"]);
+    }
+}
+
+#[test]
+fn trajectories_and_state_are_written() {
+    let path = out("written");
+    let (status, ..) = run(&golden("came"), &path, &[]);
+    assert_eq!(status, 0);
+    let mut file = File::read(&path);
+    for t in 0..20 {
+        for (name, shape) in [("conv.weight", vec![3, 2, 3, 3]), ("scale", vec![])] {
+            let (_, dtype, found, _) = file.get(&format!("trajectory/{t}/{name}"));
+            assert_eq!((*dtype, &*found), (Dtype::F32, &shape), "{name} at {t}");
+        }
+    }
+    // As documented by `slot_shape`: 3·2 matrices of 3 rows.
+    for (key, shape) in [
+        ("state/conv.weight/exp_avg", vec![3, 2, 3, 3]),
+        ("state/conv.weight/exp_avg_sq_row", vec![6, 3]),
+        ("state/conv.weight/exp_avg_res_col", vec![6, 3]),
+        ("state/linear.weight/exp_avg_sq_col", vec![1, 12]),
+        ("state/linear.bias/exp_avg_sq", vec![5]),
+    ] {
+        assert_eq!(file.get(key).2, shape, "{key}");
+    }
+    assert_eq!(file.tensors.len(), 20 * 4 + 2 * (1 + 4) + 2 * 2);
+    // The parameters of the end are those of the recording, nearly.
+    let wanted = File::read(&golden("came")).f32("expected/19/linear.weight");
+    for (a, b) in file.f32("trajectory/19/linear.weight").iter().zip(wanted) {
+        assert!((a - b).abs() < 1e-5, "{a} is not {b}");
+    }
+    // In double precision numbers are written as they are.
+    let (status, ..) = run(&golden("came"), &path, &["--f64"]);
+    assert_eq!((status, File::read(&path).get("trajectory/0/scale").1), (0, Dtype::F64));
+}
+
+#[test]
+fn a_tensor_without_a_gradient_stays_and_its_step_number_too() {
+    let (status, report) = report("adamw", "missing", &[]);
+    assert_eq!(status, 0, "{report:#}");
+    let tensor = |name: &str| {
+        let tensors = report["tensors"].as_array().expect("tensors").iter();
+        tensors.clone().find(|t| t["name"] == name).expect("the tensor")["updates"].clone()
+    };
+    // It is used at odd steps alone.
+    assert_eq!((tensor("scale"), tensor("conv.weight")), (10.into(), 20.into()));
+    let mut file = File::read(&out("adamw_missing"));
+    let (before, after) = (file.f32("trajectory/3/scale"), file.f32("trajectory/4/scale"));
+    assert_eq!(before, after);
+    assert_ne!(file.f32("trajectory/5/scale"), after);
+}
+
+#[test]
+fn a_wrong_expectation_fails() {
+    let mut file = File::read(&golden("sgd"));
+    let (.., data) = file.get("expected/7/linear.bias");
+    let x = f32::from_le_bytes(data[..4].try_into().expect("4 bytes"));
+    data[..4].copy_from_slice(&(x + 1e-3).to_le_bytes());
+    let path = file.write("replay_corrupted");
+    let (status, text, error) = run(&path, &out("corrupted"), &[]);
+    assert_eq!((status, error.as_str()), (1, ""), "{text}");
+    assert!(text.contains("at step 7") && text.contains("FAILED"), "{text}");
+    // More is allowed on demand.
+    let (status, text, _) = run(&path, &out("corrupted"), &["--tolerance", "0.1"]);
+    assert_eq!(status, 0, "{text}");
+    // What is not a number equals nothing.
+    let (.., data) = file.get("expected/7/linear.bias");
+    data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let (status, text, _) =
+        run(&file.write("replay_nan"), &out("nan"), &["--tolerance", "inf", "--json"]);
+    let report: Json = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((status, &report["error"]), (1, &Json::Null), "{text}");
+}
+
+#[test]
+fn flags_come_before_metadata() {
+    // A setting that is off is seen, so the comparison is not blind.
+    for set in ["weight_decay=0.5", "lr=3e-3", "betas=[0.5,0.99,0.999]"] {
+        let (status, report) = report("came", "set", &["--set", set]);
+        assert_eq!(status, 1, "{set}: {report:#}");
+    }
+    // The same settings said again, several after one flag.
+    let again = ["--set", "lr=2e-3", "weight_decay=1e-2", "--optimizer", "came"];
+    let (status, report_again) = report("came", "again", &again);
+    assert_eq!(status, 0, "{report_again:#}");
+    // A recorded schedule is replaced by a fixed rate.
+    assert_eq!(report("adamw", "fixed", &["--set", "lr=1e-2"]).0, 1);
+    // Another optimizer has its own settings; adam's of the file would be another code's.
+    let options = ["--optimizer", "sgd", "--set", "lr=0.5"];
+    let (status, sgd) = report("adam", "sgd", &options);
+    assert_eq!((status, &sgd["definition"]), (1, &"sgd".into()), "{sgd:#}");
+    let mut file = File::read(&out("adam_sgd"));
+    let mut recorded = File::read(&golden("adam"));
+    let (p, g) = (recorded.f32("param/linear.bias"), recorded.f32("grad/0/linear.bias"));
+    for (i, found) in file.f32("trajectory/0/linear.bias").iter().enumerate() {
+        assert!((found - (p[i] - 0.5 * g[i])).abs() < 1e-6, "{i}");
+    }
+}
+
+#[test]
+fn a_file_without_metadata_needs_the_flags() {
+    let mut file = File::read(&golden("sgd"));
+    file.metadata.clear();
+    let path = file.write("replay_bare");
+    let (status, _, error) = run(&path, &out("bare"), &[]);
+    assert!(status == 2 && error.contains("--optimizer"), "{error}");
+    let options =
+        ["--optimizer", "sgd", "--set", "lr=0.1", "--set", "momentum=0.9", "nesterov=true"];
+    let (status, text, error) = run(&path, &out("bare"), &options);
+    assert_eq!((status, error.as_str()), (0, ""), "{text}");
+    // Nothing expected is nothing to fail.
+    file.tensors.retain(|t| !t.0.starts_with("expected/"));
+    let (status, text, _) = run(&file.write("replay_unexpected"), &out("unexpected"), &options);
+    assert!(status == 0 && text.contains("nothing to compare with"), "{text}");
+}
+
+#[test]
+fn unknown_settings_and_options_list_the_known_ones() {
+    for (options, parts) in [
+        (["--set", "clip=1"], ["`clip`", "clip_threshold = 1.0"]),
+        (["--set", "lr"], ["KEY=VALUE", "lr"]),
+        (["--optimizer", "adamx"], ["adamx", "adafactor, adam, adamw, came, sgd, sm3"]),
+        (["--backend", "tpu"], ["tpu", "gpu"]),
+        (["--tolerance", "-1"], ["--tolerance", "negative"]),
+        (["--threads", "0"], ["--threads", "1"]),
+        (["--precision", "f16"], ["--precision", "--f64"]),
+    ] {
+        let (status, text, error) = run(&golden("came"), &out("unknown"), &options);
+        assert_eq!((status, text.as_str()), (2, ""), "{options:?}");
+        assert!(parts.iter().all(|p| error.contains(p)), "{options:?}: {error}");
+    }
+    let (status, help, _) = run(&golden("came"), &out("help"), &["--help"]);
+    assert_eq!(status, 0);
+    for entry in gradstep::reference::entries() {
+        assert!(help.contains(&entry.to_string()), "{entry}");
+    }
+}
+
+#[test]
+fn errors_of_a_malformed_file_name_the_tensor() {
+    type Change = fn(&mut File);
+    let changes: [(Change, &str); 9] = [
+        (|f| f.get("grad/3/scale").0 = "grad/x/scale".into(), "`grad/x/scale`"),
+        (|f| f.get("grad/3/scale").0 = "grad/3/scales".into(), "`grad/3/scales`"),
+        (|f| f.get("grad/3/scale").0 = "gradient/3".into(), "`gradient/3`"),
+        (|f| f.get("grad/3/scale").2 = vec![1], "`grad/3/scale` has shape [1]"),
+        (|f| f.get("param/scale").1 = Dtype::I32, "`param/scale` is I32"),
+        (|f| f.get("expected/3/scale").0 = "expected/99/scale".into(), "`expected/99/scale`"),
+        (|f| drop(f.metadata.insert("steps".into(), "many".into())), "many"),
+        (|f| drop(f.metadata.insert("steps".into(), "21".into())), "21"),
+        (|f| drop(f.metadata.insert("settings".into(), "[1]".into())), "settings"),
+    ];
+    for (i, (change, part)) in changes.into_iter().enumerate() {
+        let mut file = File::read(&golden("came"));
+        change(&mut file);
+        let path = file.write(&format!("replay_malformed_{i}"));
+        let (status, text, error) = run(&path, &out("malformed"), &[]);
+        assert_eq!((status, text.as_str()), (2, ""), "{part}");
+        assert!(error.contains(part) && error.contains("malformed_"), "{part}: {error}");
+    }
+    let (status, _, error) = run(Path::new("none.safetensors"), &out("none"), &[]);
+    assert!(status == 2 && error.contains("none.safetensors"), "{error}");
+}
+
+#[test]
+fn short_types_are_widened() {
+    // Gradients rounded to bfloat16 on both sides: the recording of a mixed precision run.
+    let mut file = File::read(&golden("sgd"));
+    file.tensors.retain(|t| !t.0.starts_with("expected/"));
+    let mut wide = File { tensors: file.tensors.clone(), metadata: file.metadata.clone() };
+    for (short, long) in file.tensors.iter_mut().zip(&mut wide.tensors) {
+        if short.1 != Dtype::F32 {
+            continue;
+        }
+        let values: Vec<_> = short.3.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+        let is_grad = short.0.starts_with("grad/");
+        let (mut bytes, mut rounded) = (Vec::new(), Vec::new());
+        for x in values {
+            let (narrow, back) = if is_grad {
+                let x = half::bf16::from_f32(x);
+                (x.to_le_bytes(), x.to_f32())
+            } else {
+                let x = half::f16::from_f32(x);
+                (x.to_le_bytes(), x.to_f32())
+            };
+            bytes.extend(narrow);
+            rounded.extend(back.to_le_bytes());
+        }
+        short.1 = if is_grad { Dtype::BF16 } else { Dtype::F16 };
+        (short.3, long.3) = (bytes, rounded);
+    }
+    let (a, b) = (out("short"), out("long"));
+    assert_eq!(run(&file.write("replay_short"), &a, &[]).0, 0);
+    assert_eq!(run(&wide.write("replay_long"), &b, &[]).0, 0);
+    let (mut a, mut b) = (File::read(&a), File::read(&b));
+    for name in ["conv.weight", "linear.weight", "linear.bias", "scale"] {
+        let key = format!("trajectory/19/{name}");
+        assert_eq!(a.f32(&key), b.f32(&key), "{name}");
+    }
+}
