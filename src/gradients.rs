@@ -1,6 +1,8 @@
 //! What is done to gradients before a step, and to parameters after it: definitions like those of
 //! the optimizers, so that both backends run one text.
 
+use std::ops::RangeInclusive;
+
 use crate::definition::{Definition, Levels, Optimizer, Recipe};
 use crate::error::{Error, Result};
 use crate::value::{Axis, Interpreter, Shape, Step, Value};
@@ -20,7 +22,8 @@ pub enum LossScale {
     /// not finite is skipped and multiplies the scale by `backoff`; after `interval` steps without
     /// one it is multiplied by `growth`.
     Dynamic {
-        /// The first scale.
+        /// The first scale. None grows beyond the greatest number of single precision, or falls
+        /// below the smallest normal one.
         initial: f64,
         /// Greater than 1.
         growth: f64,
@@ -30,6 +33,14 @@ pub enum LossScale {
         interval: u32,
     },
 }
+
+/// The smallest and the greatest normal number of single precision.
+const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
+const GREATEST: f64 = f32::MAX as f64;
+
+/// What a loss may be multiplied by: a device keeps it in single precision.
+const SCALES: RangeInclusive<f64> = SMALLEST..=GREATEST;
+const SCALE: &str = "a normal number of single precision greater than 0";
 
 impl LossScale {
     /// torch's settings: 2¹⁶, doubled after 2000 good steps, halved by a bad one.
@@ -133,8 +144,8 @@ impl Gradients {
                 return fail(name, value, "finite and greater than 0; leave it out for none");
             }
         }
-        if !positive(self.loss_scale.initial()) {
-            return fail("loss_scale", self.loss_scale.initial(), "finite and greater than 0");
+        if !SCALES.contains(&self.loss_scale.initial()) {
+            return fail("loss_scale", self.loss_scale.initial(), SCALE);
         }
         if let LossScale::Dynamic { growth, backoff, interval, .. } = self.loss_scale {
             if !(growth > 1.0 && growth.is_finite()) {
@@ -247,6 +258,15 @@ pub(crate) const DECISION: [&str; 4] = ["go", "grad_min", "grad_max", "grad_scal
 /// Those that a snapshot keeps.
 pub(crate) const REMEMBERED: [&str; 3] = ["loss_scale", "good_steps", "skipped"];
 
+/// What one of [`REMEMBERED`] must be for training to go on, where `x` is not.
+pub(crate) fn not_usable(name: &str, x: f64) -> Option<&'static str> {
+    match name {
+        "loss_scale" if !SCALES.contains(&x) => Some(SCALE),
+        "good_steps" | "skipped" if !(x >= 0.0 && x.is_finite()) => Some("a count"),
+        _ => None,
+    }
+}
+
 impl<const MEASURE: bool> Definition for Control<MEASURE> {
     const NAME: &'static str = "control";
     const MEASURES: bool = true;
@@ -258,14 +278,21 @@ impl<const MEASURE: bool> Definition for Control<MEASURE> {
             s.hyper(["max_norm", "max_value", "tests", "micro"]);
         let [growth, backoff, interval] = s.hyper(["growth", "backoff", "interval"]);
         let slot = |name| s.slot(name, Shape::Scalar, 0.0);
-        let [go, min, max, grad_scale] = DECISION.map(slot);
+        // One, so that nothing is skipped before the first step.
+        let go = s.slot(DECISION[0], Shape::Scalar, 1.0);
+        let [min, max, grad_scale] = [DECISION[1], DECISION[2], DECISION[3]].map(slot);
         let loss_scale = s.slot("loss_scale", Shape::Scalar, 1.0);
-        let [good_steps, skipped, grad_norm, clip_factor] =
-            ["good_steps", "skipped", "grad_norm", "clip_factor"].map(slot);
+        let clip_factor = s.slot("clip_factor", Shape::Scalar, 1.0);
+        let [good_steps, skipped, grad_norm] = ["good_steps", "skipped", "grad_norm"].map(slot);
 
         let scale = loss_scale.old();
-        let most = max_value * (scale * micro);
-        let unscale = 1.0 / (scale * micro);
+        let whole = scale * micro;
+        // A device has no infinity: what stands for one there must not overflow.
+        let most = match MEASURE {
+            true => max_value.at_most(0.5 * GREATEST / whole.at_least(1.0)) * whole,
+            false => max_value * whole,
+        };
+        let unscale = 1.0 / whole;
         let [sum_sq, bad] = if MEASURE {
             measured(s, unscaled(s, most, unscale))
         } else {
@@ -275,15 +302,19 @@ impl<const MEASURE: bool> Definition for Control<MEASURE> {
         let norm = grad_norm.set(sum_sq.sqrt());
         let finite = bad.less_than(0.5).select(norm.finite(), 0.0);
         let goes = go.set(tests.less_than(0.5).select(1.0, finite));
-        let clip = clip_factor.set((max_norm / (norm + 1e-6)).at_most(1.0));
+        let size = norm + 1e-6;
+        let clip = clip_factor.set(size.less_than(max_norm).select(1.0, max_norm / size));
         min.set(-most);
         max.set(most);
         grad_scale.set(unscale * clip);
 
         let streak = good_steps.old() + 1.0;
-        let grown = streak.less_than(interval).select(scale, scale * growth);
+        // It stays where it would overflow, as torch has it.
+        let greater = scale.less_than(GREATEST / growth).select(scale * growth, scale);
+        let grown = streak.less_than(interval).select(scale, greater);
+        let less = (scale * backoff).at_least(SMALLEST);
         let kept = streak.less_than(interval).select(streak, 0.0);
-        loss_scale.set(goes.less_than(0.5).select(scale * backoff, grown));
+        loss_scale.set(goes.less_than(0.5).select(less, grown));
         good_steps.set(goes.less_than(0.5).select(0.0, kept));
         skipped.set(skipped.old() + (1.0 - goes));
     }
@@ -306,7 +337,8 @@ impl Definition for Accumulate {
 }
 
 /// Follows parameters with an average: `param` is the average, `grad` the parameter. It counts the
-/// steps itself, so that one that is skipped does not count, wherever that is decided.
+/// steps itself, so that one that is skipped does not count, wherever that is decided. Where the step
+/// does not `count`, an average that no step has begun becomes the parameter, and others stay.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Follow;
 
@@ -319,12 +351,13 @@ impl Definition for Follow {
 
     #[inline(always)]
     fn step<I: Interpreter>(s: Step<'_, I>) {
-        let [decay, is_mean] = s.hyper(["decay", "is_mean"]);
+        let [decay, is_mean, counts] = s.hyper(["decay", "is_mean", "counts"]);
         let steps = s.slot(FOLLOWED, Shape::Scalar, 0.0);
-        let n = steps.set(steps.old() + 1.0);
-        let weight = is_mean.less_than(0.5).select(1.0 - decay, 1.0 / n);
-        let weight = n.less_than(1.5).select(1.0, weight);
-        s.set_param(s.param().lerp(s.raw_grad(), weight));
+        let n = steps.set(steps.old() + counts);
+        let weight = is_mean.less_than(0.5).select(1.0 - decay, 1.0 / n.at_least(1.0));
+        let (average, param) = (s.param(), s.raw_grad());
+        let next = counts.less_than(0.5).select(average, average.lerp(param, weight));
+        s.set_param(n.less_than(counts + 0.5).select(param, next));
     }
 }
 
@@ -373,6 +406,11 @@ impl Average {
                 problem: format!("its decay is {decay}"),
                 remedy: "it must be at least 0 and less than 1".into(),
             }),
+            Self::Polyak { from: 0 } => Err(Error::Setup {
+                what: "the average of the parameters".into(),
+                problem: "it begins with step 0".into(),
+                remedy: "the first step is number 1".into(),
+            }),
             _ => Ok(()),
         }
     }
@@ -395,12 +433,29 @@ impl Optimizer for Average {
         match name {
             "decay" => Some(decay),
             "is_mean" => Some(is_mean),
+            "counts" => Some(1.0),
             _ => None,
         }
     }
 
     fn recipe(&self) -> Recipe {
         Recipe::of::<Follow>()
+    }
+}
+
+/// The settings of [`Follow`] between steps.
+#[cfg(feature = "gpu")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Between(pub(crate) Average);
+
+#[cfg(feature = "gpu")]
+impl Optimizer for Between {
+    fn hyper(&self, name: &str) -> Option<f64> {
+        if name == "counts" { Some(0.0) } else { self.0.hyper(name) }
+    }
+
+    fn recipe(&self) -> Recipe {
+        self.0.recipe()
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cpu::Element;
 use crate::error::{Error, Result};
+use crate::gradients::not_usable;
 use crate::layout::Dims;
 use crate::value::Shape;
 
@@ -45,7 +46,7 @@ impl Snapshot {
             });
         };
         let values = values.into();
-        if values.len() != tensor.shape.iter().product::<usize>() {
+        if values.len() != count_of(&tensor.shape) {
             return Err(Error::Shape {
                 what: format!("parameter `{name}`"),
                 expected: tensor.shape.clone(),
@@ -57,8 +58,8 @@ impl Snapshot {
     }
 
     /// Everything in which this does not fit `expected`: tensors, slots and numbers that are missing,
-    /// unexpected or of another shape, and groups with another optimizer. Values, precision, steps
-    /// and hyper-parameters may differ.
+    /// unexpected, there twice or of another shape, and groups with another optimizer. Values,
+    /// precision, steps and hyper-parameters may differ.
     #[must_use]
     pub fn differences(&self, expected: &Self) -> Vec<String> {
         let mut list = Vec::new();
@@ -78,6 +79,10 @@ impl Snapshot {
                     t.shape, wanted.shape
                 ));
             }
+            let params = t.param.as_ref().map(Values::len);
+            if let Some(n) = params.filter(|&n| n != count_of(&t.shape)) {
+                list.push(format!("tensor `{name}` has {n} values and shape {:?}", t.shape));
+            }
             let (is, should) = (optimizer(self, t), optimizer(expected, wanted));
             if is != should && !is.is_empty() {
                 list.push(format!("tensor `{name}` has state of {is:?} and not of {should:?}"));
@@ -90,7 +95,7 @@ impl Snapshot {
                         "slot `{}` of `{name}` has shape {:?} and not {:?}",
                         s.name, s.shape, slot.shape
                     )),
-                    Some(s) if s.values.len() != s.shape.iter().product::<usize>() => {
+                    Some(s) if s.values.len() != count_of(&s.shape) => {
                         let n = s.values.len();
                         list.push(format!(
                             "slot `{}` of `{name}` has {n} values and shape {:?}",
@@ -102,6 +107,11 @@ impl Snapshot {
             }
             let unexpected = t.slots.iter().filter(|s| wanted.slot(&s.name).is_none());
             list.extend(unexpected.map(|s| format!("slot `{}` of `{name}` is unexpected", s.name)));
+            let slots = t.slots.iter().enumerate();
+            let twice = slots.filter(|(i, s)| t.slots[..*i].iter().any(|u| u.name == s.name));
+            list.extend(
+                twice.map(|(_, s)| format!("slot `{}` of `{name}` is there twice", s.name)),
+            );
         }
         let known: BTreeSet<_> = expected.tensors.iter().map(|t| &t.name).collect();
         let unexpected = self.tensors.iter().filter(|t| !known.contains(&t.name));
@@ -118,9 +128,15 @@ impl Snapshot {
         list
     }
 
-    /// [`Error::Snapshot`] unless this has exactly what `expected` has.
+    /// [`Error::Snapshot`] unless this has exactly what `expected` has, and numbers with which training
+    /// can go on.
     pub(crate) fn check(&self, expected: &Self) -> Result<()> {
-        let problems = self.differences(expected);
+        let mut problems = self.differences(expected);
+        for (name, &x) in &self.numbers {
+            if let Some(expected) = not_usable(name, x) {
+                problems.push(format!("number `{name}` is {x} and not {expected}"));
+            }
+        }
         if problems.is_empty() { Ok(()) } else { Err(Error::Snapshot { problems }) }
     }
 }
@@ -215,6 +231,11 @@ impl From<Vec<f64>> for Values {
     fn from(x: Vec<f64>) -> Self {
         Self::F64(x)
     }
+}
+
+/// The number of elements of a shape.
+fn count_of(shape: &[usize]) -> usize {
+    shape.iter().fold(1, |n, &d| n.saturating_mul(d))
 }
 
 /// The extent of a slot as it is saved: that of the tensor for one value per element,

@@ -224,7 +224,7 @@ impl<T: Element> CpuOptimizer<T> {
         }
         self.check_swapped()?;
         self.groups.schedule(self.t)?;
-        self.t += 1;
+        self.t = self.t.saturating_add(1);
         let mut lent = recycle(std::mem::take(&mut self.lent));
         lent.resize_with(self.tensors.len(), Lending::default);
         Ok(CpuRelease { seen: lent, optimizer: self })
@@ -254,6 +254,13 @@ impl<T: Element> CpuOptimizer<T> {
         Ok(())
     }
 
+    /// Forgets the gradients accumulated since the last step: the next one is the first again.
+    pub fn discard_micro(&mut self) {
+        if let Some(sums) = &mut self.sums {
+            sums.tensors.iter_mut().flatten().for_each(|k| k.count = 0);
+        }
+    }
+
     fn check_swapped(&self) -> Result<()> {
         let Some(average) = &self.average else { return Ok(()) };
         let is = |k: &Option<Kept<T>>| k.as_ref().is_some_and(|k| k.count == 1);
@@ -280,6 +287,14 @@ impl<T: Element> CpuOptimizer<T> {
                     ));
                 }
             }
+            let mut unused = counts().enumerate().filter(|&(i, n)| n > 0 && lent[i].0.is_none());
+            if let Some((i, n)) = unused.next() {
+                return Err(self.fail(
+                    i,
+                    format!("has gradients of {n} micro-batches, but its parameter was not lent"),
+                    "lend it with `param`, or drop the gradients of all with `discard_micro`",
+                ));
+            }
             micro = sums.kind.divisor(most);
         }
         for (i, tensor) in self.tensors.iter().enumerate() {
@@ -297,13 +312,11 @@ impl<T: Element> CpuOptimizer<T> {
         }
         self.groups.schedule(self.t)?;
         let (grad, outcome) = self.decide(lent, micro);
-        self.t += 1;
+        self.t = self.t.saturating_add(1);
         if !outcome.skipped {
             self.update(lent, grad);
         }
-        if let Some(sums) = &mut self.sums {
-            sums.tensors.iter_mut().flatten().for_each(|k| k.count = 0);
-        }
+        self.discard_micro();
         Ok(outcome)
     }
 
@@ -346,7 +359,7 @@ impl<T: Element> CpuOptimizer<T> {
             outcome.not_finite = first_bad;
             warning!(
                 "step {} is skipped: {} not finite; the loss scale is {}",
-                self.t + 1,
+                self.t.saturating_add(1),
                 match first_bad {
                     Some(id) =>
                         format!("the gradient of `{}` is", self.groups.tensors[id.0].info.name),
@@ -908,7 +921,7 @@ impl<T: Element> CpuOptimizer<T> {
             for slot in &state.slots {
                 let values = slot.values.to::<T>();
                 match slot.name.as_str() {
-                    AVERAGED => kept.values = values,
+                    AVERAGED if values.len() == kept.values.len() => kept.values = values,
                     FOLLOWED => kept.tensor.set_slot(FOLLOWED, &values)?,
                     name => tensor.set_slot(name, &values)?,
                 }

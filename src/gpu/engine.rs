@@ -76,6 +76,9 @@ pub(crate) struct Ring {
     pub(crate) constants: Vec<f32>,
 }
 
+/// The set behind those that steps take, for constants that are always the same.
+const KEPT: usize = RING;
+
 /// A set of the ring; it is free again when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Ticket {
@@ -167,7 +170,8 @@ impl Core {
             for (to, &n) in constants[first + 1..].iter_mut().zip(hosts) {
                 #[allow(clippy::cast_possible_truncation, reason = "rounded once, here")]
                 let value = class.values[n] as f32;
-                *to = value;
+                // A shader may assume that there is no infinity.
+                *to = value.clamp(f32::MIN, f32::MAX);
             }
         }
     }
@@ -226,14 +230,21 @@ impl Ring {
             .checked("the ring of constants", |device| {
                 device.create_buffer(&wgpu::BufferDescriptor {
                     label: Some("gradstep constants"),
-                    size: stride * RING as u64,
+                    size: stride * (RING as u64 + 1),
                     usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
                     mapped_at_creation: false,
                 })
             })
             .await?;
-        let taken = (0..RING).map(|_| AtomicBool::new(false)).collect();
+        let taken = (0..=RING).map(|_| AtomicBool::new(false)).collect();
         Ok(Self { buffer, taken, stride, next: 0, constants: vec![0.0; words] })
+    }
+
+    /// Uploads the constants into a set that no step takes. There is one.
+    pub(crate) fn keep(&self, gpu: &Gpu) -> Result<Ticket> {
+        let offset = self.stride * KEPT as u64;
+        gpu.write(&self.buffer, offset, &self.constants)?;
+        Ok(Ticket { taken: self.taken.clone(), index: KEPT, offset })
     }
 
     /// Finds a free set for the constants and uploads them.
@@ -294,14 +305,15 @@ impl<O: Optimizer> Engine<O> {
         let Some(ring) = &mut self.ring else {
             return Err(lost("it has no ring of constants"));
         };
-        self.core.constants(&self.optimizer, self.t + 1, GRAD_NEUTRAL, &mut ring.constants);
+        let t = self.t.saturating_add(1);
+        self.core.constants(&self.optimizer, t, GRAD_NEUTRAL, &mut ring.constants);
         ring.take(&self.core.gpu)
     }
 
     /// Counts the step; its constants stay until the submission is over, or never happens.
     pub(crate) fn end(&mut self, encoder: &wgpu::CommandEncoder, ticket: Ticket) {
         ticket.release_after(encoder);
-        self.t += 1;
+        self.t = self.t.saturating_add(1);
     }
 }
 

@@ -3,18 +3,18 @@
 use super::Region;
 use super::cut::Piece;
 use super::device::{Gpu, lost};
-use super::engine::{Bound, Call, Core, Group, Ring, begin, floats};
+use super::engine::{Bound, Call, Core, Group, Ring, Ticket, begin, floats};
 use super::flat::{Flat, Guard};
 use super::set::Set;
 use crate::Outcome;
 use crate::cpu::many::{AVERAGED, no_average, not_begun};
 use crate::error::{Error, Result};
-use crate::gradients::{Accumulation, Average, Controls, FOLLOWED, First};
+use crate::gradients::{Accumulation, Average, Between, Controls, FOLLOWED, First};
 use crate::layout::Dims;
 use crate::plan::Plan;
 use crate::report::{Memory, Stats};
 use crate::setup::{Groups, Key, Missing, Setup};
-use crate::snapshot::{Snapshot, Values};
+use crate::snapshot::{Snapshot, TensorState, Values};
 use crate::value::GRAD_NEUTRAL;
 
 /// The optimizer of all tensors of a [`Setup`] on the GPU.
@@ -67,7 +67,11 @@ struct Averages {
     kind: Average,
     flat: Flat,
     pages: Vec<wgpu::Buffer>,
-    spare: Vec<wgpu::Buffer>,
+    /// A copy on the way of a swap.
+    spare: wgpu::Buffer,
+    /// The constants of a pass that begins averages which no step has begun.
+    fill: Ticket,
+    /// Whether a step that counts was recorded. The device may have skipped it.
     begun: bool,
     swapped: bool,
 }
@@ -170,7 +174,7 @@ impl GpuOptimizer {
         let flats = [&mut guard, &mut sums, &mut average];
         let flats = flats.into_iter().filter_map(Option::as_mut);
         let mut all: Vec<&mut Core> = set.cores.iter_mut().chain(flats).collect();
-        let ring = Ring::new(gpu, &mut all).await?;
+        let mut ring = Ring::new(gpu, &mut all).await?;
 
         let buffers = async |label| {
             let made = gpu
@@ -194,9 +198,13 @@ impl GpuOptimizer {
         let average = match (average, setup.average) {
             (Some(core), Some(kind)) => {
                 let pages = buffers("gradstep averages").await?;
-                let flat = Flat::new(core, &ring.buffer, Some(&pages), &params, &lens).await?;
-                let spare = Vec::new();
-                Some(Averages { kind, flat, pages, spare, begun: false, swapped: false })
+                let mut flat = Flat::new(core, &ring.buffer, Some(&pages), &params, &lens).await?;
+                let most = lens.iter().copied().max().unwrap_or(0);
+                let spare = gpu.checked("the averages", |d| floats(d, "gradstep spare", most, 0.0));
+                let spare = spare.await?.ok_or_else(|| lost("it made no buffer"))?;
+                flat.core.constants(&Between(kind), 1, GRAD_NEUTRAL, &mut ring.constants);
+                let fill = ring.keep(gpu)?;
+                Some(Averages { kind, flat, pages, spare, fill, begun: false, swapped: false })
             }
             _ => None,
         };
@@ -233,6 +241,9 @@ impl GpuOptimizer {
 
     /// Records the addition of the gradients to their sums: one micro-batch.
     ///
+    /// It counts from now on, so one that is recorded and never submitted leaves sums that are not
+    /// those of its step: begin them anew with [`discard_micro`](Self::discard_micro).
+    ///
     /// # Errors
     /// [`Error::Setup`] without [`Setup::accumulate`], [`Error::RingFull`], [`Error::DeviceLost`].
     pub fn encode_micro(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
@@ -250,6 +261,19 @@ impl GpuOptimizer {
         ticket.release_after(encoder);
         sums.count += 1;
         Ok(())
+    }
+
+    /// Forgets the micro-batches recorded since the last step: the next one is the first again.
+    pub fn discard_micro(&mut self) {
+        if let Some(sums) = &mut self.sums {
+            sums.count = 0;
+        }
+    }
+
+    /// Records that all gradients become zero. A gradient that nobody writes before a step is else
+    /// that of the step before.
+    pub fn encode_clear_grads(&self, encoder: &mut wgpu::CommandEncoder) {
+        self.grads.iter().for_each(|page| encoder.clear_buffer(page, 0, None));
     }
 
     /// Records one step of all tensors.
@@ -274,13 +298,11 @@ impl GpuOptimizer {
             Some(sums) => sums.kind.divisor(sums.count),
             None => 1.0,
         };
-        let t = self.set.t + 1;
+        let t = self.set.t.saturating_add(1);
         let constants = &mut self.ring.constants;
         self.set.constants(micro, constants)?;
-        let follows = self.average.as_mut().filter(|a| a.kind.counts(t));
-        if let Some(average) = follows {
+        if let Some(average) = self.average.as_mut().filter(|a| a.kind.counts(t)) {
             average.flat.core.constants(&average.kind, t, GRAD_NEUTRAL, constants);
-            average.begun = true;
         }
         let ticket = self.ring.take(&self.set.gpu)?;
         if let Some(guard) = &self.set.guard {
@@ -295,8 +317,9 @@ impl GpuOptimizer {
                 let core = &self.set.cores[part.unit];
                 core.dispatch(&mut pass, &part.group, &part.calls, &part.binds, false, &ticket);
             }
-            if let Some(average) = self.average.as_ref().filter(|a| a.kind.counts(t)) {
+            if let Some(average) = self.average.as_mut().filter(|a| a.kind.counts(t)) {
                 average.flat.dispatch(&mut pass, &ticket);
+                average.begun = true;
             }
         }
         ticket.release_after(encoder);
@@ -495,7 +518,8 @@ impl GpuOptimizer {
     }
 
     /// Records the exchange of all parameters with their averages, to evaluate with them; a second
-    /// call swaps them back. No step is taken while they are swapped. The first call allocates.
+    /// call swaps them back. No step is taken while they are swapped. As long as the device has
+    /// skipped every step, an average is the parameter.
     ///
     /// # Errors
     /// [`Error::Setup`] without [`Setup::average`] or before the first step that counts.
@@ -504,16 +528,9 @@ impl GpuOptimizer {
         if !average.begun {
             return Err(not_begun());
         }
-        if average.spare.is_empty() {
-            let device = self.set.gpu.device();
-            let spare = self.params.iter().map(|p| {
-                floats(device, "gradstep spare", usize::try_from(p.size() / 4).unwrap_or(0), 0.0)
-            });
-            let spare: Option<Vec<_>> = spare.collect();
-            average.spare = spare.ok_or_else(|| lost("it made no buffers"))?;
-        }
-        for ((param, page), spare) in self.params.iter().zip(&average.pages).zip(&average.spare) {
-            let size = param.size();
+        average.flat.dispatch(&mut begin(encoder), &average.fill);
+        for (param, page) in self.params.iter().zip(&average.pages) {
+            let (size, spare) = (param.size(), &average.spare);
             encoder.copy_buffer_to_buffer(param, 0, spare, 0, size);
             encoder.copy_buffer_to_buffer(page, 0, param, 0, size);
             encoder.copy_buffer_to_buffer(spare, 0, page, 0, size);
@@ -655,6 +672,7 @@ impl GpuOptimizer {
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
         self.check_settled()?;
         snapshot.check(&self.set.outline(self.average.is_some()))?;
+        let averaged = self.averaged_steps(snapshot)?;
         for state in &snapshot.tensors {
             let name = state.name.as_str();
             let Some(id) = self.set.groups.id(name) else { continue };
@@ -677,15 +695,32 @@ impl GpuOptimizer {
             }
         }
         if let Some(average) = &mut self.average {
-            let counted = snapshot.tensors.iter().filter_map(|t| t.slot(FOLLOWED));
-            let most = counted.flat_map(|s| s.values.to::<f32>()).fold(0.0, f32::max);
             let flat = &average.flat;
-            flat.group.write_slot(&flat.core, 0, FOLLOWED, &[most])?;
-            average.begun = most > 0.0;
+            flat.group.write_slot(&flat.core, 0, FOLLOWED, &[averaged])?;
+            average.begun = averaged > 0.0;
         }
         self.set.write_numbers(snapshot)?;
         self.set.t = snapshot.step;
         Ok(())
+    }
+
+    /// How many steps are in the averages of a snapshot: one number for all tensors here.
+    fn averaged_steps(&self, snapshot: &Snapshot) -> Result<f32> {
+        let counted = snapshot.tensors.iter().filter(|t| {
+            let id = self.set.groups.id(&t.name);
+            id.is_some_and(|id| self.tensors[id.index()].is_some())
+        });
+        let steps = |t: &TensorState| t.slot(FOLLOWED)?.values.to::<f32>().first().copied();
+        let mut counted = counted.filter_map(|t| Some((t, steps(t)?))).peekable();
+        let Some((one, first)) = counted.peek().map(|(t, n)| (t.name.clone(), *n)) else {
+            return Ok(0.0);
+        };
+        let problem = |(t, n): (&TensorState, f32)| {
+            let name = &t.name;
+            format!("{n} steps are in the average of `{name}` and {first} in that of `{one}`")
+        };
+        let problems: Vec<_> = counted.filter(|(_, n)| *n != first).map(problem).collect();
+        if problems.is_empty() { Ok(first) } else { Err(Error::Snapshot { problems }) }
     }
 
     fn check_settled(&self) -> Result<()> {

@@ -11,7 +11,7 @@ use super::set::Set;
 use crate::Outcome;
 use crate::cpu::many::{AVERAGED, cannot_release, missing, no_average, not_begun, swapped, twice};
 use crate::error::{Error, Result};
-use crate::gradients::{Average, Controls, FOLLOWED};
+use crate::gradients::{Average, Between, Controls, FOLLOWED};
 use crate::layout::Layout;
 use crate::plan::Plan;
 use crate::report::{Memory, Stats};
@@ -90,7 +90,9 @@ struct Averages {
     kind: Average,
     core: Core,
     /// A copy on the way of a swap.
-    spare: Option<wgpu::Buffer>,
+    spare: wgpu::Buffer,
+    /// The constants of a pass that begins an average which no step has begun.
+    fill: Ticket,
 }
 
 /// The average of a parameter.
@@ -100,6 +102,7 @@ struct Followed {
     calls: Vec<Call>,
     /// One for each chunk.
     pages: Vec<wgpu::Buffer>,
+    /// Whether a step that counts was recorded. The device may have skipped it.
     begun: bool,
     swapped: bool,
 }
@@ -238,7 +241,7 @@ impl GpuForeign {
         };
         let flats = [&mut guard, &mut average].into_iter().filter_map(Option::as_mut);
         let mut all: Vec<&mut Core> = set.cores.iter_mut().chain(flats).collect();
-        let ring = Ring::new(gpu, &mut all).await?;
+        let mut ring = Ring::new(gpu, &mut all).await?;
 
         let mut measure = None;
         if let (Some(core), Some(controls)) = (guard, controls) {
@@ -262,8 +265,18 @@ impl GpuForeign {
             };
             tensors.push(Some(Member { unit, lent, measured, followed }));
         }
-        let average = setup.average.zip(average);
-        let average = average.map(|(kind, core)| Averages { kind, core, spare: None });
+        let average = match setup.average.zip(average) {
+            Some((kind, mut core)) => {
+                let most =
+                    set.tensors.iter().map(|t| t.dims.len()).max().unwrap_or(0).min(capacity);
+                let spare = gpu.checked("the averages", |d| floats(d, "gradstep spare", most, 0.0));
+                let spare = spare.await?.ok_or_else(|| lost("it made no buffer"))?;
+                core.constants(&Between(kind), 1, GRAD_NEUTRAL, &mut ring.constants);
+                let fill = ring.keep(gpu)?;
+                Some(Averages { kind, core, spare, fill })
+            }
+            None => None,
+        };
         let chosen = vec![None; tensors.len()];
         Ok(Self { set, missing: setup.missing, ring, tensors, measure, average, chosen })
     }
@@ -286,7 +299,7 @@ impl GpuForeign {
             return Err(cannot_release());
         }
         let ticket = Arc::new(self.prepare()?);
-        self.set.t += 1;
+        self.set.t = self.set.t.saturating_add(1);
         self.chosen.fill(None);
         Ok(GpuRelease { of: self, ticket })
     }
@@ -336,7 +349,7 @@ impl GpuForeign {
     /// Checks everything else and uploads the constants of the next step.
     fn prepare(&mut self) -> Result<Ticket> {
         self.check_swapped()?;
-        let t = self.set.t + 1;
+        let t = self.set.t.saturating_add(1);
         let constants = &mut self.ring.constants;
         self.set.constants(1.0, constants)?;
         if let Some(average) = self.average.as_mut().filter(|a| a.kind.counts(t)) {
@@ -348,7 +361,7 @@ impl GpuForeign {
     fn record(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         self.check_given()?;
         let ticket = self.prepare()?;
-        self.set.t += 1;
+        self.set.t = self.set.t.saturating_add(1);
         if let (Some(measure), Some(guard)) = (&self.measure, &self.set.guard) {
             self.record_measure(measure, &guard.flat, encoder, &ticket);
             let averages = self.average.iter().map(|a| &a.core);
@@ -562,39 +575,38 @@ impl GpuForeign {
     }
 
     /// Records the exchange of a parameter with its average, to evaluate with it; a second call swaps
-    /// them back. No step is taken while one is swapped. The first call allocates.
+    /// them back. No step is taken while one is swapped. As long as the device has skipped every step
+    /// of it, an average is the parameter.
     ///
     /// # Errors
     /// [`Error::Tensor`] for a tensor that is not registered or frozen, and for a range of another
-    /// size or of a buffer without the usages `COPY_SRC` and `COPY_DST`; [`Error::Setup`] without
-    /// [`Setup::average`] or before the first step that counts; [`Error::DeviceLost`].
+    /// size or of a buffer without the usages `STORAGE`, `COPY_SRC` and `COPY_DST`; [`Error::Setup`]
+    /// without [`Setup::average`] or before the first step that counts; [`Error::DeviceLost`].
     pub fn encode_swap<'k>(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         tensor: impl Into<Key<'k>>,
         param: wgpu::BufferSlice<'_>,
     ) -> Result<()> {
-        const COPY: wgpu::BufferUsages =
-            wgpu::BufferUsages::COPY_SRC.union(wgpu::BufferUsages::COPY_DST);
+        const COPY: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
+            .union(wgpu::BufferUsages::COPY_SRC)
+            .union(wgpu::BufferUsages::COPY_DST);
         let (index, _) = self.set.groups.active(tensor.into())?;
-        let average = self.average.as_mut().ok_or_else(no_average)?;
-        let followed = self.tensors.iter().flatten().filter_map(|m| m.followed.as_ref());
-        let most = followed.flat_map(|f| &f.pages).map(wgpu::Buffer::size).max().unwrap_or(4);
+        let average = self.average.as_ref().ok_or_else(no_average)?;
         let Some(member) = &mut self.tensors[index] else {
             return Err(missing(&self.set.groups, index));
         };
         let who = Who::Name(&self.set.groups.tensors[index].info.name);
-        let usages = (COPY, "create it with BufferUsages::COPY_SRC and COPY_DST");
+        let usages = (COPY, "create it with BufferUsages::STORAGE, COPY_SRC and COPY_DST");
         who.check("parameter", &param, member.lent.dims.len(), usages)?;
         let Some(followed) = &mut member.followed else { return Ok(()) };
         if !followed.begun {
             return Err(not_begun());
         }
-        if average.spare.is_none() {
-            let len = usize::try_from(most / 4).unwrap_or(0);
-            average.spare = floats(self.set.gpu.device(), "gradstep spare", len, 0.0);
-        }
-        let spare = average.spare.as_ref().ok_or_else(|| lost("it made no buffer"))?;
+        let (core, spare) = (&average.core, &average.spare);
+        let binds = followed.bind(who, core, &self.ring.buffer, param)?;
+        let (group, calls) = (&followed.group, &followed.calls);
+        core.dispatch(&mut begin(encoder), group, calls, &binds, false, &average.fill);
         for piece in &followed.group.layouts.pieces[0] {
             let at = param.offset() + piece.elements.start as u64 * 4;
             let (size, page) = (piece.elements.len() as u64 * 4, &followed.pages[piece.chunk]);

@@ -72,7 +72,7 @@ impl Set {
     /// Checks hyper-parameters and computes the constants of the next step.
     pub(crate) fn constants(&mut self, micro: f64, constants: &mut [f32]) -> Result<()> {
         self.groups.schedule(self.t)?;
-        let t = self.t + 1;
+        let t = self.t.saturating_add(1);
         // The guard overwrites them on the device.
         let grad = self.gradients.fixed(micro);
         for (core, unit) in self.cores.iter_mut().zip(&self.groups.units) {
@@ -91,7 +91,7 @@ impl Set {
             return Ok(Outcome::unguarded(loss_scale));
         };
         Ok(Outcome {
-            skipped: self.t > 0 && guard.flat.number(DECISION[0]).await? == 0.0,
+            skipped: guard.flat.number(DECISION[0]).await? == 0.0,
             grad_norm: Some(guard.flat.number("grad_norm").await?),
             clip_factor: guard.flat.number("clip_factor").await?,
             loss_scale: guard.flat.number("loss_scale").await?,

@@ -3,12 +3,15 @@
 use gradstep::{Average, Error, Gradients};
 
 use crate::common::tolerance::F32;
+#[cfg(feature = "gpu")]
+use crate::side::OnGpu;
 use crate::side::{Lists, Side, bits, grads, make, model, on_all, starts, two_groups};
 
 on_all! {
     averages_are_what_their_definitions_say,
     swapping_in_and_out_changes_no_bit,
     skipped_steps_do_not_count_in_an_average,
+    a_swap_after_skipped_steps_alone_changes_nothing,
     no_average_without_asking,
 }
 
@@ -115,12 +118,60 @@ fn skipped_steps_do_not_count_in_an_average<S: Side>() {
     );
 }
 
+fn a_swap_after_skipped_steps_alone_changes_nothing<S: Side>() {
+    let tensors = model();
+    let start = starts(&tensors);
+    let mut bad = grads(&tensors, 9);
+    bad[3][0] = f32::NAN;
+    for kind in [Average::Ema { decay: 0.9 }, Average::Polyak { from: 1 }] {
+        let setup =
+            two_groups(tensors.clone()).average(kind).gradients(Gradients::new().check_finite());
+        let mut side = make!(S, setup, start);
+        assert!(side.step(&bad).expect("a step").skipped, "on the {}", S::NAME);
+        // The CPU knows that no step has counted.
+        let swapped = side.swap();
+        assert_eq!(swapped.is_ok(), S::NAME != "CPU", "{swapped:?}");
+        assert_eq!(bits(&side.params()), bits(&start), "on the {}", S::NAME);
+        if swapped.is_ok() {
+            let averages = side.averages().expect("the parameters");
+            assert_eq!(bits(&averages), bits(&start), "on the {}", S::NAME);
+            side.swap().expect("swapped back");
+            assert_eq!(bits(&side.params()), bits(&start), "on the {}", S::NAME);
+        }
+        side.step(&grads(&tensors, 2)).expect("a step");
+        let first = side.params();
+        assert_eq!(bits(&side.averages().expect("averages")), bits(&first), "on the {}", S::NAME);
+    }
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn a_swap_after_a_step_that_was_never_submitted_changes_nothing() {
+    let tensors = model();
+    let start = starts(&tensors);
+    let setup = two_groups(tensors.clone()).average(Average::Ema { decay: 0.9 });
+    let mut side = make!(OnGpu, setup, start);
+    let mut dropped = side.gpu.device().create_command_encoder(&Default::default());
+    side.optimizer.encode(&mut dropped).expect("recorded");
+    drop(dropped);
+    side.swap().expect("swapped");
+    assert_eq!(bits(&side.params()), bits(&start));
+}
+
 fn no_average_without_asking<S: Side>() {
     let tensors = model();
     let mut side = make!(S, two_groups(tensors.clone()), starts(&tensors));
     let error = side.averages().expect_err("none is kept").to_string();
     assert!(error.contains("Setup::average"), "{error}");
     assert!(side.swap().is_err(), "nothing to swap");
+}
+
+#[test]
+fn a_mean_from_step_zero_is_an_error() {
+    let setup = two_groups(model()).average(Average::Polyak { from: 0 });
+    let error = setup.cpu::<f32>(&gradstep::Cpu::default()).map(|_| ());
+    let error = error.expect_err("there is no step 0").to_string();
+    assert!(error.contains("step 0") && error.contains("number 1"), "{error}");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Clipping, the test for finite gradients, loss scales, micro-batches.
 
 use gradstep::optim::Sgd;
-use gradstep::{Accumulation, Error, Gradients, Group, LossScale, Setup, Snapshot, TensorId};
+use gradstep::snapshot::Values;
+use gradstep::{
+    Accumulation, Average, Error, Gradients, Group, LossScale, Missing, Setup, Snapshot, TensorId,
+};
 
 use crate::common::tolerance::F32;
 use crate::side::{Lists, Side, bits, grads, make, model, on_all, plain, starts, two_groups};
@@ -14,9 +17,13 @@ on_all! {
     elements_are_clipped_before_the_norm,
     a_fixed_loss_scale_of_a_power_of_two_changes_no_bit,
     the_dynamic_loss_scale_backs_off_and_grows,
+    the_dynamic_loss_scale_stays_a_normal_number,
+    nothing_is_skipped_before_the_first_step,
+    the_step_number_stays_at_its_greatest,
     a_set_without_elements_is_never_skipped;
     not in the callers buffers:
     sums_and_means_of_micro_batches_are_steps,
+    discarded_micro_batches_leave_nothing,
     a_step_without_micro_batches_is_an_error,
     a_skipped_step_of_micro_batches_begins_anew,
 }
@@ -32,10 +39,13 @@ fn three_hundred() -> Vec<(String, Vec<usize>)> {
     (0..300).map(|i| (format!("tensor.{i}"), shape(i))).collect()
 }
 
-/// Everything but the step number and the count of skipped steps.
-fn still(snapshot: &Snapshot) -> (Vec<gradstep::snapshot::TensorState>, Vec<u64>) {
-    let numbers = ["loss_scale"].map(|n| snapshot.numbers[n].to_bits());
-    (snapshot.tensors.clone(), numbers.into())
+/// The bits of everything but the step number and the count of skipped steps.
+fn still(snapshot: &Snapshot) -> (Vec<Vec<u64>>, u64) {
+    let of = |t: &gradstep::snapshot::TensorState| {
+        let all = t.slots.iter().map(|s| &s.values).chain(&t.param);
+        all.flat_map(Values::to::<f64>).map(f64::to_bits).collect()
+    };
+    (snapshot.tensors.iter().map(of).collect(), snapshot.numbers["loss_scale"].to_bits())
 }
 
 fn a_gradient_that_is_not_finite_leaves_everything_untouched<S: Side>() {
@@ -213,6 +223,60 @@ fn the_dynamic_loss_scale_backs_off_and_grows<S: Side>() {
     assert_eq!(side.skipped(), bad, "on the {}", S::NAME);
 }
 
+fn the_dynamic_loss_scale_stays_a_normal_number<S: Side>() {
+    let tensors = model();
+    let (start, good) = (starts(&tensors), grads(&tensors, 1));
+    let mut bad = good.clone();
+    bad[0][0] = f32::INFINITY;
+    let smallest = f64::from(f32::MIN_POSITIVE);
+    for (initial, given, scales) in [
+        // Twice 2¹²⁷ is more than f32 holds: torch keeps the scale then.
+        (2f64.powi(126), &good, [2f64.powi(127); 3]),
+        (4.0 * smallest, &bad, [2.0 * smallest, smallest, smallest]),
+    ] {
+        let scale = LossScale::Dynamic { initial, growth: 2.0, backoff: 0.5, interval: 1 };
+        let setup = plain(tensors.clone(), Gradients::new().loss_scale(scale));
+        let mut side = make!(S, setup, start);
+        for (t, wanted) in scales.into_iter().enumerate() {
+            let outcome = side.step(given).expect("a step");
+            assert_eq!(outcome.loss_scale, wanted, "step {t} on the {}", S::NAME);
+        }
+        let saved = side.snapshot().expect("a snapshot");
+        side.restore(&saved).expect("what it saves it takes");
+    }
+}
+
+fn nothing_is_skipped_before_the_first_step<S: Side>() {
+    let tensors = model();
+    let scale = LossScale::Dynamic { initial: 4.0, growth: 2.0, backoff: 0.5, interval: 2 };
+    let setup = plain(tensors.clone(), Gradients::new().loss_scale(scale));
+    let mut side = make!(S, setup, starts(&tensors));
+    // Also where steps are counted that were never submitted.
+    side.set_steps(3);
+    let Some(outcome) = side.outcome() else { return };
+    assert_eq!(
+        (outcome.skipped, outcome.clip_factor, outcome.loss_scale),
+        (false, 1.0, 4.0),
+        "on the {}",
+        S::NAME
+    );
+}
+
+fn the_step_number_stays_at_its_greatest<S: Side>() {
+    let tensors = model();
+    let mut bad = grads(&tensors, 1);
+    bad[0][0] = f32::NAN;
+    let setup = two_groups(tensors.clone())
+        .gradients(Gradients::new().check_finite())
+        .average(Average::Polyak { from: 2 });
+    let mut side = make!(S, setup, starts(&tensors));
+    side.set_steps(u64::MAX - 1);
+    for given in [&grads(&tensors, 1), &bad, &grads(&tensors, 2)] {
+        side.step(given).expect("a step");
+        assert_eq!(side.snapshot().expect("a snapshot").step, u64::MAX, "on the {}", S::NAME);
+    }
+}
+
 fn a_set_without_elements_is_never_skipped<S: Side>() {
     let setup = plain(vec![("empty".into(), vec![0, 3])], Gradients::new().clip_norm(1.0));
     let mut side = make!(S, setup, vec![vec![]]);
@@ -278,6 +342,48 @@ fn a_skipped_step_of_micro_batches_begins_anew<S: Side>() {
     close(&side.params(), &expected(&start, &grads(&tensors, 3), 1.0, f32::INFINITY), 1.0);
 }
 
+fn discarded_micro_batches_leave_nothing<S: Side>() {
+    let tensors = model();
+    let start = starts(&tensors);
+    let setup = two_groups(tensors.clone()).accumulate(Accumulation::Mean);
+    let mut side = make!(S, setup, start);
+    let mut straight = make!(S, setup, start);
+    side.micro(&grads(&tensors, 8)).expect("a micro-batch");
+    side.micro(&grads(&tensors, 9)).expect("a micro-batch");
+    assert!(side.snapshot().is_err(), "sums are not in a snapshot");
+    side.discard();
+    side.snapshot().expect("there are no sums");
+    for side in [&mut side, &mut straight] {
+        side.micro(&grads(&tensors, 1)).expect("a micro-batch");
+        side.step_sums().expect("a step");
+    }
+    assert_eq!(bits(&side.params()), bits(&straight.params()), "on the {}", S::NAME);
+}
+
+#[test]
+fn a_sum_whose_parameter_is_not_lent_is_an_error_of_its_own() {
+    for missing in [Missing::Error, Missing::Skip] {
+        let setup = plain(vec![("a".into(), vec![2]), ("b".into(), vec![1])], Gradients::new())
+            .accumulate(Accumulation::Sum)
+            .missing(missing);
+        let mut optimizer = setup.cpu::<f32>(&gradstep::Cpu::default()).expect("valid");
+        let (mut a, mut b) = ([1.0f32; 2], [1.0f32]);
+        optimizer.accumulate("a", &[0.5, 0.5]).expect("a gradient");
+        optimizer.accumulate("b", &[0.5]).expect("a gradient");
+        let mut step = optimizer.begin();
+        step.param("a", &mut a).expect("lent");
+        let error = step.finish().expect_err("b was not lent").to_string();
+        assert!(error.contains("`b`") && error.contains("not lent"), "{error}");
+        assert_eq!((a, optimizer.steps()), ([1.0; 2], 0), "{missing:?}");
+        // The sums are there still.
+        let mut step = optimizer.begin();
+        step.param("a", &mut a).expect("lent");
+        step.param("b", &mut b).expect("lent");
+        step.finish().expect("a step");
+        assert_eq!((a, b), ([0.5; 2], [0.5]), "{missing:?}");
+    }
+}
+
 #[test]
 fn settings_out_of_range_are_errors() {
     let with = |gradients| {
@@ -294,6 +400,7 @@ fn settings_out_of_range_are_errors() {
         (with(Gradients::new().clip_norm(f64::NAN)), ["max_norm", "NaN"]),
         (with(Gradients::new().clip_value(-1.0)), ["max_value", "-1"]),
         (with(Gradients::new().loss_scale(LossScale::Fixed(0.0))), ["loss_scale", "it is 0"]),
+        (with(Gradients::new().loss_scale(LossScale::Fixed(1e39))), ["loss_scale", "it is 1000"]),
         (dynamic(1.0, 0.5, 10), ["growth", "it is 1"]),
         (dynamic(2.0, 1.0, 10), ["backoff", "it is 1"]),
         (dynamic(2.0, 0.5, 0), ["interval", "it is 0"]),

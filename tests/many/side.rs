@@ -68,6 +68,10 @@ pub(crate) trait Side: Sized {
     fn micro(&mut self, grads: &Lists) -> Result<()>;
     /// A step with the sums.
     fn step_sums(&mut self) -> Result<Outcome>;
+    /// Forgets the sums.
+    fn discard(&mut self);
+    /// What became of the last step, asked by itself. On the CPU a step tells, and nothing else.
+    fn outcome(&self) -> Option<Outcome>;
     fn params(&mut self) -> Lists;
     fn averages(&mut self) -> Result<Lists>;
     fn swap(&mut self) -> Result<()>;
@@ -114,6 +118,14 @@ impl Side for OnCpu {
             step.param(name, p)?;
         }
         step.finish()
+    }
+
+    fn discard(&mut self) {
+        self.optimizer.discard_micro();
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
+        None
     }
 
     fn params(&mut self) -> Lists {
@@ -188,6 +200,15 @@ mod on_gpu {
     }
 
     impl OnGpu {
+        pub(crate) fn on(gpu: &Gpu, setup: &Setup, params: &Lists) -> Result<Self> {
+            let optimizer = wait(setup.gpu(gpu))?;
+            let names: Vec<_> = optimizer.groups().tensors().map(|t| t.name.clone()).collect();
+            for (name, p) in names.iter().zip(params) {
+                optimizer.write_param(name, p)?;
+            }
+            Ok(Self { optimizer, gpu: gpu.clone(), names })
+        }
+
         pub(crate) fn submit<R>(
             &mut self,
             f: impl FnOnce(&mut GpuOptimizer, &mut wgpu::CommandEncoder) -> R,
@@ -208,15 +229,7 @@ mod on_gpu {
         const NAME: &'static str = "GPU";
 
         fn make(setup: &Setup, params: &Lists) -> Option<Result<Self>> {
-            let gpu = gate::gpu()?.clone();
-            Some(wait(setup.gpu(&gpu)).and_then(|optimizer| {
-                let tensors = optimizer.groups().tensors();
-                let names: Vec<_> = tensors.map(|t| t.name.clone()).collect();
-                for (name, p) in names.iter().zip(params) {
-                    optimizer.write_param(name, p)?;
-                }
-                Ok(Self { optimizer, gpu, names })
-            }))
+            Some(Self::on(gate::gpu()?, setup, params))
         }
 
         fn step(&mut self, grads: &Lists) -> Result<Outcome> {
@@ -233,6 +246,14 @@ mod on_gpu {
         fn step_sums(&mut self) -> Result<Outcome> {
             self.submit(|o, encoder| o.encode(encoder))?;
             wait(self.optimizer.outcome())
+        }
+
+        fn discard(&mut self) {
+            self.optimizer.discard_micro();
+        }
+
+        fn outcome(&self) -> Option<Outcome> {
+            Some(wait(self.optimizer.outcome()).expect("a live device"))
         }
 
         fn params(&mut self) -> Lists {
@@ -433,6 +454,14 @@ mod on_foreign {
 
         fn step_sums(&mut self) -> Result<Outcome> {
             unreachable!("tests of sums do not run here")
+        }
+
+        fn discard(&mut self) {
+            unreachable!("tests of sums do not run here")
+        }
+
+        fn outcome(&self) -> Option<Outcome> {
+            Some(wait(self.set.outcome()).expect("a live device"))
         }
 
         fn params(&mut self) -> Lists {

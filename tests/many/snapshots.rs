@@ -8,6 +8,7 @@ use crate::side::{Side, bits, grads, make, model, on_all, starts, two_groups};
 on_all! {
     a_restored_set_goes_on_bit_for_bit,
     a_snapshot_that_does_not_fit_lists_everything,
+    numbers_that_would_stop_training_are_refused,
 }
 
 fn setups() -> Vec<Setup> {
@@ -65,13 +66,25 @@ fn a_snapshot_that_does_not_fit_lists_everything<S: Side>() {
     spoil.tensors[3].name = "stranger".into();
     spoil.tensors[4].slots[0].shape = vec![1, 2, 3];
     spoil.numbers.insert("mood".into(), 1.0);
+    let again = spoil.tensors[5].slots[0].clone();
+    spoil.tensors[5].slots.push(again);
+    spoil.tensors[6].param = Some(vec![0.0f32; 3].into());
+    let twice = format!("`{}` is there twice", spoil.tensors[5].name);
+    let twice = format!("of {twice}");
+    let short = format!("`{}` has 3 values", spoil.tensors[6].name);
     let Err(Error::Snapshot { problems }) = side.restore(&spoil) else {
         panic!("it was taken, or failed in another way");
     };
     let text = problems.join("\n");
-    for has in
-        ["`scale` is missing", "shape [5]", "`stranger` is unexpected", "[1, 2, 3]", "`mood`"]
-    {
+    for has in [
+        "`scale` is missing",
+        "shape [5]",
+        "`stranger` is unexpected",
+        "[1, 2, 3]",
+        "`mood`",
+        &twice,
+        &short,
+    ] {
         assert!(text.contains(has), "{text}\nlacks {has}");
     }
     assert!(problems.len() >= 6, "{text}");
@@ -82,6 +95,83 @@ fn a_snapshot_that_does_not_fit_lists_everything<S: Side>() {
     let mut other = make!(S, other, start);
     let error = other.restore(&good).expect_err("CAME's state").to_string();
     assert!(error.contains("came") && error.contains("adamw"), "{error}");
+}
+
+/// An average that is there a second time, with another number of values.
+#[test]
+fn no_average_of_another_length_is_taken() {
+    let setup = Setup::new().tensor("w", [3]).group(Group::new("all", Sgd::new(0.1)));
+    let setup = setup.average(Average::Ema { decay: 0.5 });
+    let mut optimizer = setup.cpu::<f32>(&gradstep::Cpu::default()).expect("valid");
+    let mut saved = optimizer.snapshot().expect("a snapshot");
+    let mut again = saved.tensors[0].slot("param_average").expect("a slot").clone();
+    again.values = vec![0.0f32; 1].into();
+    saved.tensors[0].slots.push(again);
+    let error = optimizer.restore(&saved).expect_err("two averages").to_string();
+    assert!(error.contains("`param_average` of `w` is there twice"), "{error}");
+    assert_eq!(optimizer.average("w").expect("an average").len(), 3);
+}
+
+fn numbers_that_would_stop_training_are_refused<S: Side>() {
+    let tensors = model();
+    let setup =
+        two_groups(tensors.clone()).gradients(Gradients::new().loss_scale(LossScale::dynamic()));
+    let mut side = make!(S, setup, starts(&tensors));
+    side.step(&grads(&tensors, 1)).expect("a step");
+    let good = side.snapshot().expect("a snapshot");
+    for (name, x) in [
+        ("loss_scale", f64::NAN),
+        ("loss_scale", f64::INFINITY),
+        ("loss_scale", 0.0),
+        ("loss_scale", -1.0),
+        ("loss_scale", 1e-60),
+        ("good_steps", -1.0),
+        ("skipped", f64::NAN),
+    ] {
+        let mut spoil = good.clone();
+        spoil.step = 77;
+        spoil.numbers.insert(name.into(), x);
+        let error = side.restore(&spoil).expect_err("it would stop training");
+        assert!(matches!(error, Error::Snapshot { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(name) && text.contains(&x.to_string()), "{text}");
+        assert_eq!(side.snapshot().expect("a snapshot"), good, "on the {}", S::NAME);
+    }
+}
+
+/// One average of all tensors knows one number of steps.
+#[cfg(feature = "gpu")]
+#[test]
+fn averages_of_different_ages_do_not_fit_an_arena() {
+    use crate::side::OnGpu;
+    use gradstep::Missing;
+
+    let tensors: Vec<_> =
+        [("a", 3), ("b", 2), ("none", 0)].map(|(name, n)| (name.to_string(), vec![n])).into();
+    let setup = two_groups(tensors.clone()).average(Average::Ema { decay: 0.5 });
+    let start = starts(&tensors);
+    let mut gpu = make!(OnGpu, setup, start);
+    let setup = setup.missing(Missing::Skip);
+    let mut cpu = setup.cpu::<f32>(&gradstep::Cpu::default()).expect("valid");
+    let [mut a, mut b] = [start[0].clone(), start[1].clone()];
+    for both in [true, false] {
+        let mut step = cpu.begin();
+        step.tensor("a", &mut a, &[0.1; 3]).expect("lent");
+        if both {
+            step.tensor("b", &mut b, &[0.1; 2]).expect("lent");
+        }
+        step.finish().expect("a step");
+        let restored = gpu.restore(&cpu.snapshot().expect("a snapshot"));
+        if both {
+            restored.expect("one step in each");
+            continue;
+        }
+        let error = restored.expect_err("two steps and one");
+        assert!(matches!(error, Error::Snapshot { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("`a`") && text.contains("`b`"), "{text}");
+        assert_eq!(gpu.optimizer.steps(), 1, "nothing has changed");
+    }
 }
 
 #[cfg(feature = "gpu")]
