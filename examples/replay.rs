@@ -66,13 +66,14 @@
 //! # The comparison
 //!
 //! For every tensor the displacement Δ = p_t − p_0 is compared with the expected one in the Euclidean
-//! norm, beyond what rounding the parameter on both sides in each step explains:
+//! norm, beyond what rounding the parameter itself once in each step explains:
 //! ```text
-//! error = max over t of  max(0, ‖Δ − Δref‖ − 2 u (t+1) ‖pref‖) / max over s ≤ t of ‖Δref‖
+//! error = max over t of  max(0, ‖Δ − Δref‖ − u (t+1) ‖pref‖) / ‖Δref‖
 //! ```
 //! where u = 2⁻²⁴ in `f32`, 2⁻⁵³ where both sides are `f64`, and half the machine epsilon of the
 //! recording where that is coarser. (Compared with the parameter itself, a step that is wrong by a
-//! tenth would hardly show.)
+//! tenth would hardly show.) The table has the greatest `‖Δ − Δref‖ / ‖Δref‖` beside it, with
+//! nothing allowed for: `plain`.
 //!
 //! Exit status: 0; 1 if an error is above `--tolerance`; 2 if there is nothing to compare because
 //! something is wrong with the command or the file.

@@ -101,6 +101,8 @@ fn follows(label: &str, options: &[&str]) {
         assert_eq!(report["compared"], 20 * tensors, "{name}: every step of every tensor");
         assert_eq!(report["steps"], 20, "{name}");
         assert!(report["error"].as_f64().expect("a number") <= 1e-5, "{name}: {report:#}");
+        let plain = report["plain_error"].as_f64().expect("a number");
+        assert!(plain >= report["error"].as_f64().expect("a number"), "{name}: {report:#}");
     }
 }
 
@@ -218,6 +220,12 @@ fn a_wrong_expectation_fails() {
         run(&file.write("replay_nan"), &out("nan"), &["--tolerance", "inf", "--json"]);
     let report: Json = serde_json::from_str(&text).expect("JSON");
     assert_eq!((status, &report["error"]), (1, &Json::Null), "{text}");
+    let (.., data) = file.get("expected/7/linear.bias");
+    data[..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    let options = ["--tolerance", "1e30", "--json"];
+    let (status, text, _) = run(&file.write("replay_infinite"), &out("infinite"), &options);
+    let report: Json = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((status, &report["error"]), (1, &Json::Null), "{text}");
 }
 
 #[test]
@@ -284,16 +292,25 @@ fn unknown_settings_and_options_list_the_known_ones() {
     }
 }
 
+/// A file that does not say how many steps it has, with one of another number.
+fn late(file: &mut File, kind: &str, t: usize) {
+    file.metadata.remove("steps");
+    file.get(&format!("{kind}/3/scale")).0 = format!("{kind}/{t}/scale");
+}
+
 #[test]
 fn errors_of_a_malformed_file_name_the_tensor() {
     type Change = fn(&mut File);
-    let changes: [(Change, &str); 9] = [
+    let changes: [(Change, &str); 12] = [
         (|f| f.get("grad/3/scale").0 = "grad/x/scale".into(), "`grad/x/scale`"),
         (|f| f.get("grad/3/scale").0 = "grad/3/scales".into(), "`grad/3/scales`"),
         (|f| f.get("grad/3/scale").0 = "gradient/3".into(), "`gradient/3`"),
         (|f| f.get("grad/3/scale").2 = vec![1], "`grad/3/scale` has shape [1]"),
         (|f| f.get("param/scale").1 = Dtype::I32, "`param/scale` is I32"),
         (|f| f.get("expected/3/scale").0 = "expected/99/scale".into(), "`expected/99/scale`"),
+        (|f| late(f, "grad", usize::MAX), "it tells of"),
+        (|f| late(f, "grad", 1_000_000_000), "1000000001 steps"),
+        (|f| late(f, "expected", 1_000_000_000), "1000000001 steps"),
         (|f| drop(f.metadata.insert("steps".into(), "many".into())), "many"),
         (|f| drop(f.metadata.insert("steps".into(), "21".into())), "21"),
         (|f| drop(f.metadata.insert("settings".into(), "[1]".into())), "settings"),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value as Json};
 
@@ -88,6 +89,13 @@ fn widen(dtype: Dtype, data: &[u8]) -> Option<(f64, Vec<f64>)> {
     })
 }
 
+/// How many bytes of values the header tells of; none where it cannot be read.
+fn end_of_values(bytes: &[u8]) -> Option<usize> {
+    let (len, rest) = bytes.split_first_chunk()?;
+    let header = rest.get(..usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
+    serde_json::from_slice::<Metadata>(header).ok().map(|header| header.data_len())
+}
+
 impl Recording {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let fail = |problem: String| format!("{}: {problem}", path.display());
@@ -96,6 +104,11 @@ impl Recording {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self> {
+        // safetensors adds what follows a header to its length before it compares them with the file,
+        // and that overflows where ranges end at the last address.
+        if let Some(end) = end_of_values(bytes).filter(|&end| end > bytes.len()) {
+            return Err(format!("it tells of {end} bytes and has {}", bytes.len()).into());
+        }
         let file = SafeTensors::deserialize(bytes)?;
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let metadata = header.metadata().clone().unwrap_or_default();
@@ -120,14 +133,23 @@ impl Recording {
             Some(Place::Grad(t, _) | Place::Expected(t, _) | Place::Lr(t)) => Some(t),
             _ => None,
         };
-        let seen = stored.keys().filter_map(step_of).max().map_or(0, |t| t + 1);
+        let seen = stored.keys().filter_map(step_of).max().map_or(0, |t| t.saturating_add(1));
         let steps = match metadata.get("steps") {
             None => seen,
             Some(text) => text.parse().map_err(|_| {
                 format!("its metadata `steps` is {text}; it must be a whole number")
             })?,
         };
-        // Every step is stored, so that a wrong number must not ask for any amount of memory.
+        // Every step of every tensor has a place, so that a wrong number must not ask for any amount
+        // of memory.
+        let params = stored.keys().filter(|k| matches!(place(k), Some(Place::Param(_)))).count();
+        if steps.saturating_mul(params.max(1)) > bytes.len() {
+            return Err(format!(
+                "it tells of {steps} steps of {params} tensors, and has {} bytes",
+                bytes.len()
+            )
+            .into());
+        }
         if steps > seen {
             return Err(format!(
                 "its metadata `steps` is {steps}, but the last step with a tensor is number {seen}"

@@ -25,11 +25,9 @@ pub(crate) struct Compared {
     error: f64,
     /// The step of the greatest error.
     step: Option<usize>,
+    /// The greatest relative error when nothing is allowed for the rounding of the parameter.
+    plain: f64,
 }
-
-/// How often the parameter itself is rounded in a step, on both sides together. (The official codes
-/// round it twice, for the decay and for the step, we once; two of three add up, since signs differ.)
-const ROUNDINGS: f64 = 2.0;
 
 fn norm(x: impl Iterator<Item = f64>) -> f64 {
     x.map(|x| x * x).sum::<f64>().sqrt()
@@ -44,24 +42,25 @@ impl Compared {
             compared: 0,
             error: 0.0,
             step: None,
+            plain: 0.0,
         };
-        let mut moved = 0.0f64;
         for (t, (found, wanted)) in replayed.trajectory.iter().zip(&tensor.expected).enumerate() {
             let Some(wanted) = wanted else { continue };
             this.compared += 1;
             // The difference of the displacements is that of the parameters.
             let difference = norm(found.iter().zip(wanted).map(|(a, b)| a - b));
-            moved = moved.max(norm(wanted.iter().zip(&tensor.param).map(|(a, b)| a - b)));
+            let moved = norm(wanted.iter().zip(&tensor.param).map(|(a, b)| a - b));
             #[allow(clippy::cast_precision_loss, reason = "a number of steps")]
-            let rounding = ROUNDINGS * unit * (t + 1) as f64 * norm(wanted.iter().copied());
-            // Written so that what is not a number is not a match.
-            let error = match difference <= rounding {
-                true => 0.0,
-                false => (difference - rounding) / moved,
+            let rounding = unit * (t + 1) as f64 * norm(wanted.iter().copied());
+            // What is infinite or not a number equals nothing, itself neither.
+            let relative = |beyond: f64| match difference.is_finite() {
+                true if difference <= beyond => 0.0,
+                true => (difference - beyond) / moved,
+                false => f64::INFINITY,
             };
-            if error > this.error || error.is_nan() {
-                this.error = if error.is_nan() { f64::INFINITY } else { error };
-                this.step = Some(t);
+            this.plain = this.plain.max(relative(0.0));
+            if relative(rounding) > this.error {
+                (this.error, this.step) = (relative(rounding), Some(t));
             }
         }
         this
@@ -104,15 +103,19 @@ impl Run<'_> {
         );
         let width = compared.iter().map(|c| c.name.chars().count()).max().unwrap_or(0).max(6);
         // Writing to a text cannot fail.
-        let _ = writeln!(text, "{:width$}  {:16} updates  compared  error", "tensor", "shape");
+        let _ = writeln!(
+            text,
+            "{:width$}  {:16} updates  compared    plain  error beyond rounding",
+            "tensor", "shape"
+        );
         for c in compared {
             let shape = format!("{:?}", c.shape);
-            let _ =
-                write!(text, "{:width$}  {shape:16} {:7}  {:8}  ", c.name, c.updates, c.compared);
+            let (updates, compared) = (c.updates, c.compared);
+            let _ = write!(text, "{:width$}  {shape:16} {updates:7}  {compared:8}  ", c.name);
             let _ = match c.step {
-                Some(t) => writeln!(text, "{:.1e} at step {t}", c.error),
-                None if c.compared > 0 => writeln!(text, "within rounding"),
-                None => writeln!(text, "nothing expected"),
+                None if compared == 0 => writeln!(text, "       –  nothing expected"),
+                None => writeln!(text, "{:8.1e}  none", c.plain),
+                Some(t) => writeln!(text, "{:8.1e}  {:.1e} at step {t}", c.plain, c.error),
             };
         }
         let tolerance = self.options.tolerance;
@@ -134,6 +137,7 @@ impl Run<'_> {
                 "compared": c.compared,
                 "error": c.error,
                 "step": c.step,
+                "plain_error": c.plain,
                 "passed": c.passes(self.options.tolerance),
             })
         });
@@ -150,6 +154,7 @@ impl Run<'_> {
             "tolerance": self.options.tolerance,
             "compared": compared.iter().map(|c| c.compared).sum::<usize>(),
             "error": compared.iter().map(|c| c.error).fold(0.0, f64::max),
+            "plain_error": compared.iter().map(|c| c.plain).fold(0.0, f64::max),
             "passed": passed,
             "tensors": tensors.collect::<Vec<_>>(),
         })

@@ -170,8 +170,9 @@ fn judge(
         t.factor
     );
     assert_eq!(found.len(), wanted.len(), "{what:?}: {of} has another length");
-    if error <= t.factor * unit * size + floor {
-        return; // also false for what is not a number
+    // What is infinite or not a number equals nothing, itself neither.
+    if error.is_finite() && error <= t.factor * unit * size + floor {
+        return;
     }
     let units = (error - floor) / (unit * size);
     let mut text = format!("# {what:?} {of}\n# index found wanted\n");
