@@ -94,6 +94,8 @@ pub struct Torch<'a> {
     tensors: Vec<TorchTensor<'a>>,
     /// The number of steps of the metadata.
     step: Option<u64>,
+    /// How many bytes the file has.
+    len: usize,
 }
 
 #[derive(Debug)]
@@ -206,7 +208,7 @@ impl<'a> Torch<'a> {
                 return Err(fail(of(name), problem, "save `param/<name>` with it"));
             }
         }
-        Ok(Self { groups, tensors, step })
+        Ok(Self { groups, tensors, step, len: bytes.len() })
     }
 
     /// The optimizers of its groups.
@@ -265,7 +267,7 @@ impl<'a> Torch<'a> {
             let slots = match self.groups.get(group) {
                 None => Vec::new(),
                 Some(of) => {
-                    let (slots, graph) = tensor.slots(&of.optimizer, step)?;
+                    let (slots, graph) = tensor.slots(&of.optimizer, step, self.len)?;
                     let names = graph.hypers.iter().filter(|h| !GRAD.contains(h));
                     let value = |h: &&str| Some(((*h).to_string(), of.optimizer.hyper(h)?));
                     groups[group].hypers.extend(names.filter_map(value));
@@ -391,8 +393,13 @@ fn shape_from_state(name: &str, slots: &BTreeMap<String, TensorView<'_>>) -> Res
 }
 
 impl TorchTensor<'_> {
-    /// Its slots as `optimizer` has them here, and the traced definition.
-    fn slots(&self, optimizer: &Reference, step: u64) -> Result<(Vec<SlotState>, Graph)> {
+    /// Its slots as `optimizer` has them here, and the traced definition. `len`: the bytes of the file.
+    fn slots(
+        &self,
+        optimizer: &Reference,
+        step: u64,
+        len: usize,
+    ) -> Result<(Vec<SlotState>, Graph)> {
         let entry = optimizer.entry();
         let (dims, graph) = optimizer.layout().resolve(optimizer.recipe(), &self.shape)?;
         let mut left: BTreeSet<&str> = self.slots.keys().map(String::as_str).collect();
@@ -415,6 +422,15 @@ impl TorchTensor<'_> {
                 });
                 continue;
             }
+            // A small file must not ask for any amount of memory: rows and columns tell of a shape.
+            let zeros = |initial: Option<f64>| match dims.count(slot.shape) {
+                n if n > len => Err(fail(
+                    of(&key),
+                    format!("is missing, and would have {n} values where the file has {len} bytes"),
+                    "save it, or the parameter",
+                )),
+                _ => Ok(zeros(&shape, initial)),
+            };
             let values = match self.slots.get(theirs) {
                 Some(view) => {
                     // Rows and columns keep a dimension of one in torch's Adafactor and in SM3.
@@ -435,8 +451,8 @@ impl TorchTensor<'_> {
                     }
                     values(&key, view)?
                 }
-                None if step == 0 => zeros(&shape, optimizer.initial(slot.name)),
-                None if !begun && self.may_begin_late(optimizer) => zeros(&shape, None),
+                None if step == 0 => zeros(optimizer.initial(slot.name))?,
+                None if !begun && self.may_begin_late(optimizer) => zeros(None)?,
                 None => {
                     let known: Vec<_> = self.slots.keys().map(String::as_str).collect();
                     let problem = format!(

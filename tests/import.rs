@@ -440,6 +440,21 @@ fn what_does_not_fit_is_an_error_that_names_it() {
 
 /// Ranges one after the other up to the last address: their end plus anything overflows.
 #[test]
+fn a_small_file_does_not_ask_for_much_memory() {
+    // Rows and columns of a matrix of 10¹⁰ elements, before the first step.
+    let part =
+        |slot: &str| (format!("state/w/{slot}"), Dtype::F32, vec![100_000], vec![0; 400_000]);
+    let parts = ["exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_res_row", "exp_avg_res_col"];
+    let metadata = [("optimizer", "came"), ("settings", r#"{"lr": 1e-3}"#), ("step", "0")];
+    let file = File {
+        tensors: parts.map(part).into(),
+        metadata: metadata.map(|(k, v)| (k.into(), v.into())).into(),
+    };
+    let error = torch(&file.bytes()).expect_err("a slot of 80 GB").to_string();
+    assert!(error.contains("`state/w/exp_avg`") && error.contains("10000000000 values"), "{error}");
+}
+
+#[test]
 fn ranges_to_the_last_address_are_an_error() {
     let size = (1u64 << 61) - 8;
     let eight = (0..8).map(|i| (size / 4, i * size, (i + 1) * size));
