@@ -588,8 +588,9 @@ impl<'a, I: Interpreter> Step<'a, I> {
     /// The gradient `g`, as the step is to see it: clipped and scaled where the surroundings ask
     /// for it, the gradient as it was given otherwise. Full.
     ///
-    /// It is `clamp(raw, grad_min, grad_max) · grad_scale` with three Host values that no
-    /// optimizer knows of: they are −∞, ∞ and 1 unless gradients are clipped or unscaled.
+    /// It is `clamp(raw, grad_min, grad_max) · grad_scale` of the gradient as it was given, with three
+    /// Host values that no optimizer knows of: they are −∞, ∞ (on a GPU the greatest finite numbers)
+    /// and 1 unless gradients are clipped or unscaled.
     #[inline(always)]
     #[must_use]
     pub fn grad(self) -> Value<'a, I> {
@@ -600,11 +601,11 @@ impl<'a, I: Interpreter> Step<'a, I> {
         if I::CONDITIONS { raw } else { conditioned }
     }
 
-    /// The gradient as it was given. Full. (To a definition that also asks for [`grad`](Self::grad)
-    /// it is no other than that.)
+    /// The gradient as it was given, for what is done to it before an optimizer sees it. Full. (To a
+    /// definition that also asks for [`grad`](Self::grad) it is no other than that on the CPU.)
     #[inline(always)]
     #[must_use]
-    pub fn raw_grad(self) -> Value<'a, I> {
+    pub(crate) fn raw_grad(self) -> Value<'a, I> {
         Value::of(self.interpreter, self.interpreter.grad())
     }
 
