@@ -3,7 +3,10 @@
 use crate::value::Shape;
 
 /// Everything that can go wrong. Nothing in the library panics on a caller's input, and an error
-/// leaves parameters, state and the step number as they were.
+/// leaves parameters, state and the step number as they were, but for two: of a step that changes
+/// tensor after tensor ([`CpuRelease`](crate::cpu::CpuRelease), on the GPU `GpuRelease`) those before
+/// it have changed, and what [`DeviceLost`](Self::DeviceLost) or [`Gpu`](Self::Gpu) interrupts may be
+/// done in part.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -90,6 +93,15 @@ pub enum Error {
         problem: String,
         /// What to do.
         remedy: String,
+    },
+    /// A hyper-parameter, a definition or a shape of one part of a set is not valid:
+    /// [`Hyper`](Self::Hyper), [`Definition`](Self::Definition) or [`TooLarge`](Self::TooLarge).
+    #[error("{part}: {error}")]
+    In {
+        /// The group or the tensor.
+        part: String,
+        /// What is wrong with it.
+        error: Box<Self>,
     },
     /// A tensor was named that does not fit the step.
     #[error("tensor `{tensor}` {problem}; {remedy}")]
@@ -237,6 +249,16 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// With the name of the group or the tensor, where it has none.
+    pub(crate) fn of(self, what: &str, name: &str) -> Self {
+        match self {
+            Self::Hyper { .. } | Self::Definition { .. } | Self::TooLarge { .. } => {
+                Self::In { part: format!("{what} `{name}`"), error: Box::new(self) }
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn shape_clash(
         definition: &'static str,
         slot: &str,

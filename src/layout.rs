@@ -147,7 +147,7 @@ impl Dims {
 }
 
 /// The number of elements, if memory can hold them.
-fn element_count(shape: &[usize]) -> Result<usize> {
+pub(crate) fn element_count(shape: &[usize]) -> Result<usize> {
     let most = isize::MAX as usize / 8;
     // Zero dimensions do not hide an overflow among the others.
     let product = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)));

@@ -94,6 +94,9 @@ pub mod value;
 #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "the GPU backend reads the places"))]
 pub mod wgsl;
 
+/// The version of ndarray whose views stand in this interface; its version is part of ours.
+pub use ndarray;
+
 pub use crate::cpu::{Cpu, CpuOptimizer, CpuStep, Element, Isa, Outcome};
 pub use crate::definition::{Definition, Levels, Optimizer, Recipe};
 pub use crate::error::{Error, Result};

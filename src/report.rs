@@ -51,11 +51,16 @@ impl fmt::Display for Stats {
 }
 
 /// What the state of an optimizer takes, tensor by tensor. Printable.
+///
+/// Parameters and gradients are not state. What a step needs on its way is left out: partial sums,
+/// work lists, rows at hand, and the space between tensors in large buffers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Memory {
     /// The tensors, in order.
     pub tensors: Vec<TensorMemory>,
+    /// Bytes of the copy on a GPU by way of which averages are swapped with parameters.
+    pub spare: usize,
 }
 
 /// What the state of a tensor takes.
@@ -70,36 +75,45 @@ pub struct TensorMemory {
     pub param: usize,
     /// Bytes of each slot, by name; averages are among them.
     pub slots: Vec<(String, usize)>,
+    /// Bytes of the sum of its gradients, where they are accumulated.
+    pub sum: usize,
     /// What AdamW would take: two numbers for each element. 0 for a frozen tensor.
     pub adamw: usize,
 }
 
 impl TensorMemory {
-    /// Bytes of all slots.
+    /// Bytes of all slots and of the sum of gradients.
     #[must_use]
     pub fn state(&self) -> usize {
-        self.slots.iter().map(|s| s.1).sum()
+        self.slots.iter().map(|s| s.1).sum::<usize>() + self.sum
     }
 }
 
 impl Memory {
     /// From the outline of a snapshot, whose tensors are active or frozen.
-    pub(crate) fn new(outline: &Snapshot, bytes: usize, active: impl Fn(usize) -> bool) -> Self {
+    pub(crate) fn new(
+        outline: &Snapshot,
+        bytes: usize,
+        active: impl Fn(usize) -> bool,
+        sums: bool,
+        spare: usize,
+    ) -> Self {
         let size = |shape: &[usize]| bytes * shape.iter().product::<usize>();
         let tensors = outline.tensors.iter().enumerate().map(|(i, t)| TensorMemory {
             name: t.name.clone(),
             group: outline.groups.get(t.group).map(|g| g.name.clone()).unwrap_or_default(),
             param: size(&t.shape),
             slots: t.slots.iter().map(|s| (s.name.clone(), size(&s.shape))).collect(),
+            sum: if sums && active(i) { size(&t.shape) } else { 0 },
             adamw: if active(i) { 2 * size(&t.shape) } else { 0 },
         });
-        Self { tensors: tensors.collect() }
+        Self { tensors: tensors.collect(), spare }
     }
 
-    /// Bytes of all slots of all tensors.
+    /// Bytes of all slots and sums of all tensors, and of the copy for swaps.
     #[must_use]
     pub fn state(&self) -> usize {
-        self.tensors.iter().map(TensorMemory::state).sum()
+        self.tensors.iter().map(TensorMemory::state).sum::<usize>() + self.spare
     }
 
     /// Bytes that AdamW would take for the same tensors.
@@ -114,10 +128,16 @@ impl fmt::Display for Memory {
         let width = self.tensors.iter().map(|t| t.name.chars().count()).max().unwrap_or(0).max(6);
         writeln!(f, "{:width$} {:>12} {:>12} {:>12}  slots", "tensor", "bytes", "state", "AdamW")?;
         for t in &self.tensors {
-            let slots: Vec<_> = t.slots.iter().map(|(name, n)| format!("{name} {n}")).collect();
+            let mut slots: Vec<_> = t.slots.iter().map(|(name, n)| format!("{name} {n}")).collect();
+            if t.sum > 0 {
+                slots.push(format!("sum of gradients {}", t.sum));
+            }
             let (name, param, state, adamw) = (&t.name, t.param, t.state(), t.adamw);
             let slots = slots.join(", ");
             writeln!(f, "{name:width$} {param:12} {state:12} {adamw:12}  {slots}")?;
+        }
+        if self.spare > 0 {
+            writeln!(f, "{:width$} {:>12} {:12}", "(swaps)", "", self.spare)?;
         }
         let param: usize = self.tensors.iter().map(|t| t.param).sum();
         write!(f, "{:width$} {param:12} {:12} {:12}", "all", self.state(), self.adamw())

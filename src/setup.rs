@@ -9,14 +9,18 @@ use std::fmt;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
+use crate::cpu::many::AVERAGED;
 use crate::definition::{Optimizer, Recipe};
 use crate::error::{Error, Result};
-use crate::gradients::{Accumulation, Average, Gradients};
-use crate::layout::Layout;
+use crate::gradients::{Accumulation, Average, FOLLOWED, Gradients};
+use crate::layout::{Layout, element_count};
 use crate::schedule::Schedule;
 use crate::snapshot::{GroupState, Snapshot, TensorState};
+use crate::trace::Kind;
+use crate::value::GRAD;
 
-/// A tensor by its number, from [`Setup::tensor`] on: no name is looked up.
+/// A tensor by its number, so that no name is looked up: see [`Groups::id`]. It is the same in all sets
+/// of a setup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TensorId(pub(crate) usize);
 
@@ -481,6 +485,7 @@ impl Setup {
         self.average.map_or(Ok(()), Average::check)?;
         let mut by_name = HashMap::new();
         for (i, (info, _)) in self.tensors.iter().enumerate() {
+            element_count(&info.shape).map_err(|e| e.of("tensor", &info.name))?;
             if let Some(first) = by_name.insert(info.name.clone(), i) {
                 return Err(Error::Setup {
                     what: format!("tensor `{}`", info.name),
@@ -507,7 +512,20 @@ impl Setup {
                 }
                 continue;
             };
-            optimizer.check()?;
+            optimizer.check().map_err(|e| e.of("group", &group.name))?;
+            if let Some(name) = reserved(&**optimizer) {
+                let problem = format!("its definition has a `{name}`, as the library has");
+                return fail(problem, "give it another name");
+            }
+            let lacks = |names: &[&str]| names.iter().all(|n| optimizer.hyper(n).is_none());
+            if group.lr_factor != 1.0 && lacks(&["lr"]) {
+                let problem = format!("its lr_factor is {}, but it has no `lr`", group.lr_factor);
+                return fail(problem, "leave the factor out");
+            }
+            if group.undecayed.is_some() && lacks(&DECAYS) {
+                let problem = format!("it has none of {} to leave out", DECAYS.join(", "));
+                return fail(problem, "drop `without_decay`");
+            }
             for (k, (hyper, rate)) in group.schedules.iter().enumerate() {
                 if group.schedules[..k].iter().any(|s| s.0 == *hyper) {
                     let problem = format!("`{hyper}` has two schedules");
@@ -569,6 +587,20 @@ impl Setup {
     }
 }
 
+/// What `without_decay` leaves out.
+const DECAYS: [&str; 2] = ["weight_decay", "decoupled_weight_decay"];
+
+/// A slot or hyper-parameter of a definition whose name means something else in a set.
+fn reserved(optimizer: &dyn Settings) -> Option<&'static str> {
+    let hyper = GRAD.into_iter().find(|name| optimizer.hyper(name).is_some());
+    let slot = || {
+        let graphs = [Kind::Vector, Kind::Matrix].map(|kind| optimizer.recipe().trace(kind));
+        let slots = graphs.iter().flatten().flat_map(|g| &g.slots);
+        slots.map(|s| s.name).find(|name| [AVERAGED, FOLLOWED].contains(name))
+    };
+    hyper.or_else(slot)
+}
+
 /// The settings of a group's optimizer with what the group changes of them.
 #[derive(Debug)]
 pub(crate) struct Tuned {
@@ -582,7 +614,7 @@ impl Optimizer for Tuned {
         let value = self.inner.hyper(name)?;
         Some(match name {
             "lr" => value * self.lr_factor,
-            "weight_decay" | "decoupled_weight_decay" if !self.decays => 0.0,
+            _ if !self.decays && DECAYS.contains(&name) => 0.0,
             _ => value,
         })
     }
@@ -702,7 +734,9 @@ impl Groups {
     }
 
     pub(crate) fn schedule(&mut self, steps: u64) -> Result<()> {
-        self.units.iter_mut().try_for_each(|u| u.schedule(steps))
+        let names = &self.names;
+        let mut units = self.units.iter_mut();
+        units.try_for_each(|u| u.schedule(steps).map_err(|e| e.of("group", &names[u.group])))
     }
 
     /// The state of all groups and tensors at a step, without slots. `hypers` names those that a
@@ -770,6 +804,40 @@ impl Groups {
             set |= unit.optimizer.set_hyper(name, value);
         }
         if set { Ok(()) } else { Err(no_hyper(group, name)) }
+    }
+
+    /// Sets the hyper-parameters of all groups to those of a snapshot. What is scheduled is set by its
+    /// schedule again.
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`] that lists each group that does not exist, and each hyper-parameter that
+    /// does not, cannot be set, or is out of range; nothing has changed then.
+    pub fn apply_hypers(&mut self, snapshot: &Snapshot) -> Result<()> {
+        let mut problems = Vec::new();
+        let mut set: Vec<_> = self.units.iter().map(|u| (*u.optimizer.inner).boxed()).collect();
+        for GroupState { name: group, hypers, .. } in &snapshot.groups {
+            let Some(g) = self.names.iter().position(|n| n == group) else {
+                problems.push(format!("group `{group}` is unexpected"));
+                continue;
+            };
+            let units = || (0..self.units.len()).filter(|&u| self.units[u].group == g);
+            for (name, &value) in hypers {
+                let is = |x: f64| x.to_bits() == value.to_bits();
+                let mut takes =
+                    |u: usize| set[u].hyper(name).is_some_and(is) || set[u].set_hyper(name, value);
+                // No unit is left out.
+                if units().filter(|&u| takes(u)).count() < units().count().max(1) {
+                    problems.push(format!("group `{group}` has no number `{name}`"));
+                }
+            }
+            let wrong = units().find_map(|u| set[u].check().err());
+            problems.extend(wrong.map(|e| format!("group `{group}`: {e}")));
+        }
+        if !problems.is_empty() {
+            return Err(Error::Snapshot { problems });
+        }
+        self.units.iter_mut().zip(set).for_each(|(unit, inner)| unit.optimizer.inner = inner);
+        Ok(())
     }
 }
 

@@ -165,7 +165,8 @@ impl<T: Element> CpuOptimizer<T> {
             let watch = if setup.watch { Watch::Updates } else { Watch::Nothing };
             let make = |u: usize| {
                 let optimizer = &groups.units[u].optimizer;
-                CpuTensor::watched(cpu, optimizer, &t.info.shape, t.layout, watch)
+                let made = CpuTensor::watched(cpu, optimizer, &t.info.shape, t.layout, watch);
+                made.map_err(|e| e.of("tensor", &t.info.name))
             };
             t.unit.map(make).transpose()
         });
@@ -469,7 +470,8 @@ impl<T: Element> CpuOptimizer<T> {
 
     /// What the state takes.
     pub fn memory(&self) -> Memory {
-        Memory::new(&self.outline(), size_of::<T>(), |i| self.tensors[i].is_some())
+        let active = |i: usize| self.tensors[i].is_some();
+        Memory::new(&self.outline(), size_of::<T>(), active, self.sums.is_some(), 0)
     }
 
     /// A copy of the values of a slot.
@@ -767,7 +769,7 @@ impl<'a, T: Element> CpuStepping<'_, 'a, T> {
     /// Runs the step.
     ///
     /// # Errors
-    /// [`Error::Tensor`] for a tensor without a gradient, [`Error::Hyper`] or
+    /// [`Error::Tensor`] for a tensor without a gradient, [`Error::In`] or
     /// [`Error::Structure`] for hyper-parameters that were changed; nothing has changed then.
     pub fn finish(self) -> Result<Outcome> {
         let Self { optimizer, mut lent } = self;

@@ -24,9 +24,12 @@ use crate::value::GRAD_NEUTRAL;
 /// [`grad`](Self::grad) names, or from the host, and [`encode`](Self::encode) the step.
 ///
 /// Clipping, the test for finite gradients and the dynamic loss scale run and stay on the device:
-/// nothing is read back, and a step that is skipped is skipped there. They take three dispatches,
-/// and one more for each further buffer that the gradients fill. [`outcome`](Self::outcome) reads
-/// what became of a step, when it is asked.
+/// nothing is read back, and a step that is skipped is skipped there. They take two dispatches, and
+/// one for each buffer that the gradients fill. [`outcome`](Self::outcome) reads what became of a
+/// step, when it is asked.
+///
+/// Every tensor takes part in every step. A gradient that nobody wrote since the last step is still
+/// that one: write all of them, or begin with [`encode_clear_grads`](Self::encode_clear_grads).
 #[derive(Debug)]
 pub struct GpuOptimizer {
     set: Set,
@@ -120,6 +123,11 @@ impl GpuOptimizer {
         }
         let capacity = gpu.capacity();
         let mut set = Set::new(setup, gpu, false, capacity).await?;
+        let sees_all = setup.accumulation.is_some() || setup.average.is_some();
+        if setup.gradients.needs_all() || sees_all {
+            let what = "clipping by the norm, tests of gradients, sums and averages";
+            set.check_total(what, "leave them out, or make several sets of the tensors")?;
+        }
 
         // Which tensors are of which class.
         let mut members: Vec<((usize, usize), Vec<Dims>)> = Vec::new();
@@ -282,7 +290,7 @@ impl GpuOptimizer {
     /// and never submitted counts in the step number, and nowhere else.
     ///
     /// # Errors
-    /// [`Error::Hyper`], [`Error::Structure`], [`Error::Setup`] while averages are swapped in or
+    /// [`Error::In`], [`Error::Structure`], [`Error::Setup`] while averages are swapped in or
     /// before the first micro-batch, [`Error::RingFull`] or [`Error::DeviceLost`]; nothing is
     /// recorded then.
     pub fn encode(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
@@ -347,8 +355,8 @@ impl GpuOptimizer {
     }
 
     /// Where the loss scale of the next step lies on the device, as an `f32`: the buffer and the
-    /// offset in bytes. A shader that makes gradients multiplies by it there. None where it does
-    /// not change, or there is none.
+    /// offset in bytes. A shader that makes gradients multiplies by it there. None where nothing is
+    /// measured (no clipping by the norm, no test, no dynamic scale): it is that of the setup then.
     pub fn loss_scale(&self) -> Option<(&wgpu::Buffer, u64)> {
         Some(self.set.guard.as_ref()?.place("loss_scale"))
     }
@@ -384,7 +392,7 @@ impl GpuOptimizer {
 
     /// What the state takes.
     pub fn memory(&self) -> Memory {
-        self.set.memory(self.average.is_some())
+        self.set.memory(self.average.as_ref().map(|a| &a.spare), self.sums.is_some())
     }
 
     /// The groups, and which tensor is in which. Printable.

@@ -212,6 +212,10 @@ impl GpuForeign {
         }
         let capacity = gpu.range_capacity();
         let mut set = Set::new(setup, gpu, true, capacity).await?;
+        if setup.gradients.needs_all() {
+            let what = "clipping by the norm and tests of gradients";
+            set.check_total(what, "leave them out, or make several sets of the tensors")?;
+        }
 
         // The guard sees the gradients as one vector: each is a chunk of it, or several.
         let (mut lens, mut owners, mut measured) = (Vec::new(), Vec::new(), Vec::new());
@@ -292,7 +296,7 @@ impl GpuForeign {
     ///
     /// # Errors
     /// [`Error::Setup`] if gradients are clipped by their norm, tested, or scaled dynamically, which
-    /// takes all of them first; [`Error::Tensor`] while an average is swapped in; [`Error::Hyper`],
+    /// takes all of them first; [`Error::Tensor`] while an average is swapped in; [`Error::In`],
     /// [`Error::Structure`], [`Error::RingFull`] or [`Error::DeviceLost`]. No step is counted then.
     pub fn begin_release(&mut self) -> Result<GpuRelease<'_>> {
         if self.set.guard.is_some() {
@@ -464,12 +468,12 @@ impl GpuForeign {
 
     /// What the state takes.
     pub fn memory(&self) -> Memory {
-        self.set.memory(self.average.is_some())
+        self.set.memory(self.average.as_ref().map(|a| &a.spare), false)
     }
 
     /// Where the loss scale of the next step lies on the device, as an `f32`: the buffer and the
-    /// offset in bytes. A shader that makes gradients multiplies by it there. None where it does
-    /// not change, or there is none.
+    /// offset in bytes. A shader that makes gradients multiplies by it there. None where nothing is
+    /// measured (no clipping by the norm, no test, no dynamic scale): it is that of the setup then.
     pub fn loss_scale(&self) -> Option<(&wgpu::Buffer, u64)> {
         Some(self.set.guard.as_ref()?.place("loss_scale"))
     }
@@ -728,7 +732,7 @@ impl GpuStepping<'_> {
     ///
     /// # Errors
     /// [`Error::Tensor`] for a tensor without a gradient, or while an average is swapped in;
-    /// [`Error::Hyper`], [`Error::Structure`], [`Error::RingFull`] or [`Error::DeviceLost`]; nothing
+    /// [`Error::In`], [`Error::Structure`], [`Error::RingFull`] or [`Error::DeviceLost`]; nothing
     /// is recorded then.
     pub fn finish(self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         self.of.record(encoder)

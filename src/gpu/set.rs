@@ -6,7 +6,7 @@ use super::flat::Guard;
 use crate::Outcome;
 use crate::cpu::many::{AVERAGED, not_watched};
 use crate::definition::Optimizer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gradients::{DECISION, FOLLOWED, Gradients, REMEMBERED};
 use crate::layout::Dims;
 use crate::plan::Plan;
@@ -61,8 +61,8 @@ impl Set {
                 continue;
             };
             let (optimizer, shape) = (&groups.units[unit].optimizer, &t.info.shape);
-            let (class, dims) =
-                cores[unit].class(optimizer, shape, t.layout, pooled, capacity).await?;
+            let made = cores[unit].class(optimizer, shape, t.layout, pooled, capacity).await;
+            let (class, dims) = made.map_err(|e| e.of("tensor", &t.info.name))?;
             tensors.push(Placed { dims, class: Some((unit, class)) });
         }
         let (gpu, gradients) = (gpu.clone(), setup.gradients.clone());
@@ -128,8 +128,29 @@ impl Set {
         used.filter_map(|t| Some(4 * t.dims.state_len(&self.class(t)?.plan.graph))).sum()
     }
 
-    pub(crate) fn memory(&self, averaged: bool) -> Memory {
-        Memory::new(&self.outline(averaged), 4, |i| self.tensors[i].class.is_some())
+    /// What the state takes; `spare`: the copy by way of which averages are swapped.
+    pub(crate) fn memory(&self, spare: Option<&wgpu::Buffer>, sums: bool) -> Memory {
+        let active = |i: usize| self.tensors[i].class.is_some();
+        let bytes = spare.map_or(0, |s| usize::try_from(s.size()).unwrap_or(usize::MAX));
+        Memory::new(&self.outline(spare.is_some()), 4, active, sums, bytes)
+    }
+
+    /// Refuses more elements than what sees all of them as one vector can count.
+    pub(crate) fn check_total(&self, what: &str, remedy: &str) -> Result<()> {
+        let lens = self.tensors.iter().filter(|t| t.class.is_some()).map(|t| t.dims.len());
+        // Each begins at a multiple of 256 bytes.
+        let total = lens.fold(0, |n: usize, len| n.saturating_add(len).next_multiple_of(64));
+        if u32::try_from(total).is_ok() {
+            return Ok(());
+        }
+        Err(Error::Setup {
+            what: what.into(),
+            problem: format!(
+                "all tensors have {total} elements, and the GPU counts to {}",
+                u32::MAX
+            ),
+            remedy: remedy.into(),
+        })
     }
 
     pub(crate) fn check_watched(&self) -> Result<()> {

@@ -432,6 +432,7 @@ fn norms_of_large_and_small_gradients_in_double_precision() {
 #[cfg(feature = "gpu")]
 mod on_the_device {
     use gradstep::gpu::wgpu;
+    use pollster::block_on as wait;
 
     use super::*;
     use crate::side::OnGpu;
@@ -479,10 +480,43 @@ mod on_the_device {
             let side = make!(OnGpu, setup, starts(&tensors));
             let more = side.optimizer.dispatches() - free.optimizer.dispatches();
             assert_eq!(more, side.optimizer.guard_dispatches());
-            assert!(more <= 3, "{more} dispatches for {n} tensors");
+            assert_eq!(more, 3, "two and one for the buffer of all gradients of {n} tensors");
             counts.push(side.optimizer.dispatches());
         }
         assert_eq!(counts[1], counts[2], "dispatches depend on the number of tensors");
+    }
+
+    #[test]
+    fn gradients_that_were_cleared_are_zero() {
+        let tensors = model();
+        let start = starts(&tensors);
+        let mut side = make!(OnGpu, plain(tensors.clone(), Gradients::new()), start);
+        side.write(&grads(&tensors, 1)).expect("written");
+        side.submit(|o, encoder| {
+            o.encode_clear_grads(encoder);
+            o.encode(encoder).expect("recorded");
+        });
+        assert_eq!(bits(&side.params()), bits(&start));
+    }
+
+    /// What sees all gradients as one vector counts their elements.
+    #[test]
+    fn too_many_elements_for_one_vector_are_an_error_of_their_own() {
+        let Some(gpu) = crate::common::gate::gpu() else { return };
+        let setup = Setup::new()
+            .tensors([("a", [1 << 31]), ("b", [1 << 31])])
+            .group(Group::new("all", Sgd::new(1.0)));
+        let clipped = setup.clone().gradients(Gradients::new().clip_norm(1.0));
+        for error in [
+            wait(clipped.gpu(gpu)).map(|_| ()),
+            wait(clipped.gpu_foreign(gpu)).map(|_| ()),
+            wait(setup.average(Average::Ema { decay: 0.5 }).gpu(gpu)).map(|_| ()),
+        ] {
+            let error = error.expect_err("too many").to_string();
+            for has in ["clipping", "4294967296 elements", "4294967295", "several sets"] {
+                assert!(error.contains(has), "{error}\nlacks {has}");
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Which tensor falls where, and what its group does to it.
 
 use gradstep::optim::{AdamW, Came, Sgd};
-use gradstep::{Cpu, Error, Group, Layout, Missing, Select, Setup};
+use gradstep::value::{Interpreter, Step};
+use gradstep::{
+    Cpu, Definition, Error, Group, Layout, Levels, Missing, Optimizer, Recipe, Select, Setup,
+};
 
 use crate::side::{OnCpu, Side, grads, make, model, on_all, starts, two_groups};
 
@@ -53,11 +56,41 @@ fn globs_and_regular_expressions_choose_by_name() {
     );
     assert_eq!(taken(regex("^s|^e.*y$")), "scale empty");
     assert_eq!(taken(regex(r"\.\d\.w")), "layers.0.weight layers.1.weight layers.2.weight");
+    assert_eq!(taken(regex("(?i)^SC")), "scale", "in both cases");
     assert_eq!(taken(Select::rank(..1).or(Select::size(0..=0))), "scale empty");
     assert_eq!(taken(glob("layers.*").not()), "embed.weight scale empty");
     assert_eq!(taken(Select::test("the third", |t| t.name == "scale")), "scale");
     for error in [Select::glob("a[").map(|_| ()), Select::regex("(").map(|_| ())] {
         assert!(matches!(error, Err(Error::Setup { .. })), "{error:?}");
+    }
+}
+
+/// A definition with names that a set has uses for (0 to 2), without a learning rate (3), with a slot
+/// that is never set (4).
+#[derive(Clone, Debug)]
+struct Reserved<const N: u8>;
+
+impl<const N: u8> Definition for Reserved<N> {
+    const NAME: &'static str = "reserved";
+    const LEVELS: Levels = Levels::flat(1);
+
+    #[inline(always)]
+    fn step<I: Interpreter>(s: Step<'_, I>) {
+        let slot = s.full(["param_average", "averaged_steps", "m", "m", "m"][usize::from(N)]);
+        if N != 4 {
+            slot.set(s.grad());
+        }
+        s.set_param(s.param() - s.grad());
+    }
+}
+
+impl<const N: u8> Optimizer for Reserved<N> {
+    fn hyper(&self, name: &str) -> Option<f64> {
+        (N == 2 && name == "grad_scale").then_some(1.0)
+    }
+
+    fn recipe(&self) -> Recipe {
+        Recipe::of::<Self>()
     }
 }
 
@@ -77,8 +110,18 @@ fn what_does_not_fit_together_names_the_tensor_or_the_group() {
             one().group(group("a").schedule_with("lr", |_| 0.1).schedule_with("lr", |_| 0.2)),
             "two schedules",
         ),
-        (one().group(Group::new("a", AdamW::new(-1.0))), "lr"),
-        (Setup::new().tensor("huge", [usize::MAX, 2]).group(group("a")), "elements"),
+        (one().group(Group::new("a", AdamW::new(-1.0))), "group `a`: hyper-parameter `lr`"),
+        (
+            one().group(Group::new("a", Reserved::<0>)),
+            "group `a`: its definition has a `param_average`",
+        ),
+        (one().group(Group::new("a", Reserved::<1>)), "has a `averaged_steps`"),
+        (one().group(Group::new("a", Reserved::<2>)), "has a `grad_scale`"),
+        (one().group(Group::new("a", Reserved::<3>).lr_factor(0.5)), "it has no `lr`"),
+        (one().group(Group::new("a", Reserved::<3>).without_decay(Select::all())), "weight_decay"),
+        (one().group(Group::new("a", Reserved::<4>)), "tensor `w`: the definition of reserved"),
+        (Setup::new().tensor("huge", [usize::MAX, 2]).group(group("a")), "tensor `huge`: shape"),
+        (Setup::new().tensor("huge", [usize::MAX, 2]).group(Group::frozen("f")), "tensor `huge`"),
     ] {
         let error = fails(&setup);
         assert!(error.contains(has), "{error}\nlacks {has}");
@@ -199,7 +242,7 @@ fn factors_masks_and_schedules_reach_their_tensors<S: Side>() {
     // What is set wrong is an error of the step, which changes nothing.
     side.groups_mut().set_hyper("slow", "lr", f64::NAN).expect("a number");
     let before = side.params();
-    assert!(matches!(side.step(&g), Err(Error::Hyper { .. })), "NaN was taken");
+    assert!(matches!(side.step(&g), Err(Error::In { .. })), "NaN was taken");
     assert_eq!(side.params(), before, "on the {}", S::NAME);
 }
 

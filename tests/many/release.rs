@@ -295,7 +295,7 @@ mod on_the_device {
         let mut side = make!(OnForeign, plain(), starts(&tensors));
         side.groups_mut().set_hyper("others", "lr", f64::NAN).expect("a number");
         let error = side.set.begin_release().map(|_| ()).expect_err("NaN");
-        assert!(matches!(error, Error::Hyper { .. }), "{error}");
+        assert!(matches!(error, Error::In { .. }), "{error}");
         assert_eq!(side.set.steps(), 0, "the step was counted");
         side.groups_mut().set_hyper("others", "lr", 0.01).expect("a number");
 

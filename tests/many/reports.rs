@@ -1,7 +1,7 @@
 //! Statistics of steps, and what state takes.
 
 use gradstep::optim::{Adafactor, Came, Sgd};
-use gradstep::{Accumulation, Gradients, Group, LossScale, Select, Setup};
+use gradstep::{Accumulation, Average, Gradients, Group, LossScale, Select, Setup};
 
 use crate::common::tolerance::F32;
 use crate::side::{Lists, Side, bits, grads, make, model, on_all, starts, two_groups};
@@ -17,6 +17,7 @@ on_all! {
     memory_is_counted_slot_by_slot;
     not in the callers buffers:
     statistics_of_sums_of_micro_batches,
+    sums_of_gradients_are_counted,
 }
 
 fn rms(x: impl Iterator<Item = f64>) -> f64 {
@@ -215,4 +216,22 @@ fn memory_is_counted_slot_by_slot<S: Side>() {
     let sum: usize = memory.tensors.iter().map(|t| t.adamw).sum();
     assert!(text.contains(&sum.to_string()) && text.contains("exp_avg_res_col"), "{text}");
     assert!(memory.state() < memory.adamw(), "{text}");
+
+    let averaged = two_groups(tensors.clone()).average(Average::Ema { decay: 0.9 });
+    let more = make!(S, averaged, starts(&tensors)).memory();
+    let of = |name: &str| more.tensors.iter().find(|t| t.name == name).expect("known");
+    assert_eq!(of("embed.weight").state(), embed.state() + 1920 + 4, "the average and its number");
+    assert_eq!(more.spare > 0, S::NAME != "CPU", "on the {}", S::NAME);
+    let slots: usize = more.tensors.iter().map(gradstep::report::TensorMemory::state).sum();
+    assert_eq!(more.state(), slots + more.spare, "on the {}", S::NAME);
+}
+
+fn sums_of_gradients_are_counted<S: Side>() {
+    let tensors = model();
+    let setup = two_groups(tensors.clone());
+    let without = make!(S, setup, starts(&tensors)).memory();
+    let with = make!(S, setup.accumulate(Accumulation::Sum), starts(&tensors)).memory();
+    let elements: usize = tensors.iter().map(|t| t.1.iter().product::<usize>()).sum();
+    assert_eq!(with.state(), without.state() + 4 * elements, "on the {}", S::NAME);
+    assert!(with.to_string().contains("sum of gradients 1920"), "{with}");
 }

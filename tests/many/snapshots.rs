@@ -9,6 +9,7 @@ on_all! {
     a_restored_set_goes_on_bit_for_bit,
     a_snapshot_that_does_not_fit_lists_everything,
     numbers_that_would_stop_training_are_refused,
+    hyper_parameters_that_were_set_are_resumed_on_demand,
 }
 
 fn setups() -> Vec<Setup> {
@@ -95,6 +96,38 @@ fn a_snapshot_that_does_not_fit_lists_everything<S: Side>() {
     let mut other = make!(S, other, start);
     let error = other.restore(&good).expect_err("CAME's state").to_string();
     assert!(error.contains("came") && error.contains("adamw"), "{error}");
+}
+
+fn hyper_parameters_that_were_set_are_resumed_on_demand<S: Side>() {
+    let tensors = model();
+    let start = starts(&tensors);
+    let setup = two_groups(tensors.clone());
+    let mut straight = make!(S, setup, start);
+    let set = |side: &mut S, lr: f64| {
+        side.groups_mut().set_hyper("others", "lr", lr).expect("a number");
+    };
+    set(&mut straight, 3e-3);
+    straight.groups_mut().set_hyper("matrices", "weight_decay", 0.2).expect("a number");
+    straight.step(&grads(&tensors, 1)).expect("a step");
+    let saved = straight.snapshot().expect("a snapshot");
+    let mut resumed = make!(S, setup, start);
+    resumed.restore(&saved).expect("it fits");
+    resumed.groups_mut().apply_hypers(&saved).expect("they fit");
+    straight.step(&grads(&tensors, 2)).expect("a step");
+    resumed.step(&grads(&tensors, 2)).expect("a step");
+    assert_eq!(bits(&straight.params()), bits(&resumed.params()), "on the {}", S::NAME);
+
+    let mut strange = saved.clone();
+    strange.groups[0].name = "nobody".into();
+    let hypers = &mut strange.groups[1].hypers;
+    hypers.extend([("lr".into(), -1.0), ("eps".into(), 0.5), ("mood".into(), 1.0)]);
+    let error = resumed.groups_mut().apply_hypers(&strange).expect_err("strange").to_string();
+    for has in ["`nobody` is unexpected", "no number `mood`", "`others`: hyper-parameter `lr`"] {
+        assert!(error.contains(has), "{error}\nlacks {has}");
+    }
+    let groups = resumed.groups_mut();
+    assert_eq!(groups.hyper("others", "lr").expect("a number"), 3e-3, "nothing has changed");
+    assert_ne!(groups.hyper("others", "eps").expect("a number"), 0.5, "nothing has changed");
 }
 
 /// An average that is there a second time, with another number of values.
