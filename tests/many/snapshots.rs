@@ -1,8 +1,12 @@
 //! State is taken, moved and put back.
 
+#[cfg(feature = "gpu")]
+use gradstep::Outcome;
 use gradstep::optim::{Adafactor, AdamW, Sgd, Sm3};
 use gradstep::{Average, Error, Gradients, Group, LossScale, Select, Setup, Snapshot};
 
+#[cfg(feature = "gpu")]
+use crate::side::Lists;
 use crate::side::{Side, bits, grads, make, model, on_all, starts, two_groups};
 
 on_all! {
@@ -253,4 +257,86 @@ fn move_to<S: Side>() {
         }
         cpu.step(&grads(&tensors, 7)).expect("it goes on");
     }
+}
+
+#[cfg(feature = "gpu")]
+fn step_of_sums<S: Side>(side: &mut S, parts: &[Lists]) -> Outcome {
+    parts.iter().try_for_each(|g| side.micro(g)).expect("micro-batches");
+    side.step_sums().expect("a step")
+}
+
+/// Several pages, and tensors that no binding holds: everything that a set does is what the CPU does.
+#[cfg(feature = "gpu")]
+#[test]
+fn sets_larger_than_a_binding_do_what_the_cpu_does() {
+    use crate::common::gate;
+    use crate::side::{OnCpu, OnGpu};
+    use gradstep::Accumulation;
+    use gradstep::gpu::wgpu::Limits;
+    use gradstep::optim::Came;
+
+    // 65536 elements in a binding.
+    let limits = Limits { max_storage_buffer_binding_size: 1 << 18, ..Limits::defaults() };
+    let Some(device) = gate::own(limits) else { return };
+    let shapes = [
+        ("long", vec![150_000]),
+        ("tall", vec![1200, 70]),
+        ("wide", vec![2, 70_000]),
+        ("b", vec![70]),
+    ];
+    let tensors: Vec<_> = shapes.map(|(name, shape)| (name.to_string(), shape)).into();
+    let start = starts(&tensors);
+    let scale = LossScale::Dynamic { initial: 4.0, growth: 2.0, backoff: 0.5, interval: 2 };
+    let setup = Setup::new()
+        .tensors(tensors.clone())
+        .group(Group::new("came", Came::new(1e-2)).of(Select::names(["tall"])))
+        .group(Group::new("others", AdamW::new(1e-2)))
+        .gradients(Gradients::new().clip_norm(1.0).loss_scale(scale))
+        .average(Average::Ema { decay: 0.5 })
+        .accumulate(Accumulation::Mean);
+    let mut cpu = make!(OnCpu, setup, start);
+    let mut gpu = OnGpu::on(&device, &setup, &start).expect("valid");
+    let pages = gpu.optimizer.grad("long").expect("known").len();
+    assert!(pages > 2, "a gradient in {pages} regions");
+    // Two for all, and one for each page; the elements fill six at least.
+    let dispatches = gpu.optimizer.guard_dispatches();
+    assert!((2 + 6..=2 + 8).contains(&dispatches), "{dispatches} dispatches");
+
+    let near = |found: &Lists, wanted: &Lists, from: &Lists| {
+        for (i, (found, wanted)) in found.iter().zip(wanted).enumerate() {
+            let norm = |a: &[f32], b: &[f32]| {
+                let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
+                squares.sum::<f64>().sqrt()
+            };
+            let (apart, way) = (norm(found, wanted), norm(wanted, &from[i]));
+            // A rounding of the parameter a step beside the tolerance of the GPU.
+            let rounding = 6.0 * norm(wanted, &vec![0.0; wanted.len()]) / f64::from(1 << 24);
+            assert!(apart <= 1e-5 * way + rounding, "tensor {i} is {apart} apart after {way}");
+        }
+    };
+    for t in 1..=4 {
+        let mut parts = [grads(&tensors, 2 * t), grads(&tensors, 2 * t + 1)];
+        if t == 2 {
+            parts[1][0][149_999] = f32::NAN;
+        }
+        let outcomes = [step_of_sums(&mut cpu, &parts), step_of_sums(&mut gpu, &parts)];
+        assert_eq!(outcomes.map(|o| o.skipped), [t == 2; 2], "step {t}");
+    }
+    near(&gpu.params(), &cpu.params(), &start);
+    near(&gpu.averages().expect("averages"), &cpu.averages().expect("averages"), &start);
+
+    // Swapped in and out.
+    let (params, averages) = (gpu.params(), gpu.averages().expect("averages"));
+    gpu.swap().expect("swapped");
+    assert_eq!(bits(&gpu.params()), bits(&averages));
+    gpu.swap().expect("swapped back");
+    assert_eq!(bits(&gpu.params()), bits(&params));
+
+    // State there and back again.
+    let saved = gpu.snapshot().expect("a snapshot");
+    let mut other = OnGpu::on(&device, &setup, &start).expect("valid");
+    other.restore(&saved).expect("it fits");
+    assert_eq!(other.snapshot().expect("a snapshot"), saved);
+    cpu.restore(&saved).expect("it fits");
+    assert_eq!(cpu.snapshot().expect("a snapshot"), saved);
 }
