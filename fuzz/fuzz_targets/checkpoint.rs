@@ -1,5 +1,5 @@
-//! Any bytes as a checkpoint: reading never panics, and what was read is written and read again as
-//! the same.
+//! Any bytes as a checkpoint: reading never panics, what was read is written and read again as the
+//! same, and an optimizer takes it and goes on, or refuses it and is as before.
 //!
 //! Most inputs are not bytes but changes: of the header of a valid file, whose length is put right
 //! again, of the JSON text within its metadata, or of single bytes of the file of a random snapshot.
@@ -9,8 +9,11 @@
 
 #![no_main]
 
+use gradstep::optim::AdamW;
 use gradstep::snapshot::{GroupState, SlotState, TensorState, Values};
-use gradstep::{Snapshot, checkpoint};
+use gradstep::{
+    Average, Cpu, CpuOptimizer, Gradients, Group, LossScale, Setup, Snapshot, checkpoint,
+};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value as Json;
 
@@ -91,41 +94,32 @@ impl<'a> Bytes<'a> {
     }
 }
 
+/// An optimizer that takes the valid file.
+fn optimizer() -> CpuOptimizer<f32> {
+    let setup = Setup::new()
+        .tensor("a/b", [2, 3])
+        .tensor("c", [])
+        .group(Group::new("all", AdamW::new(0.1)))
+        .gradients(Gradients::new().loss_scale(LossScale::dynamic()))
+        .average(Average::Ema { decay: 0.5 });
+    setup.cpu(&Cpu::single_threaded()).expect("it is valid")
+}
+
 /// A valid file with a bit of everything.
 fn valid() -> Vec<u8> {
-    let slot = |name: &str, shape: &[usize], values: Values| SlotState {
-        name: name.into(),
-        shape: shape.into(),
-        values,
-    };
-    let mut snapshot = Snapshot::default();
+    let mut snapshot = optimizer().snapshot().expect("it is settled");
     snapshot.step = 7;
-    snapshot.groups = vec![GroupState {
-        name: "all".into(),
-        optimizer: "adamw".into(),
-        hypers: [("lr".into(), 0.1), ("eps".into(), f64::NAN)].into(),
-    }];
-    snapshot.tensors = vec![
-        TensorState {
-            name: "a/b".into(),
-            group: 0,
-            shape: vec![2, 3],
-            param: Some(vec![1.0f32; 6].into()),
-            slots: vec![
-                slot("m", &[2, 3], vec![2.0f32; 6].into()),
-                slot("v", &[2], vec![3.0f64; 2].into()),
-            ],
-        },
-        TensorState {
-            name: "c".into(),
-            group: 0,
-            shape: vec![],
-            param: None,
-            slots: vec![slot("m", &[], vec![4.0f64].into())],
-        },
-    ];
-    snapshot.numbers.insert("loss_scale".into(), f64::INFINITY);
+    snapshot.groups[0].hypers.insert("eps".into(), f64::NAN);
+    snapshot.set_param("a/b", vec![1.0f32; 6]).expect("its size");
+    for (i, slot) in snapshot.tensors.iter_mut().flat_map(|t| &mut t.slots).enumerate() {
+        let values = vec![i as f64 + 0.5; slot.values.len()];
+        slot.values = if i % 2 == 0 { Values::F64(values) } else { values_f32(&values) };
+    }
     checkpoint::to_bytes(&snapshot).expect("it is valid")
+}
+
+fn values_f32(values: &[f64]) -> Values {
+    Values::F32(values.iter().map(|&x| x as f32).collect())
 }
 
 fn parts(file: &[u8]) -> (&[u8], &[u8]) {
@@ -147,7 +141,26 @@ fn same(snapshot: &Snapshot, bytes: &[u8]) {
 fn read(bytes: &[u8]) {
     if let Ok(snapshot) = checkpoint::from_bytes(bytes) {
         same(&snapshot, &checkpoint::to_bytes(&snapshot).expect("what was read can be written"));
+        restore(&snapshot);
     }
+}
+
+fn restore(snapshot: &Snapshot) {
+    let mut optimizer = optimizer();
+    let before = optimizer.snapshot().expect("it is settled");
+    if optimizer.restore(snapshot).is_err() {
+        assert_eq!(optimizer.snapshot().expect("it is settled"), before);
+        return;
+    }
+    assert_eq!(optimizer.steps(), snapshot.step);
+    let (mut a, mut c) = ([1.0f32; 6], [1.0f32]);
+    let mut step = optimizer.begin();
+    step.tensor("a/b", &mut a, &[1.0; 6]).expect("its size");
+    step.tensor("c", &mut c, &[1.0]).expect("its size");
+    let scale = step.finish().expect("a step").loss_scale;
+    assert!(scale > 0.0 && scale.is_finite(), "{scale}");
+    // Whatever hyper-parameters it has.
+    let _ = optimizer.groups_mut().apply_hypers(snapshot);
 }
 
 fuzz_target!(|data: &[u8]| {
