@@ -75,6 +75,11 @@
 //! tenth would hardly show.) The table has the greatest `‖Δ − Δref‖ / ‖Δref‖` beside it, with
 //! nothing allowed for: `plain`.
 //!
+//! One rounding is what two codes cannot agree on better: each stores a parameter once a step. It is
+//! what all recordings in `tests/golden/replay` hold within 1e-5, on the CPU and on a GPU. Some codes
+//! round twice, for the decay and for the step. Among many elements such errors average out; a
+//! tensor of one element may miss by them, or by coming back to where it began, where Δref vanishes.
+//!
 //! Exit status: 0; 1 if an error is above `--tolerance`; 2 if there is nothing to compare because
 //! something is wrong with the command or the file.
 //!
