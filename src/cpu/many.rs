@@ -251,7 +251,7 @@ impl<T: Element> CpuOptimizer<T> {
             });
         };
         sum.run(&First(sum.count == 0), &grad);
-        sum.count += 1;
+        sum.count = sum.count.saturating_add(1);
         Ok(())
     }
 
@@ -902,7 +902,7 @@ impl<T: Element> CpuOptimizer<T> {
     }
 
     /// Goes back to a snapshot, taken here or on another backend or precision. Parameters are the
-    /// caller's, and hyper-parameters stay as they are: those of the snapshot are in its groups.
+    /// caller's, and hyper-parameters stay as they are: see [`Groups::apply_hypers`].
     ///
     /// # Errors
     /// [`Error::Snapshot`] that lists all differences; nothing has changed then. [`Error::Tensor`] as

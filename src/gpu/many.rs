@@ -267,7 +267,7 @@ impl GpuOptimizer {
         let ticket = self.ring.take(&self.set.gpu)?;
         sums.flat.dispatch(&mut begin(encoder), &ticket);
         ticket.release_after(encoder);
-        sums.count += 1;
+        sums.count = sums.count.saturating_add(1);
         Ok(())
     }
 
@@ -672,7 +672,7 @@ impl GpuOptimizer {
 
     /// Goes back to a snapshot, taken here or on another backend or precision, in effect from the
     /// next submit on. Parameters are restored where the snapshot has them. Hyper-parameters stay as
-    /// they are: those of the snapshot are in its groups.
+    /// they are: see [`Groups::apply_hypers`].
     ///
     /// # Errors
     /// [`Error::Snapshot`] that lists all differences; nothing has changed then. [`Error::Setup`]

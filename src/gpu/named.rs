@@ -667,8 +667,8 @@ impl GpuForeign {
     }
 
     /// Goes back to a snapshot, taken here or on another backend or precision, in effect from the
-    /// next submit on. Parameters are the caller's, and hyper-parameters stay as they are: those of
-    /// the snapshot are in its groups.
+    /// next submit on. Parameters are the caller's, and hyper-parameters stay as they are: see
+    /// [`Groups::apply_hypers`].
     ///
     /// # Errors
     /// [`Error::Snapshot`] that lists all differences; nothing has changed then. [`Error::Tensor`]
