@@ -23,14 +23,18 @@
 //! ```
 //!
 //! Settings that are not given have the reference's defaults, not this library's. Those that change
-//! nothing about the mathematics (`foreach`, `fused`, …) are accepted; one that is unknown or has no
-//! counterpart here is an error that lists the known ones. Infinity, which JSON does not have, is the
-//! text `"inf"`.
+//! nothing about the mathematics (`foreach`, `fused`, …) are accepted, and so is what torch and its
+//! schedulers keep in a parameter group besides ([`BOOKKEEPING`]); one that is unknown or has no
+//! counterpart here is an error that lists the known ones. Numbers that JSON does not have are the
+//! texts `"inf"`, `"-inf"` and `"nan"`, or as Python writes them: `"Infinity"`, `"-Infinity"`,
+//! `"NaN"`. As in Python, 0 and 1 are false and true.
 //!
 //! Every optimizer has one setting more, `layout`: how it sees tensors of more than two dimensions
 //! (`auto`, `vector`, `last_two` or `flatten`, see [`Layout`]). Its default is what the reference
-//! does. `adafactor` is three optimizers, chosen by `variant`: `torch` (the default), `hf` and
-//! `paper`.
+//! does, with one exception: pytorch_optimizer's SM3 keeps an accumulator for each axis, this library
+//! one for the rows and one for the columns of each matrix. Up to two dimensions they are the same;
+//! beyond, the steps differ. `adafactor` is three optimizers, chosen by `variant`: `torch` (the
+//! default), `hf` and `paper`.
 //!
 //! [`entries`] lists all of them. A new one is one entry of the list.
 
@@ -62,7 +66,7 @@ pub struct Entry {
     pub variant: Option<&'static str>,
     /// The reference implementation: package and class.
     pub reference: &'static str,
-    /// How the reference sees tensors of more than two dimensions.
+    /// How the reference sees tensors of more than two dimensions (of SM3, what comes nearest).
     pub layout: Layout,
     /// Its settings, `variant` and `layout` left out.
     pub settings: &'static [Setting],
@@ -116,8 +120,20 @@ const FOREACH: Setting = set("foreach", Kind::Ignored);
 const FUSED: Setting = set("fused", Kind::Ignored);
 const CAPTURABLE: Setting = set("capturable", Kind::Ignored);
 const DIFFERENTIABLE: Setting = set("differentiable", Kind::Ignored);
-/// What torch's schedulers add to a group's settings.
-const INITIAL_LR: Setting = set("initial_lr", Kind::Ignored);
+
+/// What the parameter groups of torch's optimizers hold besides settings: the tensors and their names,
+/// and what schedulers note there. Accepted with any value and ignored: a step does not read them.
+pub const BOOKKEEPING: &[&str] = &[
+    "params",
+    "param_names",
+    "initial_lr",
+    "base_lr",
+    "max_lr",
+    "min_lr",
+    "swa_lr",
+    "base_momentum",
+    "max_momentum",
+];
 
 const ADAM_BETAS: Kind = Kind::Numbers(&[Some(0.9), Some(0.999)]);
 const ADAFACTOR_EPS: Kind = Kind::Numbers(&[Some(1e-30), Some(1e-3)]);
@@ -137,7 +153,6 @@ static ENTRIES: &[Entry] = &[
             set("weight_decay", Kind::Number(0.0)),
             FOREACH,
             MAXIMIZE,
-            INITIAL_LR,
         ],
         slots: &[
             ("exp_avg_sq_row", "row_var"),
@@ -172,7 +187,6 @@ static ENTRIES: &[Entry] = &[
             set("scale_parameter", Kind::Flag(true)),
             set("relative_step", Kind::Flag(true)),
             set("warmup_init", Kind::Flag(false)),
-            INITIAL_LR,
         ],
         slots: &[],
         unused: &["RMS"],
@@ -247,7 +261,6 @@ static ENTRIES: &[Entry] = &[
             CAPTURABLE,
             DIFFERENTIABLE,
             FUSED,
-            INITIAL_LR,
         ],
         slots: &[],
         unused: &[],
@@ -283,7 +296,6 @@ static ENTRIES: &[Entry] = &[
             CAPTURABLE,
             DIFFERENTIABLE,
             FUSED,
-            INITIAL_LR,
         ],
         slots: &[],
         unused: &[],
@@ -300,7 +312,6 @@ static ENTRIES: &[Entry] = &[
             set("clip_threshold", Kind::Number(1.0)),
             set("betas", Kind::Numbers(&[Some(0.9), Some(0.999), Some(0.9999)])),
             set("weight_decay", Kind::Number(0.0)),
-            INITIAL_LR,
         ],
         slots: &[],
         unused: &["RMS"],
@@ -332,7 +343,6 @@ static ENTRIES: &[Entry] = &[
             FOREACH,
             DIFFERENTIABLE,
             FUSED,
-            INITIAL_LR,
         ],
         slots: &[],
         unused: &[],
@@ -350,7 +360,7 @@ static ENTRIES: &[Entry] = &[
         name: "sm3",
         variant: None,
         reference: "pytorch_optimizer.SM3",
-        // The reference has an accumulator for each dimension; up to two they are the same.
+        // The reference has an accumulator for each axis; up to two they are the same.
         layout: Layout::LastTwo,
         settings: &[
             set("lr", Kind::Number(0.1)),
@@ -361,7 +371,6 @@ static ENTRIES: &[Entry] = &[
             FOREACH,
             // Not an argument, but a group's settings have it.
             set("step", Kind::Ignored),
-            INITIAL_LR,
         ],
         slots: &[],
         unused: &["momentum_buffer"],
@@ -387,6 +396,14 @@ pub fn entries() -> &'static [Entry] {
     ENTRIES
 }
 
+/// The entry that [`Reference::new`] takes for this name and the setting `variant`, if there is one.
+///
+/// # Errors
+/// [`Error::NoOptimizer`], or [`Error::Setting`] for the variant.
+pub fn entry(name: &str, settings: &Map<String, Json>) -> Result<&'static Entry> {
+    find(name, settings.get("variant"))
+}
+
 const LAYOUTS: [(&str, Layout); 4] = [
     ("auto", Layout::Auto),
     ("vector", Layout::Vector),
@@ -401,7 +418,7 @@ impl Reference {
     /// `came_pytorch.CAME.CAME`, `torch.optim.adamw.AdamW`.
     ///
     /// # Errors
-    /// [`Error::NoOptimizer`], [`Error::Setting`] or [`Error::Hyper`].
+    /// [`Error::NoOptimizer`] or [`Error::Setting`].
     pub fn new(name: &str, settings: &Map<String, Json>) -> Result<Self> {
         Self::with_epsilon(name, settings, f32::EPSILON.into())
     }
@@ -412,11 +429,11 @@ impl Reference {
     /// # Errors
     /// As for [`new`](Self::new).
     pub fn with_epsilon(name: &str, settings: &Map<String, Json>, epsilon: f64) -> Result<Self> {
-        let entry = find(name, settings.get("variant"))?;
+        let entry = entry(name, settings)?;
         let given = Given { entry, settings, epsilon };
         let layout = given.check()?;
         let optimizer = (entry.make)(&given)?;
-        optimizer.check()?;
+        optimizer.check().map_err(|e| given.in_words_of_the_reference(e))?;
         Ok(Self { entry, optimizer, layout })
     }
 
@@ -528,12 +545,22 @@ impl fmt::Display for Setting {
     }
 }
 
-/// A number, or the infinity that JSON does not have.
+/// A number, or one that JSON does not have.
 fn number(value: &Json) -> Option<f64> {
-    let infinite = |s: &str| ["inf", "infinity"].contains(&s.to_ascii_lowercase().as_str());
-    match value {
-        Json::String(s) if infinite(s) => Some(f64::INFINITY),
-        _ => value.as_f64(),
+    let Json::String(text) = value else { return value.as_f64() };
+    match text.to_ascii_lowercase().as_str() {
+        "inf" | "infinity" => Some(f64::INFINITY),
+        "-inf" | "-infinity" => Some(f64::NEG_INFINITY),
+        "nan" => Some(f64::NAN),
+        _ => None,
+    }
+}
+
+/// True or false, as which Python takes 1 and 0.
+fn truth(value: &Json) -> Option<bool> {
+    match value.as_f64() {
+        Some(x) if x == 0.0 || x == 1.0 => Some(x == 1.0),
+        _ => value.as_bool(),
     }
 }
 
@@ -543,7 +570,7 @@ impl Kind {
         let is = match self {
             Self::Required | Self::Number(_) => number(value).is_some(),
             Self::Optional => value.is_null() || number(value).is_some(),
-            Self::Flag(_) => value.is_boolean(),
+            Self::Flag(_) => truth(value).is_some(),
             Self::Numbers(list) => value.as_array().is_some_and(|values| {
                 let fits = |(v, d): (&Json, &Option<f64>)| {
                     number(v).is_some() || v.is_null() && d.is_none()
@@ -551,7 +578,7 @@ impl Kind {
                 values.len() == list.len() && values.iter().zip(list).all(fits)
             }),
             Self::Only(x) => number(value) == Some(x),
-            Self::Always(x) => value == &Json::Bool(x),
+            Self::Always(x) => truth(value) == Some(x),
             Self::Ignored => !(value.is_string() || value.is_array() || value.is_object()),
         };
         let expected = match self {
@@ -587,6 +614,7 @@ impl Given<'_> {
         for (name, value) in self.settings {
             match name.as_str() {
                 "variant" => {} // It led to the entry.
+                name if BOOKKEEPING.contains(&name) => {}
                 "layout" => {
                     let known = LAYOUTS.iter().find(|l| value == l.0);
                     let names = LAYOUTS.map(|l| l.0).join(", ");
@@ -597,7 +625,11 @@ impl Given<'_> {
                     let found = self.entry.settings.iter().find(|s| s.name == name);
                     let setting = found.ok_or_else(|| self.unknown(name))?;
                     if let Some(expected) = setting.kind.expected(value) {
-                        let problem = format!("is {value}; it must be {expected}");
+                        let hint = self
+                            .variant_with(|s| s.name == name && s.kind.expected(value).is_none());
+                        let hint = hint.map(|v| format!(" (set variant = {v}, which takes it)"));
+                        let hint = hint.unwrap_or_default();
+                        let problem = format!("is {value}; it must be {expected}{hint}");
                         return Err(self.problem(name, problem));
                     }
                 }
@@ -611,10 +643,34 @@ impl Given<'_> {
         }
     }
 
+    /// A variant of this optimizer with such a setting.
+    fn variant_with(&self, fits: impl Fn(&Setting) -> bool) -> Option<&'static str> {
+        let mut variants = ENTRIES.iter().filter(|e| e.name == self.entry.name);
+        variants.find(|e| e.settings.iter().any(&fits)).and_then(|e| e.variant)
+    }
+
+    /// An error about a hyper-parameter of ours, as one about the setting that it comes from.
+    fn in_words_of_the_reference(&self, error: Error) -> Error {
+        let Error::Hyper { name, value, expected, .. } = error else { return error };
+        let (setting, index) = match name {
+            _ if self.kind(name).is_some() => (name, None),
+            "beta1" => ("betas", Some(0)),
+            "beta2" => ("betas", Some(1)),
+            "beta3" => ("betas", Some(2)),
+            "eps1" => ("eps", Some(0)),
+            "eps2" => ("eps", Some(1)),
+            "decay_rate" => ("beta2_decay", None),
+            "clip_threshold" => ("d", None),
+            _ => (name, None),
+        };
+        let given = self.settings.get(setting).filter(|_| index.is_none());
+        let value = given.map_or_else(|| value.to_string(), ToString::to_string);
+        let place = index.map(|i: usize| format!("[{i}]")).unwrap_or_default();
+        self.problem(&format!("{setting}{place}"), format!("is {value}; it must be {expected}"))
+    }
+
     fn unknown(&self, name: &str) -> Error {
-        let others = ENTRIES.iter().filter(|e| e.name == self.entry.name);
-        let mut others = others.filter(|e| e.settings.iter().any(|s| s.name == name));
-        let problem = match others.find_map(|e| e.variant).zip(self.entry.variant) {
+        let problem = match self.variant_with(|s| s.name == name).zip(self.entry.variant) {
             Some((other, this)) => {
                 format!("is unknown to variant {this} (set variant = {other}, which has it)")
             }
@@ -642,7 +698,7 @@ impl Given<'_> {
 
     fn flag(&self, name: &str) -> bool {
         let default = self.kind(name) == Some(Kind::Flag(true));
-        self.settings.get(name).map_or(default, |v| v == &Json::Bool(true))
+        self.settings.get(name).and_then(truth).unwrap_or(default)
     }
 
     /// A number of a list, `None` for null.

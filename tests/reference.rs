@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use gradstep::reference::{Entry, Kind, Reference, Setting, entries};
+use gradstep::reference::{BOOKKEEPING, Entry, Kind, Reference, Setting, entries, entry};
 use gradstep::{Cpu, Error, Group, Layout, Optimizer, Setup};
 use serde_json::{Map, Value as Json, json};
 
@@ -174,7 +174,13 @@ fn what_has_no_counterpart_or_another_type_is_refused() {
         ("came", json!({"lr": 0.1, "layout": "rows"}), "last_two"),
         ("came", json!({"lr": 0.1, "weight_decay": -1.0}), "not negative"),
         ("adam", json!({"maximize": true}), "false"),
-        ("adam", json!({"amsgrad": 1}), "true or false"),
+        ("adam", json!({"amsgrad": 2}), "true or false"),
+        ("adam", json!({"lr": "-inf"}), "finite"),
+        ("adam", json!({"betas": [0.9, 1.5]}), "`betas[1]` of adam is 1.5"),
+        ("adafactor", json!({"d": 0}), "`d` of adafactor is 0"),
+        ("adafactor", json!({"beta2_decay": 0.5}), "`beta2_decay` of adafactor is 0.5"),
+        ("adafactor", json!({"eps": [null, -1]}), "`eps[1]` of adafactor is -1"),
+        ("adafactor", json!({"lr": null}), "set variant = hf, which takes it"),
         ("adam", json!({"foreach": "yes"}), "null"),
         ("adamw", json!({"decoupled_weight_decay": false}), "true"),
         ("sm3", json!({"beta": 0.5}), "0.0"),
@@ -196,7 +202,7 @@ fn what_has_no_counterpart_or_another_type_is_refused() {
 fn neutral_settings_are_accepted() {
     let settings = json!({
         "foreach": null, "fused": true, "maximize": false, "capturable": false,
-        "differentiable": false, "initial_lr": 0.5, "decoupled_weight_decay": true
+        "differentiable": false, "decoupled_weight_decay": true
     });
     let neutral = new("adam", settings).expect("settings");
     assert_eq!(neutral.recipe().name(), "adamw");
@@ -204,6 +210,31 @@ fn neutral_settings_are_accepted() {
     let came = came.expect("settings");
     assert_eq!(came.hyper("clip_threshold"), Some(f64::INFINITY));
     assert_eq!(came.layout(), Layout::Flatten);
+    // As Python writes it, and its 1 for true.
+    let came = new("came", json!({"lr": 0.1, "clip_threshold": "Infinity"})).expect("settings");
+    assert_eq!(came.hyper("clip_threshold"), Some(f64::INFINITY));
+    let adam = new("adam", json!({"decoupled_weight_decay": 1, "maximize": 0})).expect("settings");
+    assert_eq!(adam.recipe().name(), "adamw");
+}
+
+#[test]
+fn what_torch_keeps_in_a_group_besides_is_ignored() {
+    let group: Map<_, _> = BOOKKEEPING.iter().map(|b| (b.to_string(), json!(["w", 0.5]))).collect();
+    for entry in entries() {
+        let mut settings = least(entry);
+        let base = format!("{:?}", Reference::new(entry.name, &settings).expect("settings"));
+        settings.extend(group.clone());
+        let made = Reference::new(entry.name, &settings).expect("settings");
+        assert_eq!(format!("{made:?}"), base, "{entry}");
+    }
+}
+
+#[test]
+fn an_entry_is_found_by_name_and_variant() {
+    let hf = json!({"variant": "hf"}).as_object().expect("an object").clone();
+    assert_eq!(entry("adafactor", &hf).expect("it").variant, Some("hf"));
+    assert_eq!(entry("torch.optim.Adafactor", &Map::new()).expect("it").variant, Some("torch"));
+    assert!(entry("torch.optim.Adafactor", &hf).is_err());
 }
 
 #[test]
