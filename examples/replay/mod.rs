@@ -10,10 +10,10 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use gradstep::Cpu;
-use gradstep::reference::{Reference, entries};
-use serde_json::{Map, Value as Json};
+use gradstep::reference::{Entry, Reference, entries, entry};
+use serde_json::{Map, Number, Value as Json};
 
-use self::recording::Recording;
+use self::recording::{Recording, Tensor};
 use self::report::{Compared, Run};
 
 pub(crate) type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
@@ -22,7 +22,8 @@ const USAGE: &str = "\
 usage: cargo run --release --example replay -- FILE.safetensors [OPTION …]
   --out FILE          where trajectories and state are written (required)
   --optimizer NAME    another optimizer than the file's
-  --set KEY=VALUE …   settings of the optimizer, before those of the file; VALUE is JSON or a text
+  --set KEY=VALUE …   settings of the optimizer, before those of the file; VALUE is JSON or a text,
+                      null is the default
   --backend cpu|gpu   where it is computed (cpu; gpu needs the feature gpu)
   --threads N         threads of the CPU
   --f64               compute in double precision
@@ -36,7 +37,7 @@ pub(crate) fn command(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
-    match Options::parse(args.into_iter()).and_then(|options| act(options, out)) {
+    match Options::parse(args.into_iter()).and_then(|options| act(options, out, err)) {
         Ok(true) => 0,
         Ok(false) => 1,
         Err(error) => {
@@ -47,30 +48,32 @@ pub(crate) fn command(
     }
 }
 
-fn act(options: Option<Options>, out: &mut dyn Write) -> Result<bool> {
+fn act(options: Option<Options>, out: &mut dyn Write, err: &mut dyn Write) -> Result<bool> {
     let Some(options) = options else {
         writeln!(out, "{}", help())?;
         return Ok(true);
     };
     let recording = Recording::read(&options.file)?;
-    let (reference, recorded) = options.reference(&recording)?;
-    // A rate that is set here holds at all steps.
-    let scheduled = recorded && !options.settings.contains_key("lr");
-    let job = run::Job { recording: &recording, reference: &reference, scheduled };
+    let choice = options.choice(&recording)?;
+    let reference = &choice.reference(&recording, 0)?;
+    let job = run::Job { recording: &recording, choice: &choice };
     let replayed = match options.backend {
         Backend::Gpu => run::on_gpu(&job)?,
         Backend::Cpu if options.f64 => run::on_cpu::<f64>(&job, &options.cpu()?)?,
         Backend::Cpu => run::on_cpu::<f32>(&job, &options.cpu()?)?,
     };
-    let run = Run { options: &options, recording: &recording, reference: &reference };
+    let notes = notes(&choice, &recording);
+    for note in &notes {
+        let _ = writeln!(err, "note: {note}");
+    }
+    let run = Run { options: &options, recording: &recording, reference, notes: &notes };
     report::write(&run, &replayed)?;
-    let unit = if options.f64 { f64::EPSILON } else { f32::EPSILON.into() };
-    let unit = recording.epsilon.max(unit) / 2.0;
+    let epsilon = if options.f64 { f64::EPSILON } else { f32::EPSILON.into() };
     let compared: Vec<_> = recording
         .tensors
         .iter()
         .zip(&replayed)
-        .map(|(tensor, replayed)| Compared::new(tensor, replayed, unit))
+        .map(|(tensor, r)| Compared::new(tensor, r, tensor.epsilon.max(epsilon) / 2.0))
         .collect();
     let passed = compared.iter().all(|c| c.passes(options.tolerance));
     let text = if options.json {
@@ -82,13 +85,46 @@ fn act(options: Option<Options>, out: &mut dyn Write) -> Result<bool> {
     Ok(passed)
 }
 
+/// What whoever reads the report should know.
+fn notes(choice: &Choice, recording: &Recording) -> Vec<String> {
+    let mut notes = Vec::new();
+    // A matrix is a matrix in both, with axes of length 1 before it too.
+    let differs = |x: &&Tensor| match x.shape.split_last_chunk::<2>() {
+        Some((batch, _)) => batch.iter().product::<usize>() > 1,
+        None => false,
+    };
+    let names: Vec<_> =
+        recording.tensors.iter().filter(differs).map(|x| format!("`{}`", x.name)).collect();
+    if choice.entry.name == "sm3" && !names.is_empty() {
+        notes.push(format!(
+            "{} keeps an accumulator for each axis, this library one for the rows and one for the \
+             columns of each matrix: the steps of these tensors of more than two dimensions differ: {}",
+            choice.entry.reference,
+            names.join(", ")
+        ));
+    }
+    let first_eps_is_given =
+        || choice.settings(recording, 0).get("eps").is_some_and(|eps| !eps[0].is_null());
+    if choice.entry.variant == Some("torch") && recording.mixed && !first_eps_is_given() {
+        notes.push(format!(
+            "{} takes the first default of eps from the type of the group's first tensor, which the \
+             file does not tell; taken is {:e}, of the coarsest type (--set eps=[…,1e-3] for another)",
+            choice.entry.reference, recording.epsilon
+        ));
+    }
+    if (0..recording.steps).any(|t| choice.maximizes(recording, t)) {
+        notes.push("gradients are negated: maximize is true".into());
+    }
+    notes
+}
+
 fn help() -> String {
     let mut text = format!("{USAGE}\n\noptimizers and their settings:");
     for entry in entries() {
         // Writing to a text cannot fail.
         let _ = write!(text, "\n  {entry}");
     }
-    text
+    text + "\nmaximize=true is replayed with negated gradients"
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +209,15 @@ impl Options {
         let (key, value) = setting
             .split_once('=')
             .ok_or_else(|| format!("--set {setting}: it must be KEY=VALUE, as in --set lr=1e-3"))?;
-        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        let value = match (value, recording::json(value)) {
+            // As Python has them.
+            ("True", _) => true.into(),
+            ("False", _) => false.into(),
+            ("None", _) => Json::Null,
+            (_, Ok(value)) => value,
+            // `.1`, `1.`, `+0.1`
+            (_, Err(_)) => value.parse().map_or_else(|_| value.into(), real),
+        };
         self.settings.insert(key.into(), value);
         Ok(())
     }
@@ -190,16 +234,14 @@ impl Options {
         }
     }
 
-    /// The optimizer of the options, and where they say nothing, of the file; and whether it is the
-    /// recorded one.
-    fn reference(&self, recording: &Recording) -> Result<(Reference, bool)> {
+    /// The optimizer of the options, and where they say nothing, of the file.
+    fn choice(&self, recording: &Recording) -> Result<Choice> {
         let class = |name: &str| name.rsplit('.').next().unwrap_or(name).to_ascii_lowercase();
+        let set: Map<_, _> = self.settings.clone().into_iter().filter(|s| !s.1.is_null()).collect();
+        let switched = set.contains_key("variant");
         let recorded = recording.optimizer.as_deref();
-        let given = self.optimizer.as_deref();
-        let same = |a: &str, b: &str| class(a) == class(b);
-        let mut settings = recording.settings.clone();
-        let mut is_recorded = true;
-        let name = match (given, recorded) {
+        let recorded_entry = recorded.and_then(|r| entry(r, recording.settings(0)).ok());
+        let name = match (self.optimizer.as_deref(), recorded) {
             (None, None) => {
                 return Err(format!(
                     "{}: its metadata does not name an `optimizer`; name it with --optimizer",
@@ -207,23 +249,92 @@ impl Options {
                 )
                 .into());
             }
-            (None, Some(recorded)) => recorded,
+            // Another variant is in another package.
+            (None, Some(recorded)) if switched && recorded_entry.is_some() => class(recorded),
+            (None, Some(recorded)) => recorded.into(),
             // The class with its module says more.
-            (Some(given), Some(recorded)) if same(given, recorded) && !given.contains('.') => {
-                recorded
+            (Some(given), Some(recorded))
+                if recorded_entry.is_some()
+                    && !switched
+                    && !given.contains('.')
+                    && class(given) == class(recorded) =>
+            {
+                recorded.into()
             }
-            (Some(given), recorded) => {
-                if recorded.is_some_and(|r| !same(given, r)) {
-                    settings.clear();
-                    is_recorded = false;
-                }
-                given
-            }
+            (Some(given), _) => given.into(),
         };
-        settings.extend(self.settings.clone());
-        let reference = Reference::with_epsilon(name, &settings, recording.epsilon)?;
-        Ok((reference, is_recorded))
+        let says_variant = !self.settings.contains_key("variant")
+            && (recorded.is_none() || recorded == Some(name.as_str()));
+        let variant = recording.settings(0).get("variant").filter(|_| says_variant);
+        let mut settings = set;
+        if let Some(variant) = variant {
+            settings.entry("variant").or_insert(variant.clone());
+        }
+        let entry = entry(&name, &settings)?;
+        let is_recorded =
+            recorded.is_none() || recorded_entry.is_some_and(|r| std::ptr::eq(r, entry));
+        Ok(Choice { name, entry, is_recorded, set: self.settings.clone() })
     }
+}
+
+/// Which optimizer, and what of the settings counts.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    name: String,
+    entry: &'static Entry,
+    /// Whether the recorded settings are its own.
+    is_recorded: bool,
+    /// Settings that come before the recorded ones; null stands for the default.
+    set: Map<String, Json>,
+}
+
+impl Choice {
+    /// The optimizer with the settings of step t.
+    fn reference(&self, recording: &Recording, t: usize) -> Result<Reference> {
+        let mut settings = self.settings(recording, t);
+        if self.maximizes(recording, t) {
+            settings.insert("maximize".into(), false.into());
+        }
+        Ok(Reference::with_epsilon(&self.name, &settings, recording.epsilon)?)
+    }
+
+    fn settings(&self, recording: &Recording, t: usize) -> Map<String, Json> {
+        let mut settings = Map::new();
+        if self.is_recorded {
+            settings.clone_from(recording.settings(t));
+            if let Some(lr) = recording.lr.get(t).copied().flatten() {
+                settings.insert("lr".into(), real(lr));
+            }
+            // What is noted there for others to read: the reference takes its own steps.
+            if self.flag(recording, t, "relative_step", true) {
+                settings.remove("lr");
+            }
+        }
+        settings.extend(self.set.clone());
+        settings.retain(|name, value| !(value.is_null() && self.set.contains_key(name)));
+        settings
+    }
+
+    /// Whether the gradients of step t are to be negated: what torch does first of all.
+    fn maximizes(&self, recording: &Recording, t: usize) -> bool {
+        self.flag(recording, t, "maximize", false)
+    }
+
+    /// A setting that is true or false; false where there is none of this name.
+    fn flag(&self, recording: &Recording, t: usize, name: &str, default: bool) -> bool {
+        let recorded = || recording.settings(t).get(name).filter(|_| self.is_recorded);
+        let value = match self.set.get(name) {
+            Some(value) => Some(value).filter(|v| !v.is_null()),
+            None => recorded(),
+        };
+        let value = value.map_or(default, |v| v == &Json::Bool(true) || v.as_f64() == Some(1.0));
+        value && self.entry.settings.iter().any(|s| s.name == name)
+    }
+}
+
+/// A number of JSON, or the text for one that JSON does not have.
+fn real(x: f64) -> Json {
+    Number::from_f64(x).map_or_else(|| x.to_string().into(), Json::Number)
 }
 
 fn parse<T: std::str::FromStr>(option: &str, value: &str, expected: &str) -> Result<T> {

@@ -13,12 +13,15 @@ use super::Result;
 #[derive(Debug)]
 pub(crate) struct Recording {
     pub(crate) optimizer: Option<String>,
-    pub(crate) settings: Map<String, Json>,
+    /// Of each step, or one for all of them. Never empty.
+    settings: Vec<Map<String, Json>>,
     pub(crate) steps: usize,
     /// The learning rate of each step, where it is recorded.
     pub(crate) lr: Vec<Option<f64>>,
     /// The greatest machine epsilon of the parameters' types.
     pub(crate) epsilon: f64,
+    /// Whether parameters are of several types.
+    pub(crate) mixed: bool,
     /// By name.
     pub(crate) tensors: Vec<Tensor>,
 }
@@ -27,6 +30,8 @@ pub(crate) struct Recording {
 pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
+    /// The greatest machine epsilon of the types of the parameter and of what is expected of it.
+    pub(crate) epsilon: f64,
     pub(crate) param: Vec<f64>,
     /// By step.
     pub(crate) grads: Vec<Option<Vec<f64>>>,
@@ -96,6 +101,41 @@ fn end_of_values(bytes: &[u8]) -> Option<usize> {
     serde_json::from_slice::<Metadata>(header).ok().map(|header| header.data_len())
 }
 
+/// JSON as Python writes it: there, numbers that are not finite are bare words. They become texts.
+pub(crate) fn json(text: &str) -> serde_json::Result<Json> {
+    const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+    let (mut strict, mut rest, mut in_text) = (String::new(), text, false);
+    while let Some(c) = rest.chars().next() {
+        let word = WORDS.iter().find(|w| !in_text && rest.starts_with(**w));
+        let length = match word {
+            Some(word) => word.len(),
+            None if in_text && c == '\\' => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+            None => c.len_utf8(),
+        };
+        in_text ^= c == '"';
+        let quote = if word.is_some() { "\"" } else { "" };
+        strict.extend([quote, &rest[..length], quote]);
+        rest = &rest[length..];
+    }
+    serde_json::from_str(&strict)
+}
+
+/// An object, or a list of them.
+fn settings(text: &str) -> Result<Vec<Map<String, Json>>> {
+    let own = |json: Json| match json {
+        Json::Object(settings) => Ok(settings),
+        other => Err(format!("{other} is not an object")),
+    };
+    let all = json(text).map_err(|e| e.to_string()).and_then(|json| match json {
+        Json::Array(steps) if !steps.is_empty() => steps.into_iter().map(own).collect(),
+        one => Ok(vec![own(one)?]),
+    });
+    all.map_err(|e| {
+        format!("its metadata `settings` is not a JSON object or a list of them ({e}): {text}")
+            .into()
+    })
+}
+
 impl Recording {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let fail = |problem: String| format!("{}: {problem}", path.display());
@@ -112,15 +152,7 @@ impl Recording {
         let file = SafeTensors::deserialize(bytes)?;
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let metadata = header.metadata().clone().unwrap_or_default();
-        let settings = match metadata.get("settings") {
-            None => Map::new(),
-            Some(text) => serde_json::from_str(text).map_err(|e| {
-                format!(
-                    "its metadata `settings` is not a JSON object ({e}): {text}; infinity is \
-                     written as the text \"inf\""
-                )
-            })?,
-        };
+        let settings = metadata.get("settings").map_or(Ok(vec![Map::new()]), |s| settings(s))?;
         let mut stored = BTreeMap::new();
         for (key, view) in file.tensors() {
             let (epsilon, values) = widen(view.dtype(), view.data()).ok_or_else(|| {
@@ -151,8 +183,16 @@ impl Recording {
             .into());
         }
         if steps > seen {
+            let last = match seen.checked_sub(1) {
+                None => "no step has a tensor".to_string(),
+                Some(last) => format!("the last step with a tensor is {last}, the first being 0"),
+            };
+            return Err(format!("its metadata `steps` is {steps}, but {last}").into());
+        }
+        if ![1, steps].contains(&settings.len()) {
+            let found = settings.len();
             return Err(format!(
-                "its metadata `steps` is {steps}, but the last step with a tensor is number {seen}"
+                "its metadata `settings` is a list of {found} objects, but there are {steps} steps"
             )
             .into());
         }
@@ -163,14 +203,17 @@ impl Recording {
             steps,
             lr: vec![None; steps],
             epsilon: 0.0,
+            mixed: false,
             tensors: Vec::new(),
         };
         for (key, tensor) in &stored {
             if let Some(Place::Param(name)) = place(key) {
+                this.mixed |= !this.tensors.is_empty() && this.epsilon != tensor.epsilon;
                 this.epsilon = this.epsilon.max(tensor.epsilon);
                 this.tensors.push(Tensor {
                     name: name.into(),
                     shape: tensor.shape.clone(),
+                    epsilon: tensor.epsilon,
                     param: tensor.values.clone(),
                     grads: vec![None; steps],
                     expected: vec![None; steps],
@@ -184,6 +227,16 @@ impl Recording {
             this.put(&key, tensor)?;
         }
         Ok(this)
+    }
+
+    /// The settings of a step, without the learning rates that are tensors.
+    pub(crate) fn settings(&self, t: usize) -> &Map<String, Json> {
+        self.settings.get(t).unwrap_or(&self.settings[0])
+    }
+
+    /// Whether steps have settings of their own.
+    pub(crate) fn is_scheduled(&self) -> bool {
+        self.settings.len() > 1 || self.lr.iter().any(Option::is_some)
     }
 
     /// Puts a tensor of the file where it belongs; parameters are there already.
@@ -221,7 +274,12 @@ impl Recording {
             )
             .into());
         }
-        let list = if is_grad { &mut tensor.grads } else { &mut tensor.expected };
+        let list = if is_grad {
+            &mut tensor.grads
+        } else {
+            tensor.epsilon = tensor.epsilon.max(stored.epsilon);
+            &mut tensor.expected
+        };
         let slot = list.get_mut(t).ok_or_else(|| late(key, steps))?;
         if slot.replace(stored.values).is_some() {
             return Err(format!("tensor `{key}`: step {t} of `{name}` is given twice").into());

@@ -27,10 +27,30 @@ pub(crate) struct Compared {
     step: Option<usize>,
     /// The greatest relative error when nothing is allowed for the rounding of the parameter.
     plain: f64,
+    /// Whether the expected displacement is at some step more than rounding explains, or there is none.
+    checked: bool,
+    /// What is rounded to.
+    unit: f64,
+    /// Where the error is not finite, for want of finite parameters: on which side.
+    hint: Option<&'static str>,
 }
 
 fn norm(x: impl Iterator<Item = f64>) -> f64 {
     x.map(|x| x * x).sum::<f64>().sqrt()
+}
+
+const ALIKE: &str = "both are not finite, in the same places";
+
+fn not_finite(found: &[f64], wanted: &[f64]) -> Option<&'static str> {
+    let all = |x: &[f64]| x.iter().all(|x| x.is_finite());
+    let mut pairs = found.iter().zip(wanted);
+    match (all(found), all(wanted)) {
+        (true, true) => None,
+        (true, false) => Some("expected is not finite"),
+        (false, true) => Some("ours is not finite"),
+        _ if pairs.all(|(a, b)| a.is_finite() == b.is_finite()) => Some(ALIKE),
+        _ => Some("both are not finite"),
+    }
 }
 
 impl Compared {
@@ -43,7 +63,11 @@ impl Compared {
             error: 0.0,
             step: None,
             plain: 0.0,
+            checked: true,
+            unit,
+            hint: None,
         };
+        let (mut seen, mut hidden) = (false, false);
         for (t, (found, wanted)) in replayed.trajectory.iter().zip(&tensor.expected).enumerate() {
             let Some(wanted) = wanted else { continue };
             this.compared += 1;
@@ -61,13 +85,27 @@ impl Compared {
             this.plain = this.plain.max(relative(0.0));
             if relative(rounding) > this.error {
                 (this.error, this.step) = (relative(rounding), Some(t));
+                this.hint = not_finite(found, wanted);
             }
+            seen |= rounding < moved;
+            hidden |= moved > 0.0;
         }
+        this.checked = seen || !hidden;
         this
     }
 }
 
 impl Compared {
+    /// The type whose rounding is allowed for.
+    fn rounded_to(&self) -> &'static str {
+        match 2.0 * self.unit {
+            x if x == f64::EPSILON => "f64",
+            x if x == f64::from(f32::EPSILON) => "f32",
+            x if x == half::f16::EPSILON.to_f64() => "f16",
+            _ => "bf16",
+        }
+    }
+
     pub(crate) fn passes(&self, tolerance: f64) -> bool {
         self.error.is_finite() && self.error <= tolerance
     }
@@ -77,6 +115,8 @@ pub(crate) struct Run<'a> {
     pub(crate) options: &'a Options,
     pub(crate) recording: &'a Recording,
     pub(crate) reference: &'a Reference,
+    /// What whoever reads the report should know.
+    pub(crate) notes: &'a [String],
 }
 
 impl Run<'_> {
@@ -114,14 +154,30 @@ impl Run<'_> {
             let _ = write!(text, "{:width$}  {shape:16} {updates:7}  {compared:8}  ", c.name);
             let _ = match c.step {
                 None if compared == 0 => writeln!(text, "       –  nothing expected"),
+                None if !c.checked => writeln!(
+                    text,
+                    "{:8.1e}  not checked: rounding of {} covers the whole displacement",
+                    c.plain,
+                    c.rounded_to()
+                ),
                 None => writeln!(text, "{:8.1e}  none", c.plain),
-                Some(t) => writeln!(text, "{:8.1e}  {:.1e} at step {t}", c.plain, c.error),
+                Some(t) => {
+                    let hint = c.hint.map(|hint| format!(": {hint}")).unwrap_or_default();
+                    writeln!(text, "{:8.1e}  {:.1e} at step {t}{hint}", c.plain, c.error)
+                }
             };
         }
+        let unchecked = compared.iter().filter(|c| c.step.is_none() && !c.checked).count();
         let tolerance = self.options.tolerance;
         text += &match (passed, compared.iter().any(|c| c.compared > 0)) {
+            (true, true) if unchecked > 0 => {
+                format!("{unchecked} not checked, all others within {tolerance:e}")
+            }
             (true, true) => format!("all within {tolerance:e}"),
             (true, false) => "nothing to compare with: the file has no expected/<t>/<name>".into(),
+            (false, _) if compared.iter().all(|c| c.hint == Some(ALIKE) || c.passes(tolerance)) => {
+                "FAILED: parameters are not finite, on both sides".into()
+            }
             (false, _) => format!("FAILED: an error is above {tolerance:e}"),
         };
         text
@@ -138,6 +194,8 @@ impl Run<'_> {
                 "error": c.error,
                 "step": c.step,
                 "plain_error": c.plain,
+                "checked": c.checked && c.compared > 0,
+                "hint": c.hint,
                 "passed": c.passes(self.options.tolerance),
             })
         });
@@ -156,6 +214,7 @@ impl Run<'_> {
             "error": compared.iter().map(|c| c.error).fold(0.0, f64::max),
             "plain_error": compared.iter().map(|c| c.plain).fold(0.0, f64::max),
             "passed": passed,
+            "notes": self.notes,
             "tensors": tensors.collect::<Vec<_>>(),
         })
     }
@@ -187,12 +246,16 @@ pub(crate) fn write(run: &Run<'_>, replayed: &[Replayed]) -> Result<()> {
     });
     let views = views.collect::<Result<Vec<_>>>()?;
     let entry = run.reference.entry();
-    let metadata = HashMap::from([
-        ("optimizer".to_string(), entry.reference.to_string()),
-        ("definition".to_string(), run.reference.recipe().name().to_string()),
-        ("steps".to_string(), run.recording.steps.to_string()),
-    ]);
+    let metadata = || {
+        HashMap::from([
+            ("definition".to_string(), run.reference.recipe().name().to_string()),
+            ("optimizer".to_string(), entry.reference.to_string()),
+            ("steps".to_string(), run.recording.steps.to_string()),
+        ])
+    };
+    // A map is written in its order, which differs from map to map: the same run, the same bytes.
+    let metadata = std::iter::repeat_with(metadata).find(|map| map.keys().is_sorted());
     let path = &run.options.out;
-    serialize_to_file(views, Some(metadata), path)
+    serialize_to_file(views, metadata, path)
         .map_err(|e| format!("{} could not be written: {e}", path.display()).into())
 }

@@ -4,14 +4,12 @@ use gradstep::reference::Reference;
 use gradstep::snapshot::slot_shape;
 use gradstep::{Cpu, Element, Optimizer};
 
-use super::Result;
 use super::recording::{Recording, Tensor};
+use super::{Choice, Result};
 
 pub(crate) struct Job<'a> {
     pub(crate) recording: &'a Recording,
-    pub(crate) reference: &'a Reference,
-    /// Whether recorded learning rates count.
-    pub(crate) scheduled: bool,
+    pub(crate) choice: &'a Choice,
 }
 
 /// What became of a tensor.
@@ -33,26 +31,34 @@ pub(crate) struct Slot {
 }
 
 impl Job<'_> {
-    fn schedule(&self, optimizer: &mut Reference, t: usize) {
-        if let (true, Some(lr)) = (self.scheduled, self.recording.lr[t]) {
-            optimizer.set_hyper("lr", lr);
+    /// Gives an optimizer the settings of step t.
+    fn schedule(&self, optimizer: &mut Reference, t: usize) -> Result<()> {
+        if self.recording.is_scheduled() {
+            let made = self.choice.reference(self.recording, t);
+            *optimizer = made.map_err(|e| format!("step {t}: {e}"))?;
         }
+        Ok(())
     }
 
-    /// Names and shapes of a tensor's slots, with the values that `read` gives.
-    fn state(
-        &self,
-        tensor: &Tensor,
-        read: impl Fn(&str) -> gradstep::Result<Vec<f64>>,
-    ) -> Result<Vec<Slot>> {
-        let (dims, graph) =
-            self.reference.layout().resolve(self.reference.recipe(), &tensor.shape)?;
-        let slots = graph.slots.iter().map(|slot| {
-            let shape = slot_shape(slot.shape, &tensor.shape, dims);
-            Ok(Slot { name: slot.name, shape, values: read(slot.name)? })
-        });
-        slots.collect()
+    /// The gradient of step t as the optimizer is to have it.
+    fn grad<T: Precision>(&self, grad: &[f64], t: usize) -> Vec<T> {
+        let sign = if self.choice.maximizes(self.recording, t) { -1.0 } else { 1.0 };
+        grad.iter().map(|&x| T::of(sign * x)).collect()
     }
+}
+
+/// Names and shapes of a tensor's slots, with the values that `read` gives.
+fn state(
+    reference: &Reference,
+    tensor: &Tensor,
+    read: impl Fn(&str) -> gradstep::Result<Vec<f64>>,
+) -> Result<Vec<Slot>> {
+    let (dims, graph) = reference.layout().resolve(reference.recipe(), &tensor.shape)?;
+    let slots = graph.slots.iter().map(|slot| {
+        let shape = slot_shape(slot.shape, &tensor.shape, dims);
+        Ok(Slot { name: slot.name, shape, values: read(slot.name)? })
+    });
+    slots.collect()
 }
 
 /// A type that the CPU computes in.
@@ -91,18 +97,22 @@ fn widen<T: Precision>(x: &[T]) -> Vec<f64> {
 /// Each tensor by itself, with a step number of its own.
 pub(crate) fn on_cpu<T: Precision>(job: &Job<'_>, cpu: &Cpu) -> Result<Vec<Replayed>> {
     let replay = |tensor: &Tensor| {
-        let (reference, layout) = (job.reference.clone(), job.reference.layout());
+        let reference = job.choice.reference(job.recording, 0)?;
+        let layout = reference.layout();
         let mut optimizer = cpu.prepare_with::<T, _>(reference, &tensor.shape, layout)?;
         let mut param = narrow::<T>(&tensor.param);
         let mut trajectory = Vec::with_capacity(job.recording.steps);
         for (t, grad) in tensor.grads.iter().enumerate() {
             if let Some(grad) = grad {
-                job.schedule(optimizer.optimizer_mut(), t);
-                optimizer.step(&mut param, &narrow::<T>(grad))?;
+                job.schedule(optimizer.optimizer_mut(), t)?;
+                optimizer
+                    .step(&mut param, &job.grad::<T>(grad, t))
+                    .map_err(|e| format!("step {t}: {e}"))?;
             }
             trajectory.push(widen(&param));
         }
-        let state = job.state(tensor, |slot| Ok(widen(&optimizer.slot(slot)?)))?;
+        let read = |slot: &str| Ok(widen(&optimizer.slot(slot)?));
+        let state = state(optimizer.optimizer(), tensor, read)?;
         Ok(Replayed { trajectory, state, updates: optimizer.steps() })
     };
     job.recording.tensors.iter().map(replay).collect()
@@ -125,23 +135,24 @@ pub(crate) fn on_gpu(job: &Job<'_>) -> Result<Vec<Replayed>> {
     let mut replayed: Vec<Option<Replayed>> = Vec::new();
     replayed.resize_with(tensors.len(), || None);
     for (steps, members) in alike {
-        let layout = job.reference.layout();
+        let reference = job.choice.reference(job.recording, 0)?;
+        let layout = reference.layout();
         let shapes: Vec<_> = members.iter().map(|&i| (&tensors[i].shape, layout)).collect();
-        let mut arena = wait(gpu.arena_with(job.reference.clone(), &shapes))?;
+        let mut arena = wait(gpu.arena_with(reference, &shapes))?;
         for (k, &i) in members.iter().enumerate() {
             arena.write_param(k, &narrow::<f32>(&tensors[i].param))?;
         }
         let mut trajectories = vec![Vec::new(); members.len()];
         for (t, &has_grads) in steps.iter().enumerate() {
             if has_grads {
-                job.schedule(arena.optimizer_mut(), t);
+                job.schedule(arena.optimizer_mut(), t)?;
                 for (k, &i) in members.iter().enumerate() {
                     if let Some(grad) = &tensors[i].grads[t] {
-                        arena.write_grad(k, &narrow::<f32>(grad))?;
+                        arena.write_grad(k, &job.grad::<f32>(grad, t))?;
                     }
                 }
                 let mut encoder = gpu.device().create_command_encoder(&Default::default());
-                arena.encode(&mut encoder)?;
+                arena.encode(&mut encoder).map_err(|e| format!("step {t}: {e}"))?;
                 gpu.queue().submit([encoder.finish()]);
             }
             for (k, trajectory) in trajectories.iter_mut().enumerate() {
@@ -150,7 +161,7 @@ pub(crate) fn on_gpu(job: &Job<'_>) -> Result<Vec<Replayed>> {
         }
         for ((k, &i), trajectory) in members.iter().enumerate().zip(trajectories) {
             let read = |slot: &str| Ok(widen(&wait(arena.read_slot(k, slot))?));
-            let state = job.state(&tensors[i], read)?;
+            let state = state(arena.optimizer(), &tensors[i], read)?;
             replayed[i] = Some(Replayed { trajectory, state, updates: arena.steps() });
         }
     }

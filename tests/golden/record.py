@@ -21,7 +21,7 @@ from pytorch_optimizer import SM3
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim import SGD, Adafactor, Adam, AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from transformers.optimization import Adafactor as HfAdafactor
 
 SEED = 1804_04235
@@ -35,12 +35,12 @@ class Recorder:
     def __init__(self, model, optimizer):
         self.params, self.optimizer, self.t = dict(model.named_parameters()), optimizer, 0
         self.tensors = {f"param/{n}": p.detach().clone() for n, p in self.params.items()}
+        self.settings = []  # of each step: schedulers change them
 
     def step(self):  # in place of optimizer.step()
-        group = self.optimizer.param_groups[0]
-        self.settings = {k: v for k, v in group.items() if k != "params"}
-        if group["lr"] is not None:  # a scheduler may change it
-            self.tensors[f"lr/{self.t}"] = torch.tensor(float(group["lr"]), dtype=torch.float64)
+        group = self.optimizer.param_groups[0].items()
+        settings = {k: v for k, v in group if k not in ("params", "param_names")}
+        self.settings.append(json.dumps(settings, default=float))
         self.keep("grad", {n: p.grad for n, p in self.params.items() if p.grad is not None})
         self.optimizer.step()
         self.keep("expected", self.params)
@@ -53,7 +53,7 @@ class Recorder:
         kind = type(self.optimizer)
         metadata = {
             "optimizer": f"{kind.__module__}.{kind.__qualname__}",
-            "settings": json.dumps(self.settings, default=float),
+            "settings": f"[{', '.join(self.settings)}]",
             "steps": str(self.t),
         }
         save_file({n: x.contiguous() for n, x in self.tensors.items()}, path, metadata)
@@ -92,6 +92,7 @@ RECORDINGS = {
     "sgd": (Convolutional, SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
     "adam": (Convolutional, Adam, {"lr": 1e-2, "amsgrad": True, "weight_decay": 1e-3}),
     "adamw": (Convolutional, AdamW, {"lr": 1e-2, "betas": (0.9, 0.99)}),
+    "adamw_onecycle": (Perceptron, AdamW, {"lr": 1e-2}),
     "adafactor_torch": (Convolutional, Adafactor, {"lr": 5e-2, "weight_decay": 1e-2}),
     "adafactor_hf": (
         Convolutional,
@@ -101,7 +102,11 @@ RECORDINGS = {
     "sm3": (Perceptron, SM3, {"lr": 0.05, "momentum": 0.9}),
 }
 
-SCHEDULED = ("adamw",)  # whose learning rate falls from step to step
+# The rate of the first falls from step to step; the second changes the first beta too.
+SCHEDULERS = {
+    "adamw": lambda optimizer: LambdaLR(optimizer, lambda t: 1 / (1 + 0.1 * t)),
+    "adamw_onecycle": lambda optimizer: OneCycleLR(optimizer, max_lr=2e-2, total_steps=STEPS + 1),
+}
 
 
 def batches():
@@ -120,7 +125,7 @@ def record(path, kind, optimizer_class, settings):
     model = kind()
     optimizer = optimizer_class(model.parameters(), **settings)
     recorder = Recorder(model, optimizer)
-    scheduler = LambdaLR(optimizer, lambda t: 1 / (1 + 0.1 * t)) if path.stem in SCHEDULED else None
+    scheduler = SCHEDULERS[path.stem](optimizer) if path.stem in SCHEDULERS else None
     losses = []
     for t, (images, labels) in enumerate(batches()):
         optimizer.zero_grad()
