@@ -62,7 +62,8 @@
 //! `--optimizer` and `--set` come before the metadata. With another optimizer's name, or another
 //! variant of Adafactor, the recorded settings are another code's and are left out, learning rates
 //! too. `--set lr=…` holds at all steps; `--set lr=null` leaves out what is recorded, also of a setting
-//! that is unknown here, and the reference's default holds. `maximize=true` is replayed by negating the
+//! that is unknown here, and the reference's default holds. After `--set`, further words are settings
+//! as long as they have a `=` and no file is called so. `maximize=true` is replayed by negating the
 //! gradients, as torch does it (SM3 does not keep it in its group: `--set` it).
 //!
 //! A tensor without a gradient at some step stays as it is in that step, its state too, and its own
@@ -106,6 +107,6 @@ use std::process::ExitCode;
 mod replay;
 
 fn main() -> ExitCode {
-    let args = std::env::args().skip(1);
+    let args = std::env::args_os().skip(1);
     replay::command(args, &mut stdout().lock(), &mut stderr().lock()).into()
 }

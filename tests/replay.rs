@@ -2,6 +2,7 @@
 #![cfg(feature = "reference")]
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{TensorView, serialize_to_file};
@@ -679,6 +680,72 @@ fn numbers_are_read_as_python_reads_them() {
     }
     assert_eq!(report("came", "number", &["--set", "lr=1."]).0, 1);
     assert_eq!(report("sgd", "number", &["--set", "nesterov=True", "foreach=None"]).0, 0);
+}
+
+#[test]
+fn words_after_set_are_settings_unless_a_file_is_called_so() {
+    let path = File::read(&golden("came")).write("run=3");
+    let written = out("set_file");
+    let run = |args: &[&str]| {
+        let mut error = Vec::new();
+        let args = args
+            .iter()
+            .map(|a| a.to_string())
+            .chain(["--out".into(), written.display().to_string()]);
+        let status = replay::command(args, &mut Vec::new(), &mut error);
+        (status, String::from_utf8(error).expect("UTF-8"))
+    };
+    let file = path.display().to_string();
+    assert_eq!(run(&["--set", "lr=2e-3", &file]), (0, String::new()));
+    assert_eq!(run(&["--set", "lr=1", "lr=2e-3", "weight_decay=0.01", &file]), (0, String::new()));
+    let (status, error) = run(&["--set", "lr=2e-3", "none=3.safetensors"]);
+    assert!(status == 2 && error.contains("no file to replay"), "{error}");
+}
+
+#[test]
+fn the_output_is_not_the_recording_and_not_an_option() {
+    let path = File::read(&golden("came")).write("replay_self");
+    let before = std::fs::read(&path).expect("the recording");
+    // The same file by another name.
+    let again = path.parent().expect("a folder").join(".").join("replay_self.safetensors");
+    for out in [&path, &again] {
+        let (status, text, error) = run(&path, out, &[]);
+        assert_eq!((status, text.as_str()), (2, ""), "{error}");
+        assert!(error.contains("--out") && error.contains("the recording itself"), "{error}");
+    }
+    assert!(std::fs::read(&path).expect("the recording") == before);
+    let (status, _, error) = run(&path, Path::new("--json"), &[]);
+    assert!(status == 2 && error.contains("--out needs a value"), "{error}");
+    assert!(!Path::new("--json").exists());
+}
+
+#[test]
+fn threads_are_limited_and_nothing_to_the_gpu() {
+    let (status, _, error) = run(&golden("came"), &out("threads"), &["--threads", "100000"]);
+    assert!(status == 2 && error.contains("at most 1024"), "{error}");
+    #[cfg(feature = "gpu")]
+    if gate::gpu().is_some() {
+        let options = ["--threads", "2", "--backend", "gpu"];
+        let (status, _, error) = run(&golden("came"), &out("threads"), &options);
+        assert!(status == 0 && error.contains("--threads has no effect"), "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_path_need_not_be_utf8() {
+    use std::os::unix::ffi::OsStringExt;
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = folder.join(OsString::from_vec(b"replay_\xff.safetensors".to_vec()));
+    if std::fs::copy(golden("came"), &path).is_err() {
+        return; // Some file systems have no such names.
+    }
+    let mut error = Vec::new();
+    let args = [path.into(), "--out".into(), out("utf8").into_os_string()];
+    let status = replay::command(args, &mut Vec::new(), &mut error);
+    assert_eq!((status, error), (0, Vec::new()));
+    let args: [OsString; 2] = ["--set".into(), OsString::from_vec(b"lr=\xff".to_vec())];
+    assert_eq!(replay::command(args, &mut Vec::new(), &mut Vec::new()), 2);
 }
 
 #[test]

@@ -5,9 +5,10 @@ mod report;
 mod run;
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gradstep::Cpu;
 use gradstep::reference::{Entry, Reference, entries, entry};
@@ -23,21 +24,25 @@ usage: cargo run --release --example replay -- FILE.safetensors [OPTION …]
   --out FILE          where trajectories and state are written (required)
   --optimizer NAME    another optimizer than the file's
   --set KEY=VALUE …   settings of the optimizer, before those of the file; VALUE is JSON or a text,
-                      null is the default
+                      null is the default. Further words are settings too as long as they have
+                      a = and no file is called so
   --backend cpu|gpu   where it is computed (cpu; gpu needs the feature gpu)
-  --threads N         threads of the CPU
+  --threads N         threads of the CPU, at most 1024
   --f64               compute in double precision
   --tolerance X       the greatest error that passes (1e-5)
   --json              a report for machines
   --help              this, and the optimizers with their settings and defaults";
 
+const MAX_THREADS: usize = 1024;
+
 /// Runs the command; returns the exit status.
 pub(crate) fn command(
-    args: impl IntoIterator<Item = String>,
+    args: impl IntoIterator<Item = impl Into<OsString>>,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
-    match Options::parse(args.into_iter()).and_then(|options| act(options, out, err)) {
+    let args = args.into_iter().map(Into::into);
+    match Options::parse(args).and_then(|options| act(options, out, err)) {
         Ok(true) => 0,
         Ok(false) => 1,
         Err(error) => {
@@ -54,6 +59,10 @@ fn act(options: Option<Options>, out: &mut dyn Write, err: &mut dyn Write) -> Re
         return Ok(true);
     };
     let recording = Recording::read(&options.file)?;
+    if is_same_file(&options.file, &options.out) {
+        let file = options.file.display();
+        return Err(format!("--out is {file}, the recording itself; name another file").into());
+    }
     let choice = options.choice(&recording)?;
     let reference = &choice.reference(&recording, 0)?;
     let job = run::Job { recording: &recording, choice: &choice };
@@ -62,7 +71,7 @@ fn act(options: Option<Options>, out: &mut dyn Write, err: &mut dyn Write) -> Re
         Backend::Cpu if options.f64 => run::on_cpu::<f64>(&job, &options.cpu()?)?,
         Backend::Cpu => run::on_cpu::<f32>(&job, &options.cpu()?)?,
     };
-    let notes = notes(&choice, &recording);
+    let notes = notes(&options, &choice, &recording);
     for note in &notes {
         let _ = writeln!(err, "note: {note}");
     }
@@ -85,8 +94,13 @@ fn act(options: Option<Options>, out: &mut dyn Write, err: &mut dyn Write) -> Re
     Ok(passed)
 }
 
+/// Whether the output would replace the recording.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
 /// What whoever reads the report should know.
-fn notes(choice: &Choice, recording: &Recording) -> Vec<String> {
+fn notes(options: &Options, choice: &Choice, recording: &Recording) -> Vec<String> {
     let mut notes = Vec::new();
     // A matrix is a matrix in both, with axes of length 1 before it too.
     let differs = |x: &&Tensor| match x.shape.split_last_chunk::<2>() {
@@ -114,6 +128,9 @@ fn notes(choice: &Choice, recording: &Recording) -> Vec<String> {
     }
     if (0..recording.steps).any(|t| choice.maximizes(recording, t)) {
         notes.push("gradients are negated: maximize is true".into());
+    }
+    if options.backend == Backend::Gpu && options.threads.is_some() {
+        notes.push("--threads has no effect with --backend gpu".into());
     }
     notes
 }
@@ -148,7 +165,7 @@ pub(crate) struct Options {
 
 impl Options {
     /// The options, or `None` if help is asked for.
-    fn parse(args: impl Iterator<Item = String>) -> Result<Option<Self>> {
+    fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<Self>> {
         let (mut file, mut out) = (None, None);
         let mut options = Self {
             file: PathBuf::new(),
@@ -163,16 +180,45 @@ impl Options {
         };
         let mut args = args.peekable();
         while let Some(arg) = args.next() {
-            let mut value = || args.next().ok_or(format!("{arg} needs a value\n{USAGE}"));
-            match arg.as_str() {
+            let Some(name) = arg.to_str().filter(|a| a.starts_with('-')) else {
+                if file.is_some() {
+                    return Err(format!("{} is not known\n{USAGE}", arg.display()).into());
+                }
+                file = Some(PathBuf::from(arg));
+                continue;
+            };
+            let mut path = || match args.next() {
+                None => Err(format!("{name} needs a value\n{USAGE}")),
+                Some(value) if value.as_encoded_bytes().starts_with(b"--") => {
+                    let value = value.display();
+                    Err(format!("{name} needs a value, but {value} follows, which is an option"))
+                }
+                Some(value) => Ok(value),
+            };
+            if name == "--out" {
+                out = Some(PathBuf::from(path()?));
+                continue;
+            }
+            let mut value = || {
+                path()?.into_string().map_err(|x| format!("{name} is {}: not UTF-8", x.display()))
+            };
+            match name {
                 "--help" | "-h" => return Ok(None),
                 "--json" => options.json = true,
                 "--f64" => options.f64 = true,
-                "--out" => out = Some(value()?.into()),
                 "--optimizer" => options.optimizer = Some(value()?),
-                "--threads" => options.threads = Some(parse(&arg, &value()?, "a whole number")?),
+                "--threads" => {
+                    let threads = parse(name, &value()?, "a whole number")?;
+                    if !(1..=MAX_THREADS).contains(&threads) {
+                        return Err(format!(
+                            "--threads is {threads}; it must be at least 1 and at most {MAX_THREADS}"
+                        )
+                        .into());
+                    }
+                    options.threads = Some(threads);
+                }
                 "--tolerance" => {
-                    options.tolerance = parse(&arg, &value()?, "a number that is not negative")?;
+                    options.tolerance = parse(name, &value()?, "a number that is not negative")?;
                     if options.tolerance.is_nan() || options.tolerance < 0.0 {
                         return Err("--tolerance must be a number that is not negative".into());
                     }
@@ -186,15 +232,18 @@ impl Options {
                 }
                 "--set" => {
                     options.set(&value()?)?;
-                    while let Some(more) = args.next_if(|a| !a.starts_with("--") && a.contains('='))
-                    {
-                        options.set(&more)?;
+                    let is_setting = |a: &OsString| {
+                        let text = a.to_str().filter(|a| !a.starts_with('-') && a.contains('='));
+                        text.is_some_and(|a| !Path::new(a).exists())
+                    };
+                    while let Some(more) = args.next_if(is_setting) {
+                        options.set(&more.to_string_lossy())?;
                     }
                 }
                 other if other.starts_with("--") || file.is_some() => {
                     return Err(format!("{other} is not known\n{USAGE}").into());
                 }
-                _ => file = Some(arg.into()),
+                _ => file = Some(PathBuf::from(arg)),
             }
         }
         options.file = file.ok_or_else(|| format!("no file to replay\n{USAGE}"))?;
@@ -227,10 +276,9 @@ impl Options {
             None => Ok(Cpu::default()),
             Some(1) => Ok(Cpu::single_threaded()),
             #[cfg(feature = "parallel")]
-            Some(n) if n > 1 => Ok(Cpu::default().with_threads(n)?),
+            Some(n) => Ok(Cpu::default().with_threads(n)?),
             #[cfg(not(feature = "parallel"))]
-            Some(n) if n > 1 => Err("--threads needs the feature parallel".into()),
-            Some(_) => Err("--threads must be at least 1".into()),
+            Some(_) => Err("--threads needs the feature parallel".into()),
         }
     }
 
