@@ -82,7 +82,7 @@ const STEP: &str = "step";
 ///
 /// # Errors
 /// [`Error::Import`] for a file that is not as described [above](self), with the tensor's name;
-/// [`Error::NoOptimizer`], [`Error::Setting`] or [`Error::Hyper`] for its metadata.
+/// [`Error::NoOptimizer`] or [`Error::Setting`] for its metadata.
 pub fn torch(bytes: &[u8]) -> Result<Snapshot> {
     Torch::read(bytes)?.snapshot()
 }
