@@ -597,7 +597,10 @@ fn measure(contests: &mut [Contest<'_>], shape: &[usize], rounds: usize) {
 }
 
 fn prepared<O: Optimizer>(optimizer: O, shape: &[usize]) -> CpuStep<f32, O> {
-    Cpu::single_threaded().prepare(optimizer, shape).expect("a valid optimizer")
+    let cpu = Cpu::single_threaded();
+    let cpu =
+        if std::env::var("ISA").is_ok() { cpu.with_isa(gradstep::Isa::Avx2).unwrap() } else { cpu };
+    cpu.prepare(optimizer, shape).expect("a valid optimizer")
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "constants rounded once")]
@@ -701,7 +704,10 @@ fn main() {
     } else {
         println!("loops by hand: plain code, because this processor has no AVX2 with FMA");
     }
-    for shape in [[4096, 1024], [256, 256]] {
+    for shape in [[4096, 4096], [4096, 1024], [256, 256]] {
+        if std::env::var("COLS").is_ok_and(|c| c != shape[1].to_string()) {
+            continue;
+        }
         let g = noise(shape[0] * shape[1], 0, 1.0);
         let mut contests = [adamw(&shape, &g), came(shape, &g), lion(&shape, &g)];
         measure(&mut contests, &shape, rounds);

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::value::{Interpreter, Step, Value};
+use crate::value::{Interpreter, Operand, Step, Value};
 
 /// A second moment kept as the means of its rows and of its columns (Adafactor): the approximation
 /// is `V_ij = r_i · c_j / mean(r)`, per matrix.
@@ -34,16 +34,21 @@ impl<I: Interpreter> fmt::Debug for Factored<'_, I> {
 }
 
 impl<'a, I: Interpreter> Factored<'a, I> {
-    /// Moving averages of the row and column means of `x`, in the slots `rows` and `cols`.
+    /// Moving averages of the row and column means of `x + eps`, in the slots `rows` and `cols`.
+    ///
+    /// `eps` is added to the means, which are few, and not to the elements: the mean of `x + ε` is
+    /// the mean of `x`, plus ε.
     #[inline(always)]
     #[track_caller]
     pub fn ema(
         s: Step<'a, I>,
         [rows, cols]: [&'static str; 2],
         x: Value<'a, I>,
+        eps: impl Operand<'a, I> + Copy,
         beta: Value<'a, I>,
     ) -> Self {
-        Self { r: s.rows(rows).ema(x.row_mean(), beta), c: s.cols(cols).ema(x.col_mean(), beta) }
+        let (r, c) = (x.row_mean() + eps, x.col_mean() + eps);
+        Self { r: s.rows(rows).ema(r, beta), c: s.cols(cols).ema(c, beta) }
     }
 
     /// `k · V`
@@ -53,12 +58,22 @@ impl<'a, I: Interpreter> Factored<'a, I> {
         Self { r: self.r * k, c: self.c * k }
     }
 
+    /// The factors of `1/√V`: `√(mean(r)/r_i)` for the rows, `1/√c_j` for the columns.
+    ///
+    /// Neither leaves the range of `f32`, not for rows of gradients of 1e9 above rows of zeros. Their
+    /// product may: whoever multiplies by them does so one after the other.
+    #[inline(always)]
+    #[must_use]
+    pub fn rsqrt(self) -> [Value<'a, I>; 2] {
+        [self.r.mean().sqrt() * self.r.rsqrt(), self.c.rsqrt()]
+    }
+
     /// The mean of `1/√V` over the tensor, without a trip through memory.
     #[inline(always)]
     #[must_use]
     pub fn mean_rsqrt(self) -> Value<'a, I> {
-        let Self { r, c } = self;
-        ((r / r.mean()).rsqrt().mean() * c.rsqrt().mean()).tensor_mean()
+        let [rows, cols] = self.rsqrt();
+        (rows.mean() * cols.mean()).tensor_mean()
     }
 }
 
@@ -95,15 +110,20 @@ impl<I: Interpreter> fmt::Debug for SecondMoment<'_, I> {
 }
 
 impl<'a, I: Interpreter> SecondMoment<'a, I> {
-    /// The moving average of `x`: factored for matrices, in the slots `exp_avg_sq_row` and
+    /// The moving average of `x + eps`: factored for matrices, in the slots `exp_avg_sq_row` and
     /// `exp_avg_sq_col`, and whole for vectors, in the slot `exp_avg_sq`.
     #[inline(always)]
     #[track_caller]
-    pub fn ema(s: Step<'a, I>, x: Value<'a, I>, beta: Value<'a, I>) -> Self {
+    pub fn ema(
+        s: Step<'a, I>,
+        x: Value<'a, I>,
+        eps: impl Operand<'a, I> + Copy,
+        beta: Value<'a, I>,
+    ) -> Self {
         if s.is_matrix() {
-            Self::Factored(Factored::ema(s, ["exp_avg_sq_row", "exp_avg_sq_col"], x, beta))
+            Self::Factored(Factored::ema(s, ["exp_avg_sq_row", "exp_avg_sq_col"], x, eps, beta))
         } else {
-            Self::Whole(s.full("exp_avg_sq").ema(x, beta))
+            Self::Whole(s.full("exp_avg_sq").ema(x + eps, beta))
         }
     }
 
@@ -118,34 +138,40 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
         }
     }
 
-    /// `x / √V`
+    /// `x / √V · k`, for a `k` of one value for the tensor or for all.
     ///
-    /// `r · c` is never formed: both factors may be as small as 1e-33.
+    /// Where `V` is factored, `k` joins the values of the rows and costs nothing per element.
     #[inline(always)]
     #[must_use]
-    pub fn normalize(self, x: Value<'a, I>) -> Value<'a, I> {
+    pub fn normalize(self, x: Value<'a, I>, k: Value<'a, I>) -> Value<'a, I> {
         match self {
-            Self::Factored(Factored { r, c }) => x * ((r / r.mean()).rsqrt() * c.rsqrt()),
-            Self::Whole(v) => x * v.rsqrt(),
-            Self::One => x,
+            Self::Factored(v) => {
+                let [rows, cols] = v.rsqrt();
+                x * (rows * k) * cols
+            }
+            Self::Whole(v) => x * v.rsqrt() * k,
+            Self::One => x * k,
         }
     }
 
     /// The root mean square of `x / √V` over the tensor.
     ///
     /// Where `V` is factored it takes no trip through memory of its own:
-    /// `mean(x²/V) = mean_j( mean_i(x_ij²/r_i) · (mean(r)/c_j) )`. The inner mean is a column mean
-    /// of a value that needs nothing but its own row's `r`, so it joins the sweep that made `r`.
-    /// In this association neither factor leaves the range of `f32` when gradients are tiny.
+    /// `mean(x²/V) = mean_j( mean_i((x_ij/√r_i)²) · mean(r)/c_j )`. The inner mean is a column mean of
+    /// a value that needs nothing but its own row's `r`, so it joins the sweep that made `r`. The rest is
+    /// multiplied by in two equal halves: `mean(r)/c_j` alone leaves the range of `f32` where a column
+    /// of zeros stands among large gradients.
     #[inline(always)]
     #[must_use]
     pub fn normalized_rms(self, x: Value<'a, I>) -> Value<'a, I> {
         match self {
             Self::Factored(Factored { r, c }) => {
-                let w = (x.square() * (1.0 / r)).col_mean();
-                (w * (r.mean() / c)).tensor_mean().sqrt()
+                let w = (x * r.rsqrt()).square().col_mean();
+                let half = r.mean().sqrt() * c.rsqrt();
+                (w * half * half).tensor_mean().sqrt()
             }
-            Self::Whole(_) | Self::One => self.normalize(x).rms(),
+            Self::Whole(v) => (x * v.rsqrt()).rms(),
+            Self::One => x.rms(),
         }
     }
 }

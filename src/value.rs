@@ -392,11 +392,17 @@ impl<'a, I: Interpreter> Value<'a, I> {
         self.binary(Binary::Pow, exponent)
     }
 
-    /// `self + weight · (target − self)`: the way from `self` to `target`.
+    /// `(1 − weight) · self + weight · target`: the way from `self` to `target`.
+    ///
+    /// It is computed from the nearer end, as `torch.lerp` does: `self + weight · (target − self)` below
+    /// the middle, `target − (1 − weight) · (target − self)` above it. From one end alone, a weight of 1
+    /// would not arrive where `target` is much smaller than `self`.
     #[inline(always)]
     #[must_use]
     pub fn lerp(self, target: Self, weight: impl Operand<'a, I>) -> Self {
-        self + (target - self) * weight.value(self.interpreter)
+        let weight = weight.value(self.interpreter);
+        let near = weight.less_than(0.5);
+        near.select(self, target) + (target - self) * near.select(weight, weight - 1.0)
     }
 
     /// The comparison `self < other`, for [`Less::select`].
@@ -474,6 +480,15 @@ pub struct Less<'a, I: Interpreter> {
     a: Value<'a, I>,
     b: Value<'a, I>,
 }
+
+impl<I: Interpreter> Clone for Less<'_, I> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<I: Interpreter> Copy for Less<'_, I> {}
 
 impl<I: Interpreter> fmt::Debug for Less<'_, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -720,8 +735,8 @@ impl<'a, I: Interpreter> Slot<'a, I> {
         Value::of(self.interpreter, self.interpreter.store(self.slot, value.repr))
     }
 
-    /// Exponential moving average: stores and returns `β·old + (1−β)·x`, computed as
-    /// `old + (1−β)·(x − old)` with `1−β` rounded once.
+    /// Exponential moving average: stores and returns `β·old + (1−β)·x`, with `1−β` rounded once:
+    /// see [`Value::lerp`].
     #[inline(always)]
     #[track_caller]
     pub fn ema(self, x: Value<'a, I>, beta: Value<'a, I>) -> Value<'a, I> {

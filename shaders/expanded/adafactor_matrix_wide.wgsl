@@ -16,9 +16,9 @@ struct Hosts {
     grad_scale: f32,
     eps1: f32,
     host_22: f32,
-    host_31: f32,
-    host_53: f32,
-    host_59: f32,
+    host_33: f32,
+    host_49: f32,
+    host_60: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -92,23 +92,23 @@ fn at_exp_avg_sq_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.rows;
 }
 
-fn at_34(t: Tensor) -> u32 {
+fn at_36(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_39(t: Tensor) -> u32 {
+fn at_40(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_40(t: Tensor) -> u32 {
+fn at_41(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_42(t: Tensor) -> u32 {
-    return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
+fn at_44(t: Tensor) -> u32 {
+    return t.small + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_43(t: Tensor) -> u32 {
+fn at_45(t: Tensor) -> u32 {
     return t.small + t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
@@ -116,31 +116,35 @@ fn at_46(t: Tensor) -> u32 {
     return t.small + t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_49(t: Tensor) -> u32 {
-    return t.small + t.batch + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
+fn at_47(t: Tensor) -> u32 {
+    return t.small + t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_50(t: Tensor) -> u32 {
-    return t.small + t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
+fn at_53(t: Tensor) -> u32 {
+    return t.small + 1u + t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_51(t: Tensor) -> u32 {
-    return t.small + t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+fn at_55(t: Tensor) -> u32 {
+    return t.small + 2u + t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+}
+
+fn at_56(t: Tensor) -> u32 {
+    return t.small + 2u + t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
 fn at_57(t: Tensor) -> u32 {
-    return t.small + 1u + t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 2u + t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
-fn partials_29(t: Tensor) -> u32 {
+fn partials_28(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_35(t: Tensor) -> u32 {
+fn partials_30(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows;
 }
 
-fn partials_48(t: Tensor) -> u32 {
+fn partials_43(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
@@ -161,7 +165,7 @@ fn sweep_1(
         row_0[i * WIDTH + lid] = 0.0;
     }
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_35 = 0.0;
+        var sum_30 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
             let v3 = grad[window.grad + e];
@@ -169,19 +173,18 @@ fn sweep_1(
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v23 = v6 * v6;
-            let v24 = v23 + hosts.eps1;
-            row_0[i * WIDTH + lid] += v24;
-            sum_35 += v24;
+            row_0[i * WIDTH + lid] += v23;
+            sum_30 += v23;
         }
-        small[partials_35(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_35;
+        small[partials_30(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_30;
     }
     workgroupBarrier();
     if (lid < tile.rows) {
-        var sum_29 = row_0[lid * WIDTH];
+        var sum_28 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
-            sum_29 += row_0[lid * WIDTH + i];
+            sum_28 += row_0[lid * WIDTH + i];
         }
-        small[partials_29(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_29;
+        small[partials_28(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_28;
     }
     workgroupBarrier();
 }
@@ -199,74 +202,76 @@ fn settle_1(
     }
     let t = tensor_at(index);
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        var sum_29 = 0.0;
+        var sum_28 = 0.0;
         for (var k = 0u; k < t.col_tiles; k++) {
-            sum_29 += small[partials_29(t) + k * t.batch * t.rows + i];
+            sum_28 += small[partials_28(t) + k * t.batch * t.rows + i];
         }
-        let v29 = sum_29 / f32(t.cols);
-        let v30 = small[at_exp_avg_sq_row(t) + i];
-        let v32 = v29 - v30;
-        let v33 = v32 * hosts.host_31;
-        let v34 = v30 + v33;
-        small[at_34(t) + i] = v34;
-        let v46 = 1.0 / v34;
-        small[at_46(t) + i] = v46;
+        let v28 = sum_28 / f32(t.cols);
+        let v29 = v28 + hosts.eps1;
+        let v32 = small[at_exp_avg_sq_row(t) + i];
+        let v34 = v29 - v32;
+        let v35 = v34 * hosts.host_33;
+        let v36 = v32 + v35;
+        small[at_36(t) + i] = v36;
+        let v41 = 1.0 / v36;
+        small[at_41(t) + i] = v41;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_35 = 0.0;
+        var sum_30 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_35 += small[partials_35(t) + k * t.batch * t.cols + i];
+            sum_30 += small[partials_30(t) + k * t.batch * t.cols + i];
         }
-        let v35 = sum_35 / f32(t.rows);
-        let v36 = small[at_exp_avg_sq_col(t) + i];
-        let v37 = v35 - v36;
-        let v38 = v37 * hosts.host_31;
-        let v39 = v36 + v38;
-        small[at_39(t) + i] = v39;
-        let v43 = inverseSqrt(v39);
-        small[at_43(t) + i] = v43;
+        let v30 = sum_30 / f32(t.rows);
+        let v31 = v30 + hosts.eps1;
+        let v37 = small[at_exp_avg_sq_col(t) + i];
+        let v38 = v31 - v37;
+        let v39 = v38 * hosts.host_33;
+        let v40 = v37 + v39;
+        small[at_40(t) + i] = v40;
+        let v57 = inverseSqrt(v40);
+        small[at_57(t) + i] = v57;
     }
     storageBarrier();
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_40 = 0.0;
+            var sum_44 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_40 += small[at_34(t) + b * t.rows + i];
+                sum_44 += small[at_36(t) + b * t.rows + i];
             }
-            small[at_40(t) + b] = sum_40 / f32(t.rows);
+            small[at_44(t) + b] = sum_44 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_34(t) + b * t.rows + i];
+                part += small[at_36(t) + b * t.rows + i];
             }
-            let sum_40 = sum_lanes(lid, part);
+            let sum_44 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_40(t) + b] = sum_40 / f32(t.rows);
+                small[at_44(t) + b] = sum_44 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v34 = small[at_34(t) + i];
-        let v40 = small[at_40(t) + i / t.rows];
-        let v41 = v34 / v40;
-        let v42 = inverseSqrt(v41);
-        small[at_42(t) + i] = v42;
+        let v36 = small[at_36(t) + i];
+        let v44 = small[at_44(t) + i / t.rows];
+        let v54 = v36 / v44;
+        let v55 = inverseSqrt(v54);
+        small[at_55(t) + i] = v55;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v40 = small[at_40(t) + i / t.cols];
-        let v39 = small[at_39(t) + i];
-        let v49 = v40 / v39;
-        small[at_49(t) + i] = v49;
+        let v44 = small[at_44(t) + i / t.cols];
+        let v40 = small[at_40(t) + i];
+        let v45 = v44 / v40;
+        small[at_45(t) + i] = v45;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_34(t) + i];
+        small[at_exp_avg_sq_row(t) + i] = small[at_36(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_39(t) + i];
+        small[at_exp_avg_sq_col(t) + i] = small[at_40(t) + i];
     }
 }
 
@@ -284,19 +289,19 @@ fn sweep_2(
     let t = tensor_at(tile.tensor);
     // Level 1.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_48 = 0.0;
+        var sum_43 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v46 = small[at_46(t) + tile.row + i];
+            let v41 = small[at_41(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v23 = v6 * v6;
-            let v47 = v23 * v46;
-            sum_48 += v47;
+            let v42 = v23 * v41;
+            sum_43 += v42;
         }
-        small[partials_48(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_48;
+        small[partials_43(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_43;
     }
 }
 
@@ -313,33 +318,40 @@ fn settle_2(
     }
     let t = tensor_at(index);
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_48 = 0.0;
+        var sum_43 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_48 += small[partials_48(t) + k * t.batch * t.cols + i];
+            sum_43 += small[partials_43(t) + k * t.batch * t.cols + i];
         }
-        let v48 = sum_48 / f32(t.rows);
-        let v49 = small[at_49(t) + i];
-        let v50 = v48 * v49;
-        small[at_50(t) + i] = v50;
+        let v43 = sum_43 / f32(t.rows);
+        let v45 = small[at_45(t) + i];
+        let v46 = v43 * v45;
+        small[at_46(t) + i] = v46;
     }
     storageBarrier();
-    var sum_51 = 0.0;
+    var sum_47 = 0.0;
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_51 += small[at_50(t) + i];
+        sum_47 += small[at_46(t) + i];
     }
-    let total_51 = sum_lanes(lid, sum_51);
+    let total_47 = sum_lanes(lid, sum_47);
     if (lid == 0u) {
-        small[at_51(t)] = total_51 / (f32(t.batch) * f32(t.cols));
+        small[at_47(t)] = total_47 / (f32(t.batch) * f32(t.cols));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v51 = small[at_51(t)];
-        let v52 = sqrt(v51);
-        let v54 = v52 * hosts.host_53;
-        let v55 = max(v54, 1.0);
-        let v56 = 1.0 / v55;
-        let v57 = hosts.host_22 * v56;
-        small[at_57(t) + i] = v57;
+        let v47 = small[at_47(t)];
+        let v48 = sqrt(v47);
+        let v50 = v48 * hosts.host_49;
+        let v51 = max(v50, 1.0);
+        let v52 = 1.0 / v51;
+        let v53 = hosts.host_22 * v52;
+        small[at_53(t) + i] = v53;
+    }
+    storageBarrier();
+    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
+        let v55 = small[at_55(t) + i];
+        let v53 = small[at_53(t)];
+        let v56 = v55 * v53;
+        small[at_56(t) + i] = v56;
     }
 }
 
@@ -356,24 +368,22 @@ fn sweep_3(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    let v57 = small[at_57(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v43 = small[at_43(t) + tile.b * t.cols + tile.col + c];
+        let v57 = small[at_57(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v42 = small[at_42(t) + tile.row + i];
+            let v56 = small[at_56(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
-            let v44 = v42 * v43;
-            let v45 = v6 * v44;
-            let v58 = v45 * v57;
-            let v60 = v7 * hosts.host_59;
-            let v61 = v58 + v60;
-            let v62 = v7 - v61;
-            param[window.param + e] = v62;
+            let v58 = v56 * v57;
+            let v59 = v6 * v58;
+            let v61 = v7 * hosts.host_60;
+            let v62 = v59 + v61;
+            let v63 = v7 - v62;
+            param[window.param + e] = v63;
         }
     }
 }

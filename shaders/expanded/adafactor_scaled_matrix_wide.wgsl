@@ -18,8 +18,8 @@ struct Hosts {
     weight_decay: f32,
     eps2: f32,
     host_23: f32,
-    host_37: f32,
-    host_59: f32,
+    host_39: f32,
+    host_55: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -101,23 +101,23 @@ fn at_28(t: Tensor) -> u32 {
     return t.small + 1u + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_40(t: Tensor) -> u32 {
+fn at_42(t: Tensor) -> u32 {
     return t.small + 2u + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_45(t: Tensor) -> u32 {
+fn at_46(t: Tensor) -> u32 {
     return t.small + 2u + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_46(t: Tensor) -> u32 {
+fn at_47(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_48(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
+fn at_50(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_49(t: Tensor) -> u32 {
+fn at_51(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
@@ -125,39 +125,43 @@ fn at_52(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_55(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
+fn at_53(t: Tensor) -> u32 {
+    return t.small + 2u + t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_56(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
+fn at_59(t: Tensor) -> u32 {
+    return t.small + 3u + t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_57(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+fn at_61(t: Tensor) -> u32 {
+    return t.small + 4u + t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+}
+
+fn at_62(t: Tensor) -> u32 {
+    return t.small + 4u + t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
 fn at_63(t: Tensor) -> u32 {
-    return t.small + 3u + t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 4u + t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
-fn at_65(t: Tensor) -> u32 {
-    return t.small + 4u + t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+fn at_66(t: Tensor) -> u32 {
+    return t.small + 4u + t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
 fn partials_25(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_35(t: Tensor) -> u32 {
+fn partials_34(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
-fn partials_41(t: Tensor) -> u32 {
+fn partials_36(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows;
 }
 
-fn partials_54(t: Tensor) -> u32 {
+fn partials_49(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
@@ -179,7 +183,7 @@ fn sweep_1(
         row_0[i * WIDTH + lid] = 0.0;
     }
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_41 = 0.0;
+        var sum_36 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
             let v3 = grad[window.grad + e];
@@ -189,12 +193,11 @@ fn sweep_1(
             let v7 = param[window.param + e];
             let v24 = v7 * v7;
             let v29 = v6 * v6;
-            let v30 = v29 + hosts.eps1;
             sum_25 += v24;
-            row_0[i * WIDTH + lid] += v30;
-            sum_41 += v30;
+            row_0[i * WIDTH + lid] += v29;
+            sum_36 += v29;
         }
-        small[partials_41(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_41;
+        small[partials_36(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_36;
     }
     lanes[lid] = sum_25;
     workgroupBarrier();
@@ -207,11 +210,11 @@ fn sweep_1(
     workgroupBarrier();
     workgroupBarrier();
     if (lid < tile.rows) {
-        var sum_35 = row_0[lid * WIDTH];
+        var sum_34 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
-            sum_35 += row_0[lid * WIDTH + i];
+            sum_34 += row_0[lid * WIDTH + i];
         }
-        small[partials_35(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_35;
+        small[partials_34(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_34;
     }
     workgroupBarrier();
 }
@@ -237,32 +240,34 @@ fn settle_1(
         small[at_25(t)] = total_25 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        var sum_35 = 0.0;
+        var sum_34 = 0.0;
         for (var k = 0u; k < t.col_tiles; k++) {
-            sum_35 += small[partials_35(t) + k * t.batch * t.rows + i];
+            sum_34 += small[partials_34(t) + k * t.batch * t.rows + i];
         }
-        let v35 = sum_35 / f32(t.cols);
-        let v36 = small[at_exp_avg_sq_row(t) + i];
-        let v38 = v35 - v36;
-        let v39 = v38 * hosts.host_37;
-        let v40 = v36 + v39;
-        small[at_40(t) + i] = v40;
-        let v52 = 1.0 / v40;
-        small[at_52(t) + i] = v52;
+        let v34 = sum_34 / f32(t.cols);
+        let v35 = v34 + hosts.eps1;
+        let v38 = small[at_exp_avg_sq_row(t) + i];
+        let v40 = v35 - v38;
+        let v41 = v40 * hosts.host_39;
+        let v42 = v38 + v41;
+        small[at_42(t) + i] = v42;
+        let v47 = 1.0 / v42;
+        small[at_47(t) + i] = v47;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_41 = 0.0;
+        var sum_36 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_41 += small[partials_41(t) + k * t.batch * t.cols + i];
+            sum_36 += small[partials_36(t) + k * t.batch * t.cols + i];
         }
-        let v41 = sum_41 / f32(t.rows);
-        let v42 = small[at_exp_avg_sq_col(t) + i];
-        let v43 = v41 - v42;
-        let v44 = v43 * hosts.host_37;
-        let v45 = v42 + v44;
-        small[at_45(t) + i] = v45;
-        let v49 = inverseSqrt(v45);
-        small[at_49(t) + i] = v49;
+        let v36 = sum_36 / f32(t.rows);
+        let v37 = v36 + hosts.eps1;
+        let v43 = small[at_exp_avg_sq_col(t) + i];
+        let v44 = v37 - v43;
+        let v45 = v44 * hosts.host_39;
+        let v46 = v43 + v45;
+        small[at_46(t) + i] = v46;
+        let v63 = inverseSqrt(v46);
+        small[at_63(t) + i] = v63;
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
@@ -271,49 +276,49 @@ fn settle_1(
         let v27 = max(v26, hosts.eps2);
         let v28 = hosts.host_23 * v27;
         small[at_28(t) + i] = v28;
-        let v65 = v28 * hosts.weight_decay;
-        small[at_65(t) + i] = v65;
+        let v66 = v28 * hosts.weight_decay;
+        small[at_66(t) + i] = v66;
     }
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_46 = 0.0;
+            var sum_50 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_46 += small[at_40(t) + b * t.rows + i];
+                sum_50 += small[at_42(t) + b * t.rows + i];
             }
-            small[at_46(t) + b] = sum_46 / f32(t.rows);
+            small[at_50(t) + b] = sum_50 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_40(t) + b * t.rows + i];
+                part += small[at_42(t) + b * t.rows + i];
             }
-            let sum_46 = sum_lanes(lid, part);
+            let sum_50 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_46(t) + b] = sum_46 / f32(t.rows);
+                small[at_50(t) + b] = sum_50 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v40 = small[at_40(t) + i];
-        let v46 = small[at_46(t) + i / t.rows];
-        let v47 = v40 / v46;
-        let v48 = inverseSqrt(v47);
-        small[at_48(t) + i] = v48;
+        let v42 = small[at_42(t) + i];
+        let v50 = small[at_50(t) + i / t.rows];
+        let v60 = v42 / v50;
+        let v61 = inverseSqrt(v60);
+        small[at_61(t) + i] = v61;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v46 = small[at_46(t) + i / t.cols];
-        let v45 = small[at_45(t) + i];
-        let v55 = v46 / v45;
-        small[at_55(t) + i] = v55;
+        let v50 = small[at_50(t) + i / t.cols];
+        let v46 = small[at_46(t) + i];
+        let v51 = v50 / v46;
+        small[at_51(t) + i] = v51;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_40(t) + i];
+        small[at_exp_avg_sq_row(t) + i] = small[at_42(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_45(t) + i];
+        small[at_exp_avg_sq_col(t) + i] = small[at_46(t) + i];
     }
 }
 
@@ -331,19 +336,19 @@ fn sweep_2(
     let t = tensor_at(tile.tensor);
     // Level 1.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_54 = 0.0;
+        var sum_49 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v52 = small[at_52(t) + tile.row + i];
+            let v47 = small[at_47(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v29 = v6 * v6;
-            let v53 = v29 * v52;
-            sum_54 += v53;
+            let v48 = v29 * v47;
+            sum_49 += v48;
         }
-        small[partials_54(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_54;
+        small[partials_49(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_49;
     }
 }
 
@@ -360,34 +365,41 @@ fn settle_2(
     }
     let t = tensor_at(index);
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_54 = 0.0;
+        var sum_49 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_54 += small[partials_54(t) + k * t.batch * t.cols + i];
+            sum_49 += small[partials_49(t) + k * t.batch * t.cols + i];
         }
-        let v54 = sum_54 / f32(t.rows);
-        let v55 = small[at_55(t) + i];
-        let v56 = v54 * v55;
-        small[at_56(t) + i] = v56;
+        let v49 = sum_49 / f32(t.rows);
+        let v51 = small[at_51(t) + i];
+        let v52 = v49 * v51;
+        small[at_52(t) + i] = v52;
     }
     storageBarrier();
-    var sum_57 = 0.0;
+    var sum_53 = 0.0;
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_57 += small[at_56(t) + i];
+        sum_53 += small[at_52(t) + i];
     }
-    let total_57 = sum_lanes(lid, sum_57);
+    let total_53 = sum_lanes(lid, sum_53);
     if (lid == 0u) {
-        small[at_57(t)] = total_57 / (f32(t.batch) * f32(t.cols));
+        small[at_53(t)] = total_53 / (f32(t.batch) * f32(t.cols));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v57 = small[at_57(t)];
-        let v58 = sqrt(v57);
-        let v60 = v58 * hosts.host_59;
-        let v61 = max(v60, 1.0);
-        let v62 = 1.0 / v61;
+        let v53 = small[at_53(t)];
+        let v54 = sqrt(v53);
+        let v56 = v54 * hosts.host_55;
+        let v57 = max(v56, 1.0);
+        let v58 = 1.0 / v57;
         let v28 = small[at_28(t)];
-        let v63 = v28 * v62;
-        small[at_63(t) + i] = v63;
+        let v59 = v28 * v58;
+        small[at_59(t) + i] = v59;
+    }
+    storageBarrier();
+    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
+        let v61 = small[at_61(t) + i];
+        let v59 = small[at_59(t)];
+        let v62 = v61 * v59;
+        small[at_62(t) + i] = v62;
     }
 }
 
@@ -404,25 +416,23 @@ fn sweep_3(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    let v63 = small[at_63(t)];
-    let v65 = small[at_65(t)];
+    let v66 = small[at_66(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v49 = small[at_49(t) + tile.b * t.cols + tile.col + c];
+        let v63 = small[at_63(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v48 = small[at_48(t) + tile.row + i];
+            let v62 = small[at_62(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
-            let v50 = v48 * v49;
-            let v51 = v6 * v50;
-            let v64 = v51 * v63;
-            let v66 = v7 * v65;
-            let v67 = v64 + v66;
-            let v68 = v7 - v67;
-            param[window.param + e] = v68;
+            let v64 = v62 * v63;
+            let v65 = v6 * v64;
+            let v67 = v7 * v66;
+            let v68 = v65 + v67;
+            let v69 = v7 - v68;
+            param[window.param + e] = v69;
         }
     }
 }

@@ -134,9 +134,9 @@ fn sweep_1(
             let v7 = param[window.param + e];
             let v24 = v7 * v7;
             let v29 = v6 * v6;
-            let v30 = v29 + hosts.eps1;
+            let v34 = v29 + hosts.eps1;
             let v35 = exp_avg_sq[e];
-            let v37 = v30 - v35;
+            let v37 = v34 - v35;
             let v38 = v37 * hosts.host_36;
             let v39 = v35 + v38;
             let v40 = v39;

@@ -15,12 +15,12 @@ struct Hosts {
     grad_max: f32,
     grad_scale: f32,
     eps1: f32,
-    host_20: f32,
-    host_33: f32,
+    host_24: f32,
+    host_36: f32,
     eps2: f32,
-    host_45: f32,
-    host_56: f32,
-    host_62: f32,
+    host_48: f32,
+    host_59: f32,
+    host_65: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -94,39 +94,39 @@ fn at_exp_avg_sq_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.rows;
 }
 
-fn at_23(t: Tensor) -> u32 {
+fn at_27(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_28(t: Tensor) -> u32 {
+fn at_31(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_29(t: Tensor) -> u32 {
+fn at_32(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_30(t: Tensor) -> u32 {
+fn at_33(t: Tensor) -> u32 {
     return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_31(t: Tensor) -> u32 {
+fn at_34(t: Tensor) -> u32 {
     return t.small + 2u * t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_47(t: Tensor) -> u32 {
+fn at_50(t: Tensor) -> u32 {
     return t.small + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_50(t: Tensor) -> u32 {
+fn at_53(t: Tensor) -> u32 {
     return t.small + 1u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_54(t: Tensor) -> u32 {
+fn at_57(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_60(t: Tensor) -> u32 {
+fn at_63(t: Tensor) -> u32 {
     return t.small + 3u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
@@ -134,15 +134,15 @@ fn partials_18(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_24(t: Tensor) -> u32 {
+fn partials_21(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows;
 }
 
-fn partials_47(t: Tensor) -> u32 {
+fn partials_50(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_54(t: Tensor) -> u32 {
+fn partials_57(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
@@ -162,9 +162,9 @@ fn sweep_1(
     for (var i = 0u; i < tile.rows; i++) {
         row_0[i * WIDTH + lid] = 0.0;
     }
-    var sum_47 = 0.0;
+    var sum_50 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_24 = 0.0;
+        var sum_21 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
             let v3 = grad[window.grad + e];
@@ -173,20 +173,20 @@ fn sweep_1(
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
             let v12 = v6 * v6;
-            let v46 = v7 * v7;
+            let v49 = v7 * v7;
             row_0[i * WIDTH + lid] += v12;
-            sum_24 += v12;
-            sum_47 += v46;
+            sum_21 += v12;
+            sum_50 += v49;
         }
-        small[partials_24(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_24;
+        small[partials_21(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_21;
     }
-    lanes[lid] = sum_47;
+    lanes[lid] = sum_50;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_47 += lanes[i];
+            sum_50 += lanes[i];
         }
-        small[partials_47(t) + tile.index] = sum_47;
+        small[partials_50(t) + tile.index] = sum_50;
     }
     workgroupBarrier();
     workgroupBarrier();
@@ -212,13 +212,13 @@ fn settle_1(
         return;
     }
     let t = tensor_at(index);
-    var sum_47 = 0.0;
+    var sum_50 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_47 += small[partials_47(t) + i];
+        sum_50 += small[partials_50(t) + i];
     }
-    let total_47 = sum_lanes(lid, sum_47);
+    let total_50 = sum_lanes(lid, sum_50);
     if (lid == 0u) {
-        small[at_47(t)] = total_47 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_50(t)] = total_50 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
         var sum_18 = 0.0;
@@ -226,71 +226,73 @@ fn settle_1(
             sum_18 += small[partials_18(t) + k * t.batch * t.rows + i];
         }
         let v18 = sum_18 / f32(t.cols);
-        let v19 = small[at_exp_avg_sq_row(t) + i];
-        let v21 = v18 - v19;
-        let v22 = v21 * hosts.host_20;
-        let v23 = v19 + v22;
-        small[at_23(t) + i] = v23;
+        let v20 = v18 + 0.0;
+        let v23 = small[at_exp_avg_sq_row(t) + i];
+        let v25 = v20 - v23;
+        let v26 = v25 * hosts.host_24;
+        let v27 = v23 + v26;
+        small[at_27(t) + i] = v27;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_24 = 0.0;
+        var sum_21 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_24 += small[partials_24(t) + k * t.batch * t.cols + i];
+            sum_21 += small[partials_21(t) + k * t.batch * t.cols + i];
         }
-        let v24 = sum_24 / f32(t.rows);
-        let v25 = small[at_exp_avg_sq_col(t) + i];
-        let v26 = v24 - v25;
-        let v27 = v26 * hosts.host_20;
-        let v28 = v25 + v27;
-        small[at_28(t) + i] = v28;
+        let v21 = sum_21 / f32(t.rows);
+        let v22 = v21 + 0.0;
+        let v28 = small[at_exp_avg_sq_col(t) + i];
+        let v29 = v22 - v28;
+        let v30 = v29 * hosts.host_24;
+        let v31 = v28 + v30;
+        small[at_31(t) + i] = v31;
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v47 = small[at_47(t)];
-        let v48 = sqrt(v47);
-        let v49 = max(v48, hosts.eps2);
-        let v50 = hosts.host_45 * v49;
-        small[at_50(t) + i] = v50;
+        let v50 = small[at_50(t)];
+        let v51 = sqrt(v50);
+        let v52 = max(v51, hosts.eps2);
+        let v53 = hosts.host_48 * v52;
+        small[at_53(t) + i] = v53;
     }
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_29 = 0.0;
+            var sum_32 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_29 += small[at_23(t) + b * t.rows + i];
+                sum_32 += small[at_27(t) + b * t.rows + i];
             }
-            small[at_29(t) + b] = sum_29 / f32(t.rows);
+            small[at_32(t) + b] = sum_32 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_23(t) + b * t.rows + i];
+                part += small[at_27(t) + b * t.rows + i];
             }
-            let sum_29 = sum_lanes(lid, part);
+            let sum_32 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_29(t) + b] = sum_29 / f32(t.rows);
+                small[at_32(t) + b] = sum_32 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch; i += SETTLE) {
-        let v29 = small[at_29(t) + i];
-        let v30 = max(v29, hosts.eps1);
-        small[at_30(t) + i] = v30;
+        let v32 = small[at_32(t) + i];
+        let v33 = max(v32, hosts.eps1);
+        small[at_33(t) + i] = v33;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v23 = small[at_23(t) + i];
-        let v30 = small[at_30(t) + i / t.rows];
-        let v31 = v23 / v30;
-        small[at_31(t) + i] = v31;
+        let v27 = small[at_27(t) + i];
+        let v33 = small[at_33(t) + i / t.rows];
+        let v34 = v27 / v33;
+        small[at_34(t) + i] = v34;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_23(t) + i];
+        small[at_exp_avg_sq_row(t) + i] = small[at_27(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_28(t) + i];
+        small[at_exp_avg_sq_col(t) + i] = small[at_31(t) + i];
     }
 }
 
@@ -307,31 +309,31 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    var sum_54 = 0.0;
+    var sum_57 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v28 = small[at_28(t) + tile.b * t.cols + tile.col + c];
+        let v31 = small[at_31(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v31 = small[at_31(t) + tile.row + i];
+            let v34 = small[at_34(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v32 = v31 * v28;
-            let v34 = max(v32, hosts.host_33);
-            let v51 = inverseSqrt(v34);
-            let v52 = v6 * v51;
-            let v53 = v52 * v52;
-            sum_54 += v53;
+            let v35 = v34 * v31;
+            let v37 = max(v35, hosts.host_36);
+            let v54 = inverseSqrt(v37);
+            let v55 = v6 * v54;
+            let v56 = v55 * v55;
+            sum_57 += v56;
         }
     }
-    lanes[lid] = sum_54;
+    lanes[lid] = sum_57;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_54 += lanes[i];
+            sum_57 += lanes[i];
         }
-        small[partials_54(t) + tile.index] = sum_54;
+        small[partials_57(t) + tile.index] = sum_57;
     }
     workgroupBarrier();
 }
@@ -348,24 +350,24 @@ fn settle_2(
         return;
     }
     let t = tensor_at(index);
-    var sum_54 = 0.0;
+    var sum_57 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_54 += small[partials_54(t) + i];
+        sum_57 += small[partials_57(t) + i];
     }
-    let total_54 = sum_lanes(lid, sum_54);
+    let total_57 = sum_lanes(lid, sum_57);
     if (lid == 0u) {
-        small[at_54(t)] = total_54 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_57(t)] = total_57 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v54 = small[at_54(t)];
-        let v55 = sqrt(v54);
-        let v57 = v55 * hosts.host_56;
-        let v58 = max(v57, 1.0);
-        let v59 = 1.0 / v58;
-        let v50 = small[at_50(t)];
-        let v60 = v50 * v59;
-        small[at_60(t) + i] = v60;
+        let v57 = small[at_57(t)];
+        let v58 = sqrt(v57);
+        let v60 = v58 * hosts.host_59;
+        let v61 = max(v60, 1.0);
+        let v62 = 1.0 / v61;
+        let v53 = small[at_53(t)];
+        let v63 = v53 * v62;
+        small[at_63(t) + i] = v63;
     }
 }
 
@@ -382,26 +384,26 @@ fn sweep_3(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    let v60 = small[at_60(t)];
+    let v63 = small[at_63(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v28 = small[at_28(t) + tile.b * t.cols + tile.col + c];
+        let v31 = small[at_31(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v31 = small[at_31(t) + tile.row + i];
+            let v34 = small[at_34(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
-            let v32 = v31 * v28;
-            let v34 = max(v32, hosts.host_33);
-            let v51 = inverseSqrt(v34);
-            let v52 = v6 * v51;
-            let v61 = v52 * v60;
-            let v63 = v7 * hosts.host_62;
-            let v64 = v61 + v63;
-            let v65 = v7 - v64;
-            param[window.param + e] = v65;
+            let v35 = v34 * v31;
+            let v37 = max(v35, hosts.host_36);
+            let v54 = inverseSqrt(v37);
+            let v55 = v6 * v54;
+            let v64 = v55 * v63;
+            let v66 = v7 * hosts.host_65;
+            let v67 = v64 + v66;
+            let v68 = v7 - v67;
+            param[window.param + e] = v68;
         }
     }
 }

@@ -14,12 +14,12 @@ struct Hosts {
     grad_min: f32,
     grad_max: f32,
     grad_scale: f32,
-    host_19: f32,
-    host_24: f32,
+    host_21: f32,
+    host_26: f32,
     eps2: f32,
-    host_36: f32,
-    host_47: f32,
-    host_53: f32,
+    host_38: f32,
+    host_49: f32,
+    host_55: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -85,23 +85,23 @@ fn tile_at(index: u32) -> Tile {
         table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
 }
 
-fn at_38(t: Tensor) -> u32 {
+fn at_40(t: Tensor) -> u32 {
     return t.small;
 }
 
-fn at_45(t: Tensor) -> u32 {
+fn at_47(t: Tensor) -> u32 {
     return t.small + 1u;
 }
 
-fn at_51(t: Tensor) -> u32 {
+fn at_53(t: Tensor) -> u32 {
     return t.small + 2u;
 }
 
-fn partials_38(t: Tensor) -> u32 {
+fn partials_40(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_45(t: Tensor) -> u32 {
+fn partials_47(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
@@ -118,8 +118,8 @@ fn sweep_1(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 0.
-    var sum_38 = 0.0;
-    var sum_45 = 0.0;
+    var sum_40 = 0.0;
+    var sum_47 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -129,37 +129,38 @@ fn sweep_1(
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
             let v12 = v6 * v6;
-            let v18 = exp_avg_sq[e];
-            let v20 = v12 - v18;
-            let v21 = v20 * hosts.host_19;
-            let v22 = v18 + v21;
-            let v23 = v22;
-            let v25 = max(v23, hosts.host_24);
-            let v37 = v7 * v7;
-            let v42 = inverseSqrt(v25);
-            let v43 = v6 * v42;
-            let v44 = v43 * v43;
-            exp_avg_sq[e] = v23;
-            sum_38 += v37;
-            sum_45 += v44;
+            let v19 = v12 + 0.0;
+            let v20 = exp_avg_sq[e];
+            let v22 = v19 - v20;
+            let v23 = v22 * hosts.host_21;
+            let v24 = v20 + v23;
+            let v25 = v24;
+            let v27 = max(v25, hosts.host_26);
+            let v39 = v7 * v7;
+            let v44 = inverseSqrt(v27);
+            let v45 = v6 * v44;
+            let v46 = v45 * v45;
+            exp_avg_sq[e] = v25;
+            sum_40 += v39;
+            sum_47 += v46;
         }
     }
-    lanes[lid] = sum_38;
+    lanes[lid] = sum_40;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_38 += lanes[i];
+            sum_40 += lanes[i];
         }
-        small[partials_38(t) + tile.index] = sum_38;
+        small[partials_40(t) + tile.index] = sum_40;
     }
     workgroupBarrier();
-    lanes[lid] = sum_45;
+    lanes[lid] = sum_47;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_45 += lanes[i];
+            sum_47 += lanes[i];
         }
-        small[partials_45(t) + tile.index] = sum_45;
+        small[partials_47(t) + tile.index] = sum_47;
     }
     workgroupBarrier();
 }
@@ -176,35 +177,35 @@ fn settle_1(
         return;
     }
     let t = tensor_at(index);
-    var sum_38 = 0.0;
+    var sum_40 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_38 += small[partials_38(t) + i];
+        sum_40 += small[partials_40(t) + i];
     }
-    let total_38 = sum_lanes(lid, sum_38);
+    let total_40 = sum_lanes(lid, sum_40);
     if (lid == 0u) {
-        small[at_38(t)] = total_38 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_40(t)] = total_40 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
-    var sum_45 = 0.0;
+    var sum_47 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_45 += small[partials_45(t) + i];
+        sum_47 += small[partials_47(t) + i];
     }
-    let total_45 = sum_lanes(lid, sum_45);
+    let total_47 = sum_lanes(lid, sum_47);
     if (lid == 0u) {
-        small[at_45(t)] = total_45 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_47(t)] = total_47 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v38 = small[at_38(t)];
-        let v39 = sqrt(v38);
-        let v40 = max(v39, hosts.eps2);
-        let v41 = hosts.host_36 * v40;
-        let v45 = small[at_45(t)];
-        let v46 = sqrt(v45);
-        let v48 = v46 * hosts.host_47;
-        let v49 = max(v48, 1.0);
-        let v50 = 1.0 / v49;
-        let v51 = v41 * v50;
-        small[at_51(t) + i] = v51;
+        let v40 = small[at_40(t)];
+        let v41 = sqrt(v40);
+        let v42 = max(v41, hosts.eps2);
+        let v43 = hosts.host_38 * v42;
+        let v47 = small[at_47(t)];
+        let v48 = sqrt(v47);
+        let v50 = v48 * hosts.host_49;
+        let v51 = max(v50, 1.0);
+        let v52 = 1.0 / v51;
+        let v53 = v43 * v52;
+        small[at_53(t) + i] = v53;
     }
 }
 
@@ -221,7 +222,7 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    let v51 = small[at_51(t)];
+    let v53 = small[at_53(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -230,15 +231,15 @@ fn sweep_2(
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
-            let v23 = exp_avg_sq[e];
-            let v25 = max(v23, hosts.host_24);
-            let v42 = inverseSqrt(v25);
-            let v43 = v6 * v42;
-            let v52 = v43 * v51;
-            let v54 = v7 * hosts.host_53;
-            let v55 = v52 + v54;
-            let v56 = v7 - v55;
-            param[window.param + e] = v56;
+            let v25 = exp_avg_sq[e];
+            let v27 = max(v25, hosts.host_26);
+            let v44 = inverseSqrt(v27);
+            let v45 = v6 * v44;
+            let v54 = v45 * v53;
+            let v56 = v7 * hosts.host_55;
+            let v57 = v54 + v56;
+            let v58 = v7 - v57;
+            param[window.param + e] = v58;
         }
     }
 }

@@ -118,9 +118,9 @@ fn sweep_1(
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v23 = v6 * v6;
-            let v24 = v23 + hosts.eps1;
+            let v28 = v23 + hosts.eps1;
             let v29 = exp_avg_sq[e];
-            let v31 = v24 - v29;
+            let v31 = v28 - v29;
             let v32 = v31 * hosts.host_30;
             let v33 = v29 + v32;
             let v34 = v33;

@@ -16,14 +16,14 @@ struct Hosts {
     grad_scale: f32,
     eps1: f32,
     eps2: f32,
-    host_21: f32,
-    host_36: f32,
-    host_52: f32,
-    host_58: f32,
-    host_68: f32,
-    host_80: f32,
-    host_95: f32,
-    host_99: f32,
+    host_23: f32,
+    host_37: f32,
+    host_48: f32,
+    host_59: f32,
+    host_71: f32,
+    host_82: f32,
+    host_97: f32,
+    host_101: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -77,7 +77,7 @@ struct Tile {
 
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
-var<workgroup> local_45: array<f32, ROWS>;
+var<workgroup> local_40: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -107,60 +107,60 @@ fn at_exp_avg_res_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_24(t: Tensor) -> u32 {
+fn at_26(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_29(t: Tensor) -> u32 {
+fn at_30(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_37(t: Tensor) -> u32 {
+fn at_38(t: Tensor) -> u32 {
     return t.small + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_38(t: Tensor) -> u32 {
+fn at_39(t: Tensor) -> u32 {
     return t.small + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_39(t: Tensor) -> u32 {
+fn at_42(t: Tensor) -> u32 {
     return t.small + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_41(t: Tensor) -> u32 {
-    return t.small + t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
+fn at_43(t: Tensor) -> u32 {
+    return t.small + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_42(t: Tensor) -> u32 {
-    return t.small + t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
+fn at_45(t: Tensor) -> u32 {
+    return t.small + t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_47(t: Tensor) -> u32 {
-    return t.small + t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
+fn at_46(t: Tensor) -> u32 {
+    return t.small + t.batch + 6u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_49(t: Tensor) -> u32 {
-    return t.small + t.batch + 6u * t.batch * t.cols + 5u * t.batch * t.rows;
+fn at_51(t: Tensor) -> u32 {
+    return t.small + 1u + t.batch + 6u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_50(t: Tensor) -> u32 {
-    return t.small + t.batch + 7u * t.batch * t.cols + 5u * t.batch * t.rows;
+fn at_53(t: Tensor) -> u32 {
+    return t.small + 2u + t.batch + 6u * t.batch * t.cols + 4u * t.batch * t.rows;
+}
+
+fn at_54(t: Tensor) -> u32 {
+    return t.small + 2u + t.batch + 6u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
 fn at_55(t: Tensor) -> u32 {
-    return t.small + 1u + t.batch + 7u * t.batch * t.cols + 5u * t.batch * t.rows;
+    return t.small + 2u + t.batch + 6u * t.batch * t.cols + 6u * t.batch * t.rows;
 }
 
-fn at_71(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 7u * t.batch * t.cols + 5u * t.batch * t.rows;
-}
-
-fn at_76(t: Tensor) -> u32 {
+fn at_74(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 7u * t.batch * t.cols + 6u * t.batch * t.rows;
 }
 
-fn at_81(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 8u * t.batch * t.cols + 6u * t.batch * t.rows;
+fn at_78(t: Tensor) -> u32 {
+    return t.small + 2u + t.batch + 7u * t.batch * t.cols + 7u * t.batch * t.rows;
 }
 
 fn at_83(t: Tensor) -> u32 {
@@ -168,18 +168,22 @@ fn at_83(t: Tensor) -> u32 {
 }
 
 fn at_85(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 8u * t.batch * t.cols + 7u * t.batch * t.rows;
+    return t.small + 2u + t.batch + 8u * t.batch * t.cols + 8u * t.batch * t.rows;
 }
 
-fn at_87(t: Tensor) -> u32 {
+fn at_89(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch + 8u * t.batch * t.cols + 8u * t.batch * t.rows;
 }
 
-fn partials_25(t: Tensor) -> u32 {
+fn at_98(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 9u * t.batch * t.cols + 8u * t.batch * t.rows;
+}
+
+fn partials_19(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_47(t: Tensor) -> u32 {
+fn partials_42(t: Tensor) -> u32 {
     return t.partials + t.row_tiles * t.batch * t.cols;
 }
 
@@ -187,7 +191,7 @@ fn partials_66(t: Tensor) -> u32 {
     return t.partials + 2u * t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_72(t: Tensor) -> u32 {
+fn partials_68(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows + 2u * t.row_tiles * t.batch * t.cols;
 }
 
@@ -208,7 +212,7 @@ fn sweep_1(
         row_0[i * WIDTH + lid] = 0.0;
     }
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_25 = 0.0;
+        var sum_19 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
             let v3 = grad[window.grad + e];
@@ -216,45 +220,45 @@ fn sweep_1(
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v16 = v6 * v6;
-            let v17 = v16 + hosts.eps1;
-            row_0[i * WIDTH + lid] += v17;
-            sum_25 += v17;
+            row_0[i * WIDTH + lid] += v16;
+            sum_19 += v16;
         }
-        small[partials_25(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_25;
+        small[partials_19(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_19;
     }
     workgroupBarrier();
     if (lid < tile.rows) {
-        var sum_18 = row_0[lid * WIDTH];
+        var sum_17 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
-            sum_18 += row_0[lid * WIDTH + i];
+            sum_17 += row_0[lid * WIDTH + i];
         }
-        let v18 = sum_18 / f32(t.cols);
-        let v19 = small[at_exp_avg_sq_row(t) + tile.row + lid];
-        let v22 = v18 - v19;
-        let v23 = v22 * hosts.host_21;
-        let v24 = v19 + v23;
-        small[at_24(t) + tile.row + lid] = v24;
-        let v37 = v24 * hosts.host_36;
-        small[at_37(t) + tile.row + lid] = v37;
-        let v45 = 1.0 / v37;
-        local_45[lid] = v45;
+        let v17 = sum_17 / f32(t.cols);
+        let v18 = v17 + hosts.eps1;
+        let v21 = small[at_exp_avg_sq_row(t) + tile.row + lid];
+        let v24 = v18 - v21;
+        let v25 = v24 * hosts.host_23;
+        let v26 = v21 + v25;
+        small[at_26(t) + tile.row + lid] = v26;
+        let v38 = v26 * hosts.host_37;
+        small[at_38(t) + tile.row + lid] = v38;
+        let v40 = 1.0 / v38;
+        local_40[lid] = v40;
     }
     workgroupBarrier();
     // Level 1.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_47 = 0.0;
+        var sum_42 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v45 = local_45[i];
+            let v40 = local_40[i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v16 = v6 * v6;
-            let v46 = v16 * v45;
-            sum_47 += v46;
+            let v41 = v16 * v40;
+            sum_42 += v41;
         }
-        small[partials_47(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_47;
+        small[partials_42(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_42;
     }
 }
 
@@ -276,16 +280,16 @@ fn gather_1(
     let c = table[item + 2u] + lid;
     let span = t.batch * t.cols;
     if (c < span) {
-        var sum_25 = small[partials_25(t) + first * span + c];
+        var sum_19 = small[partials_19(t) + first * span + c];
         for (var i = first + 1u; i < end; i++) {
-            sum_25 += small[partials_25(t) + i * span + c];
+            sum_19 += small[partials_19(t) + i * span + c];
         }
-        small[partials_25(t) + first * span + c] = sum_25;
-        var sum_47 = small[partials_47(t) + first * span + c];
+        small[partials_19(t) + first * span + c] = sum_19;
+        var sum_42 = small[partials_42(t) + first * span + c];
         for (var i = first + 1u; i < end; i++) {
-            sum_47 += small[partials_47(t) + i * span + c];
+            sum_42 += small[partials_42(t) + i * span + c];
         }
-        small[partials_47(t) + first * span + c] = sum_47;
+        small[partials_42(t) + first * span + c] = sum_42;
     }
 }
 
@@ -303,86 +307,94 @@ fn settle_1(
     let t = tensor_at(index);
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_39 = 0.0;
+            var sum_43 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_39 += small[at_37(t) + b * t.rows + i];
+                sum_43 += small[at_38(t) + b * t.rows + i];
             }
-            small[at_39(t) + b] = sum_39 / f32(t.rows);
+            small[at_43(t) + b] = sum_43 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_37(t) + b * t.rows + i];
+                part += small[at_38(t) + b * t.rows + i];
             }
-            let sum_39 = sum_lanes(lid, part);
+            let sum_43 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_39(t) + b] = sum_39 / f32(t.rows);
+                small[at_43(t) + b] = sum_43 / f32(t.rows);
             }
         }
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_25 = 0.0;
+        var sum_19 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_25 += small[partials_25(t) + k * t.batch * t.cols + i];
+            sum_19 += small[partials_19(t) + k * t.batch * t.cols + i];
         }
-        let v25 = sum_25 / f32(t.rows);
-        let v26 = small[at_exp_avg_sq_col(t) + i];
-        let v27 = v25 - v26;
-        let v28 = v27 * hosts.host_21;
-        let v29 = v26 + v28;
-        small[at_29(t) + i] = v29;
-        let v38 = v29 * hosts.host_36;
-        small[at_38(t) + i] = v38;
-        let v42 = inverseSqrt(v38);
+        let v19 = sum_19 / f32(t.rows);
+        let v20 = v19 + hosts.eps1;
+        let v27 = small[at_exp_avg_sq_col(t) + i];
+        let v28 = v20 - v27;
+        let v29 = v28 * hosts.host_23;
+        let v30 = v27 + v29;
+        small[at_30(t) + i] = v30;
+        let v39 = v30 * hosts.host_37;
+        small[at_39(t) + i] = v39;
+        let v55 = inverseSqrt(v39);
+        small[at_55(t) + i] = v55;
+        var sum_42 = 0.0;
+        for (var k = 0u; k < t.row_tiles; k += t.per_group) {
+            sum_42 += small[partials_42(t) + k * t.batch * t.cols + i];
+        }
+        let v42 = sum_42 / f32(t.rows);
         small[at_42(t) + i] = v42;
-        var sum_47 = 0.0;
-        for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_47 += small[partials_47(t) + k * t.batch * t.cols + i];
-        }
-        let v47 = sum_47 / f32(t.rows);
-        small[at_47(t) + i] = v47;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v37 = small[at_37(t) + i];
-        let v39 = small[at_39(t) + i / t.rows];
-        let v40 = v37 / v39;
-        let v41 = inverseSqrt(v40);
-        small[at_41(t) + i] = v41;
+        let v38 = small[at_38(t) + i];
+        let v43 = small[at_43(t) + i / t.rows];
+        let v52 = v38 / v43;
+        let v53 = inverseSqrt(v52);
+        small[at_53(t) + i] = v53;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v39 = small[at_39(t) + i / t.cols];
-        let v38 = small[at_38(t) + i];
-        let v48 = v39 / v38;
-        let v47 = small[at_47(t) + i];
-        let v49 = v47 * v48;
-        small[at_49(t) + i] = v49;
+        let v43 = small[at_43(t) + i / t.cols];
+        let v39 = small[at_39(t) + i];
+        let v44 = v43 / v39;
+        let v42 = small[at_42(t) + i];
+        let v45 = v42 * v44;
+        small[at_45(t) + i] = v45;
     }
     storageBarrier();
-    var sum_50 = 0.0;
+    var sum_46 = 0.0;
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_50 += small[at_49(t) + i];
+        sum_46 += small[at_45(t) + i];
     }
-    let total_50 = sum_lanes(lid, sum_50);
+    let total_46 = sum_lanes(lid, sum_46);
     if (lid == 0u) {
-        small[at_50(t)] = total_50 / (f32(t.batch) * f32(t.cols));
+        small[at_46(t)] = total_46 / (f32(t.batch) * f32(t.cols));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v50 = small[at_50(t)];
-        let v51 = sqrt(v50);
-        let v53 = v51 * hosts.host_52;
-        let v54 = max(v53, 1.0);
-        let v55 = 1.0 / v54;
-        small[at_55(t) + i] = v55;
+        let v46 = small[at_46(t)];
+        let v47 = sqrt(v46);
+        let v49 = v47 * hosts.host_48;
+        let v50 = max(v49, 1.0);
+        let v51 = 1.0 / v50;
+        small[at_51(t) + i] = v51;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_24(t) + i];
+        let v53 = small[at_53(t) + i];
+        let v51 = small[at_51(t)];
+        let v54 = v53 * v51;
+        small[at_54(t) + i] = v54;
+    }
+    storageBarrier();
+    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
+        small[at_exp_avg_sq_row(t) + i] = small[at_26(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_29(t) + i];
+        small[at_exp_avg_sq_col(t) + i] = small[at_30(t) + i];
     }
 }
 
@@ -399,36 +411,33 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    let v55 = small[at_55(t)];
     for (var i = 0u; i < tile.rows; i++) {
         row_0[i * WIDTH + lid] = 0.0;
     }
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v42 = small[at_42(t) + tile.b * t.cols + tile.col + c];
-        var sum_72 = 0.0;
+        let v55 = small[at_55(t) + tile.b * t.cols + tile.col + c];
+        var sum_68 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v41 = small[at_41(t) + tile.row + i];
+            let v54 = small[at_54(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v43 = v41 * v42;
-            let v44 = v6 * v43;
-            let v56 = v44 * v55;
-            let v57 = exp_avg[e];
-            let v59 = v56 - v57;
-            let v60 = v59 * hosts.host_58;
-            let v61 = v57 + v60;
-            let v62 = v61;
-            let v63 = v56 - v62;
-            let v64 = v63 * v63;
-            let v65 = v64 + hosts.eps2;
-            exp_avg[e] = v62;
+            let v56 = v54 * v55;
+            let v57 = v6 * v56;
+            let v58 = exp_avg[e];
+            let v60 = v57 - v58;
+            let v61 = v60 * hosts.host_59;
+            let v62 = v58 + v61;
+            let v63 = v62;
+            let v64 = v57 - v63;
+            let v65 = v64 * v64;
+            exp_avg[e] = v63;
             row_0[i * WIDTH + lid] += v65;
-            sum_72 += v65;
+            sum_68 += v65;
         }
-        small[partials_72(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_72;
+        small[partials_68(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_68;
     }
     workgroupBarrier();
     if (lid < tile.rows) {
@@ -459,11 +468,11 @@ fn gather_2(
     let c = table[item + 2u] + lid;
     let span = t.batch * t.cols;
     if (c < span) {
-        var sum_72 = small[partials_72(t) + first * span + c];
+        var sum_68 = small[partials_68(t) + first * span + c];
         for (var i = first + 1u; i < end; i++) {
-            sum_72 += small[partials_72(t) + i * span + c];
+            sum_68 += small[partials_68(t) + i * span + c];
         }
-        small[partials_72(t) + first * span + c] = sum_72;
+        small[partials_68(t) + first * span + c] = sum_68;
     }
 }
 
@@ -485,64 +494,67 @@ fn settle_2(
             sum_66 += small[partials_66(t) + k * t.batch * t.rows + i];
         }
         let v66 = sum_66 / f32(t.cols);
-        let v67 = small[at_exp_avg_res_row(t) + i];
-        let v69 = v66 - v67;
-        let v70 = v69 * hosts.host_68;
-        let v71 = v67 + v70;
-        small[at_71(t) + i] = v71;
-        let v81 = v71 * hosts.host_80;
-        small[at_81(t) + i] = v81;
+        let v67 = v66 + hosts.eps2;
+        let v70 = small[at_exp_avg_res_row(t) + i];
+        let v72 = v67 - v70;
+        let v73 = v72 * hosts.host_71;
+        let v74 = v70 + v73;
+        small[at_74(t) + i] = v74;
+        let v83 = v74 * hosts.host_82;
+        small[at_83(t) + i] = v83;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_72 = 0.0;
+        var sum_68 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_72 += small[partials_72(t) + k * t.batch * t.cols + i];
+            sum_68 += small[partials_68(t) + k * t.batch * t.cols + i];
         }
-        let v72 = sum_72 / f32(t.rows);
-        let v73 = small[at_exp_avg_res_col(t) + i];
-        let v74 = v72 - v73;
-        let v75 = v74 * hosts.host_68;
-        let v76 = v73 + v75;
-        small[at_76(t) + i] = v76;
-        let v82 = v76 * hosts.host_80;
-        let v87 = inverseSqrt(v82);
-        small[at_87(t) + i] = v87;
+        let v68 = sum_68 / f32(t.rows);
+        let v69 = v68 + hosts.eps2;
+        let v75 = small[at_exp_avg_res_col(t) + i];
+        let v76 = v69 - v75;
+        let v77 = v76 * hosts.host_71;
+        let v78 = v75 + v77;
+        small[at_78(t) + i] = v78;
+        let v84 = v78 * hosts.host_82;
+        let v89 = inverseSqrt(v84);
+        small[at_89(t) + i] = v89;
     }
     storageBarrier();
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_83 = 0.0;
+            var sum_85 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_83 += small[at_81(t) + b * t.rows + i];
+                sum_85 += small[at_83(t) + b * t.rows + i];
             }
-            small[at_83(t) + b] = sum_83 / f32(t.rows);
+            small[at_85(t) + b] = sum_85 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_81(t) + b * t.rows + i];
+                part += small[at_83(t) + b * t.rows + i];
             }
-            let sum_83 = sum_lanes(lid, part);
+            let sum_85 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_83(t) + b] = sum_83 / f32(t.rows);
+                small[at_85(t) + b] = sum_85 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v81 = small[at_81(t) + i];
-        let v83 = small[at_83(t) + i / t.rows];
-        let v84 = v81 / v83;
-        let v85 = inverseSqrt(v84);
-        small[at_85(t) + i] = v85;
+        let v83 = small[at_83(t) + i];
+        let v85 = small[at_85(t) + i / t.rows];
+        let v86 = v83 / v85;
+        let v87 = inverseSqrt(v86);
+        let v98 = v87 * hosts.host_97;
+        small[at_98(t) + i] = v98;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_res_row(t) + i] = small[at_71(t) + i];
+        small[at_exp_avg_res_row(t) + i] = small[at_74(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_res_col(t) + i] = small[at_76(t) + i];
+        small[at_exp_avg_res_col(t) + i] = small[at_78(t) + i];
     }
 }
 
@@ -560,19 +572,18 @@ fn sweep_3(
     let t = tensor_at(tile.tensor);
     // Level 3.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v87 = small[at_87(t) + tile.b * t.cols + tile.col + c];
+        let v89 = small[at_89(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v85 = small[at_85(t) + tile.row + i];
+            let v98 = small[at_98(t) + tile.row + i];
             let v7 = param[window.param + e];
-            let v62 = exp_avg[e];
-            let v96 = v85 * v87;
-            let v97 = v62 * v96;
-            let v98 = v97 * hosts.host_95;
-            let v100 = v7 * hosts.host_99;
-            let v101 = v98 + v100;
-            let v102 = v7 - v101;
-            param[window.param + e] = v102;
+            let v63 = exp_avg[e];
+            let v99 = v98 * v89;
+            let v100 = v63 * v99;
+            let v102 = v7 * hosts.host_101;
+            let v103 = v100 + v102;
+            let v104 = v7 - v103;
+            param[window.param + e] = v104;
         }
     }
 }

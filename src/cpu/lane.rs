@@ -65,10 +65,19 @@ unsafe impl<T: Send> Send for Tables<T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Sync for Tables<T> {}
 
-/// What is constant along a row, by call number, and a worker's own column accumulators.
+/// What a worker has of its own: values by call number, and where it accumulates. Values lie here
+/// and not behind pointers, so that the compiler knows that no store changes them.
 pub(crate) struct Uniform<T> {
+    /// What is constant over a matrix.
     pub(crate) values: [T; MAX_CALLS],
+    /// Row values of the rows that a kernel takes together.
+    pub(crate) together: [[T; MAX_ROWS]; MAX_CALLS],
+    /// Row values for a kernel that takes narrow rows: a vector for each of the rows at hand; with [`Span::narrow`] one after the other,
+    /// as the elements lie. Entries that are not used point to memory of the same extent.
+    pub(crate) rows: [*const T; MAX_CALLS],
     pub(crate) col_acc: [*mut T; MAX_REDUCTIONS],
+    /// With [`Span::narrow`]: where the operands of row reductions go.
+    pub(crate) row_acc: [*mut T; MAX_REDUCTIONS],
 }
 
 // SAFETY: a `Uniform` belongs to one worker and so does the memory behind its pointers.
@@ -76,31 +85,48 @@ unsafe impl<T: Send> Send for Uniform<T> {}
 // SAFETY: nothing is reached through a shared reference outside a step.
 unsafe impl<T: Sync> Sync for Uniform<T> {}
 
-/// A piece of one row.
+/// The same piece of as many rows as the kernel takes together, one below the other.
 #[derive(Clone, Copy)]
 pub(crate) struct Span {
     /// Its first element in the tensor.
     pub(crate) at: usize,
+    /// Elements from one row to the next.
+    pub(crate) pitch: usize,
+    /// The same for the gradient, which may lie in a tile of its own.
+    pub(crate) grad_pitch: usize,
     /// Its first column, in the (padded) column arrays.
     pub(crate) col: usize,
+    /// Its first element in the row values.
+    pub(crate) row: usize,
     /// Its vectors, one at least.
     pub(crate) n: usize,
+    /// How many lanes of them are elements, where that is not all: one vector of one row. Padding is
+    /// never added.
+    pub(crate) lanes: usize,
+    /// Whether it is many short rows, one after the other, for a kernel that takes one row. Then row
+    /// values and column values are there for each element, and row reductions reduce nothing: they
+    /// leave their operands.
+    pub(crate) narrow: bool,
 }
 
-/// What a level reduced along a span: for each reduction, the lanes of its accumulator.
-pub(crate) type Accumulators<T> = [<T as Lanes>::Padded; MAX_REDUCTIONS];
+/// Rows that a kernel takes together at most. One load and store of a column's accumulator serves all
+/// of them, and their chains of additions run side by side.
+pub(crate) const MAX_ROWS: usize = 4;
 
-/// One level over one span. Leaves the accumulators of what it reduces along the row in `out`.
+/// What a level reduced along a span, for each reduction and row.
+pub(crate) type Reduced<T> = [[T; MAX_ROWS]; MAX_REDUCTIONS];
+
+/// One level over one span. Leaves what it reduces along the rows in `out`.
 ///
 /// # Safety
 /// The instruction set is present; all pointers of the tables are valid for the span, which is not
 /// empty.
-pub(crate) type Kernel<T> = unsafe fn(&Tables<T>, &Uniform<T>, Span, &mut Accumulators<T>);
+pub(crate) type Kernel<T> = unsafe fn(&Tables<T>, &Uniform<T>, Span, &mut Reduced<T>);
 
-/// A value at one group of elements.
+/// A value at one group of elements: a vector of each row.
 #[derive(Clone, Copy)]
-pub(crate) struct Repr<V> {
-    v: V,
+pub(crate) struct Repr<W> {
+    v: W,
     call: usize,
     shape: Shape,
     level: u8,
@@ -118,25 +144,177 @@ pub(crate) struct LaneSlot {
 struct Progress {
     at: Cell<usize>,
     col: Cell<usize>,
+    /// How far into row values that are there for each element.
+    row: Cell<usize>,
     calls: Cell<usize>,
     slots: Cell<usize>,
     reductions: Cell<usize>,
-    /// The accumulators that this level uses, as bits.
+    /// The accumulators that this level uses, as bits, those of them that are along rows, and those
+    /// that are not sums.
     used: Cell<u8>,
+    along_rows: Cell<u8>,
+    maxima: Cell<u8>,
+}
+
+/// The vectors of the rows that a kernel takes together: one, two or four. Fields and no array:
+/// the compiler takes them apart into registers, arrays it copies through memory at times.
+///
+/// # Safety
+/// As for [`Simd`]; `load` and `store` need whole vectors `pitch` elements apart.
+trait Rows: Copy {
+    type V: Simd;
+    /// Whether it may be many short rows.
+    const NARROW: bool;
+
+    unsafe fn load(from: *const Elem<Self>, pitch: usize) -> Self;
+    /// The row value of a call; for one row `at` elements behind where its values begin.
+    unsafe fn of_rows(uniform: &Uniform<Elem<Self>>, call: usize, at: usize) -> Self;
+    unsafe fn store(self, to: *mut Elem<Self>, pitch: usize);
+    /// The same for all rows.
+    unsafe fn splat(v: Self::V) -> Self;
+    unsafe fn unary(self, op: Unary) -> Self;
+    unsafe fn binary(self, op: Binary, other: Self) -> Self;
+    /// `x` where `a < b`, else `y`.
+    unsafe fn select_less(a: Self, b: Self, x: Self, y: Self) -> Self;
+    /// One accumulator for each row.
+    unsafe fn join(self, kind: Reduction, other: Self) -> Self;
+    /// One accumulator for all rows, which join it from the first to the last.
+    unsafe fn join_all(self, kind: Reduction, acc: Self::V) -> Self::V;
+    /// The first `n` lanes, and `rest` in the others.
+    unsafe fn first(self, n: usize, rest: Elem<Self>) -> Self;
+    /// Combines the lanes of each row.
+    unsafe fn fold(self, kind: Reduction, to: &mut [Elem<Self>; MAX_ROWS]);
+}
+
+type Elem<W> = <<W as Rows>::V as Simd>::T;
+
+/// One row whose row values are read anew for each vector, from a place of its own: for narrow rows.
+#[derive(Clone, Copy)]
+struct Narrow<V>(V);
+
+#[derive(Clone, Copy)]
+struct Single<V>(V);
+
+#[derive(Clone, Copy)]
+struct Pair<V>(V, V);
+
+#[derive(Clone, Copy)]
+struct Quad<V>(V, V, V, V);
+
+macro_rules! rows {
+    ($name:ident, narrow $narrow:literal, $of_rows:ident: $($i:tt)*) => {
+        // In every method: SAFETY: the trait's contract.
+        #[allow(
+            clippy::undocumented_unsafe_blocks,
+            reason = "one reason for all of them, stated above"
+        )]
+        impl<V: Simd> Rows for $name<V> {
+            type V = V;
+            const NARROW: bool = $narrow;
+
+            #[inline(always)]
+            unsafe fn load(from: *const V::T, pitch: usize) -> Self {
+                Self($(unsafe { V::load(from.wrapping_add($i * pitch)) }),*)
+            }
+            #[inline(always)]
+            unsafe fn of_rows(uniform: &Uniform<V::T>, call: usize, at: usize) -> Self {
+                // A function: closures are not inlined into kernels.
+                unsafe { $of_rows(uniform, call, at) }
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut V::T, pitch: usize) {
+                $(unsafe { self.$i.store(to.wrapping_add($i * pitch)) };)*
+            }
+            #[inline(always)]
+            unsafe fn splat(v: V) -> Self {
+                Self($({ let _ = $i; v }),*)
+            }
+            #[inline(always)]
+            unsafe fn unary(self, op: Unary) -> Self {
+                Self($(unsafe { unary(op, self.$i) }),*)
+            }
+            #[inline(always)]
+            unsafe fn binary(self, op: Binary, other: Self) -> Self {
+                Self($(unsafe { binary(op, self.$i, other.$i) }),*)
+            }
+            #[inline(always)]
+            unsafe fn select_less(a: Self, b: Self, x: Self, y: Self) -> Self {
+                Self($(unsafe { V::select_less(a.$i, b.$i, x.$i, y.$i) }),*)
+            }
+            #[inline(always)]
+            unsafe fn join(self, kind: Reduction, other: Self) -> Self {
+                Self($(unsafe { join(kind, self.$i, other.$i) }),*)
+            }
+            #[inline(always)]
+            unsafe fn join_all(self, kind: Reduction, acc: V) -> V {
+                $(let acc = unsafe { join(kind, acc, self.$i) };)*
+                acc
+            }
+            #[inline(always)]
+            unsafe fn first(self, n: usize, rest: V::T) -> Self {
+                Self($(unsafe { self.$i.first(n, rest) }),*)
+            }
+            #[inline(always)]
+            unsafe fn fold(self, kind: Reduction, to: &mut [V::T; MAX_ROWS]) {
+                $(to[$i] = unsafe { self.$i.fold(kind) };)*
+            }
+        }
+    };
+}
+
+rows!(Narrow, narrow true, narrow_rows: 0);
+rows!(Single, narrow false, one_row: 0);
+rows!(Pair, narrow false, two_rows: 0 1);
+rows!(Quad, narrow false, four_rows: 0 1 2 3);
+
+/// # Safety
+/// As for [`Rows`].
+#[inline(always)]
+unsafe fn narrow_rows<V: Simd>(uniform: &Uniform<V::T>, call: usize, at: usize) -> Narrow<V> {
+    // SAFETY: the caller's contract: there is a vector for the row, or for each vector of elements.
+    unsafe { Narrow(V::load(uniform.rows[call].add(at))) }
+}
+
+/// # Safety
+/// As for [`Rows`].
+#[inline(always)]
+unsafe fn one_row<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: usize) -> Single<V> {
+    // SAFETY: the caller's contract.
+    unsafe { Single(V::splat(uniform.together[call][0])) }
+}
+
+/// # Safety
+/// As for [`Rows`].
+#[inline(always)]
+unsafe fn two_rows<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: usize) -> Pair<V> {
+    let [a, b, ..] = uniform.together[call];
+    // SAFETY: the caller's contract.
+    unsafe { Pair(V::splat(a), V::splat(b)) }
+}
+
+/// # Safety
+/// As for [`Rows`].
+#[inline(always)]
+unsafe fn four_rows<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: usize) -> Quad<V> {
+    let [a, b, c, d] = uniform.together[call];
+    // SAFETY: the caller's contract.
+    unsafe { Quad(V::splat(a), V::splat(b), V::splat(c), V::splat(d)) }
 }
 
 /// Counters and accumulators lie apart: the compiler first finds out that the counters are
 /// constants, and then that accumulators, addressed by one, fit into registers. The counters lie
 /// here and not behind a reference: to a type with cells `&self` promises nothing about aliases, and
 /// copying that promise at every inlining took the compiler a quarter of its time.
-struct Lane<'t, V: Simd, const LEVEL: u8, const MATRIX: bool> {
-    tables: &'t Tables<V::T>,
-    uniform: &'t Uniform<V::T>,
+struct Lane<'t, W: Rows, const LEVEL: u8, const MATRIX: bool> {
+    tables: &'t Tables<Elem<W>>,
+    uniform: &'t Uniform<Elem<W>>,
+    pitch: usize,
+    grad_pitch: usize,
     progress: Progress,
-    acc: &'t [Cell<V>; MAX_REDUCTIONS],
+    acc: &'t [Cell<W>; MAX_REDUCTIONS],
 }
 
-impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Lane<'_, V, LEVEL, MATRIX> {
+impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Lane<'_, W, LEVEL, MATRIX> {
     #[inline(always)]
     fn count_call(&self) -> usize {
         let call = self.progress.calls.get();
@@ -146,61 +324,65 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Lane<'_, V, LEVEL, MATRIX> {
 
     /// A value that is not Full: known by its call, read where it meets a Full one.
     #[inline(always)]
-    fn small(&self, shape: Shape, level: u8) -> Repr<V> {
+    fn small(&self, shape: Shape, level: u8) -> Repr<W> {
         // SAFETY: lanes exist only inside kernels, whose contract covers the instruction set.
-        let v = unsafe { V::splat(V::T::zero()) };
+        let v = unsafe { W::splat(W::V::splat(Elem::<W>::zero())) };
         Repr { v, call: self.count_call(), shape, level }
     }
 
-    /// The value as a vector.
+    /// The value as vectors.
     #[inline(always)]
-    fn wide(&self, a: Repr<V>) -> V {
+    fn wide(&self, a: Repr<W>) -> W {
         // SAFETY: the kernel's contract. Column arrays are padded to whole vectors.
         unsafe {
             match a.shape {
                 Shape::Full => a.v,
-                Shape::Cols => V::load(self.tables.cols[a.call].add(self.progress.col.get())),
-                _ => V::splat(self.uniform.values[a.call]),
+                Shape::Cols => {
+                    W::splat(W::V::load(self.tables.cols[a.call].add(self.progress.col.get())))
+                }
+                Shape::Rows => W::of_rows(self.uniform, a.call, self.progress.row.get()),
+                _ => W::splat(W::V::splat(self.uniform.values[a.call])),
             }
         }
     }
 
     /// A value that is Full.
     #[inline(always)]
-    fn computed(&self, v: V, level: u8) -> Repr<V> {
+    fn computed(&self, v: W, level: u8) -> Repr<W> {
         Repr { v, call: self.count_call(), shape: Shape::Full, level }
     }
 
     #[inline(always)]
-    fn load(&self, from: *const V::T) -> V {
+    fn load(&self, from: *const Elem<W>) -> W {
         // SAFETY: the kernel's contract: the span lies within the tensor.
-        unsafe { V::load(from.add(self.progress.at.get())) }
+        unsafe { W::load(from.wrapping_add(self.progress.at.get()), self.pitch) }
     }
 
     #[inline(always)]
-    fn store_to(&self, to: *mut V::T, v: V) {
+    fn store_to(&self, to: *mut Elem<W>, v: W) {
         // SAFETY: the kernel's contract: the span lies within the tensor.
-        unsafe { v.store(to.add(self.progress.at.get())) }
+        unsafe { v.store(to.wrapping_add(self.progress.at.get()), self.pitch) }
     }
 
     #[inline(always)]
-    fn full(&self, from: *const V::T) -> Repr<V> {
-        Repr { v: self.load(from), call: 0, shape: Shape::Full, level: 0 }
-    }
-
-    #[inline(always)]
-    fn accumulate(&self, kind: Reduction, axis: Axis, v: V) {
+    fn accumulate(&self, kind: Reduction, axis: Axis, v: W) {
         let r = self.progress.reductions.get() % MAX_REDUCTIONS;
         if matches!(axis, Axis::Col) {
             // SAFETY: column accumulators are padded to whole vectors and the worker's own.
             unsafe {
                 let acc = self.uniform.col_acc[r].wrapping_add(self.progress.col.get());
-                join(kind, V::load(acc), v).store(acc);
+                v.join_all(kind, W::V::load(acc)).store(acc);
             }
         } else {
             // SAFETY: the kernel's contract.
-            self.acc[r].set(unsafe { join(kind, self.acc[r].get(), v) });
+            self.acc[r].set(unsafe { self.acc[r].get().join(kind, v) });
             self.progress.used.set(self.progress.used.get() | 1 << r);
+            if matches!(kind, Reduction::Max) {
+                self.progress.maxima.set(self.progress.maxima.get() | 1 << r);
+            }
+            if matches!(axis, Axis::Row) {
+                self.progress.along_rows.set(self.progress.along_rows.get() | 1 << r);
+            }
         }
     }
 
@@ -211,12 +393,14 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Lane<'_, V, LEVEL, MATRIX> {
         self.progress.reductions.set(0);
         // Begun anew for each vector, so that they are constants after the loop.
         self.progress.used.set(0);
+        self.progress.along_rows.set(0);
+        self.progress.maxima.set(0);
         D::step(Step::new(self));
     }
 }
 
-impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, V, LEVEL, MATRIX> {
-    type Repr = Repr<V>;
+impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, W, LEVEL, MATRIX> {
+    type Repr = Repr<W>;
     type Slot = LaneSlot;
     // Most steps clip and scale nothing: then the loops are to cost nothing for it.
     const CONDITIONS: bool = true;
@@ -227,113 +411,73 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, V, L
     }
 
     #[inline(always)]
-    fn literal(&self, _: f64) -> Repr<V> {
+    fn literal(&self, _: f64) -> Repr<W> {
         self.small(Shape::Host, 0)
     }
 
     #[inline(always)]
-    fn hyper(&self, _: &'static str) -> Repr<V> {
+    fn hyper(&self, _: &'static str) -> Repr<W> {
         self.small(Shape::Host, 0)
     }
 
     #[inline(always)]
-    fn step_number(&self) -> Repr<V> {
+    fn step_number(&self) -> Repr<W> {
         self.small(Shape::Host, 0)
     }
 
     #[inline(always)]
-    fn count(&self, _: Axis) -> Repr<V> {
+    fn count(&self, _: Axis) -> Repr<W> {
         self.small(Shape::Scalar, 0)
     }
 
     #[inline(always)]
-    fn grad(&self) -> Repr<V> {
+    fn grad(&self) -> Repr<W> {
         // A tile that the driver has clipped and scaled lies elsewhere: its table begins far before.
         let from = self.tables.grad.wrapping_add(self.progress.at.get());
         // SAFETY: the kernel's contract.
-        let v = unsafe { V::load(from) };
+        let v = unsafe { W::load(from, self.grad_pitch) };
         Repr { v, call: 0, shape: Shape::Full, level: 0 }
     }
 
     #[inline(always)]
-    fn param(&self) -> Repr<V> {
-        self.full(self.tables.param)
+    fn param(&self) -> Repr<W> {
+        Repr { v: self.load(self.tables.param), call: 0, shape: Shape::Full, level: 0 }
     }
 
     #[inline(always)]
-    fn unary(&self, op: Unary, a: Repr<V>) -> Repr<V> {
+    fn unary(&self, op: Unary, a: Repr<W>) -> Repr<W> {
         if !matches!(a.shape, Shape::Full) {
             return self.small(a.shape, a.level);
         }
-        let v = a.v;
         // SAFETY: the kernel's contract.
-        let v = unsafe {
-            let (zero, one) = (V::splat(V::T::zero()), V::splat(V::T::one()));
-            match op {
-                Unary::Neg => v.neg(),
-                Unary::Sqrt => v.sqrt(),
-                Unary::Rsqrt => one.div(v.sqrt()),
-                Unary::Abs => v.abs(),
-                // A difference of a finite number with itself is 0, any other is not a number, and
-                // no comparison with that holds.
-                Unary::Finite => V::select_less(v.sub(v), one, one, zero),
-                Unary::Sign => {
-                    let not_positive = V::select_less(v, zero, one.neg(), zero);
-                    V::select_less(zero, v, one, not_positive)
-                }
-            }
-        };
-        self.computed(v, a.level)
+        self.computed(unsafe { a.v.unary(op) }, a.level)
     }
 
     #[inline(always)]
-    fn binary(&self, op: Binary, a: Repr<V>, b: Repr<V>) -> Repr<V> {
+    fn binary(&self, op: Binary, a: Repr<W>, b: Repr<W>) -> Repr<W> {
         let (shape, level) = (a.shape.join(b.shape), a.level.max(b.level));
         if !matches!(shape, Shape::Full) {
             return self.small(shape, level);
         }
         let (x, y) = (self.wide(a), self.wide(b));
         // SAFETY: the kernel's contract.
-        let v = unsafe {
-            match op {
-                Binary::Add => x.add(y),
-                Binary::Sub => x.sub(y),
-                Binary::Mul => x.mul(y),
-                Binary::Div => x.div(y),
-                Binary::Min => x.min(y),
-                Binary::Max => x.max(y),
-                Binary::Differ => {
-                    let (zero, one) = (V::splat(V::T::zero()), V::splat(V::T::one()));
-                    let infinity = V::splat(V::T::narrow(f64::INFINITY));
-                    // What is not a number differs from everything, and no comparison with it holds.
-                    let number = |v: V| {
-                        let below = V::select_less(v, infinity, one, zero);
-                        V::select_less(infinity.neg(), v, one, below)
-                    };
-                    let differ = V::select_less(y, x, one, V::select_less(x, y, one, zero));
-                    V::select_less(zero, number(x).mul(number(y)), differ, one)
-                }
-                // The tracer has refused it.
-                Binary::Pow => x,
-            }
-        };
-        self.computed(v, level)
+        self.computed(unsafe { x.binary(op, y) }, level)
     }
 
     #[inline(always)]
-    fn select_less(&self, a: Repr<V>, b: Repr<V>, x: Repr<V>, y: Repr<V>) -> Repr<V> {
+    fn select_less(&self, a: Repr<W>, b: Repr<W>, x: Repr<W>, y: Repr<W>) -> Repr<W> {
         let shape = a.shape.join(b.shape).join(x.shape.join(y.shape));
         let level = a.level.max(b.level).max(x.level.max(y.level));
         if !matches!(shape, Shape::Full) {
             return self.small(shape, level);
         }
+        let (a, b, x, y) = (self.wide(a), self.wide(b), self.wide(x), self.wide(y));
         // SAFETY: the kernel's contract.
-        let v = unsafe { V::select_less(self.wide(a), self.wide(b), self.wide(x), self.wide(y)) };
-        self.computed(v, level)
+        self.computed(unsafe { W::select_less(a, b, x, y) }, level)
     }
 
     #[inline(always)]
-    fn reduce(&self, kind: Reduction, axis: Axis, a: Repr<V>) -> Repr<V> {
+    fn reduce(&self, kind: Reduction, axis: Axis, a: Repr<W>) -> Repr<W> {
         let full = matches!(a.shape, Shape::Full);
         if full {
             if a.level == LEVEL {
@@ -354,7 +498,7 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, V, L
     }
 
     #[inline(always)]
-    fn old(&self, slot: LaneSlot) -> Repr<V> {
+    fn old(&self, slot: LaneSlot) -> Repr<W> {
         if matches!(slot.shape, Shape::Full) {
             self.computed(self.load(self.tables.slots[slot.full]), 0)
         } else {
@@ -363,7 +507,7 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, V, L
     }
 
     #[inline(always)]
-    fn store(&self, slot: LaneSlot, value: Repr<V>) -> Repr<V> {
+    fn store(&self, slot: LaneSlot, value: Repr<W>) -> Repr<W> {
         let at = self.tables.slots[slot.full];
         if !matches!(slot.shape, Shape::Full) {
             return self.small(value.shape, value.level);
@@ -379,11 +523,74 @@ impl<V: Simd, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, V, L
     }
 
     #[inline(always)]
-    fn store_param(&self, value: Repr<V>) {
+    fn store_param(&self, value: Repr<W>) {
         if value.level == LEVEL {
             let v = self.wide(value);
             self.store_to(self.tables.param, v);
         }
+    }
+}
+
+/// # Safety
+/// As for [`Kernel`].
+#[inline(always)]
+unsafe fn unary<V: Simd>(op: Unary, v: V) -> V {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let (zero, one) = (V::splat(V::T::zero()), V::splat(V::T::one()));
+        match op {
+            Unary::Neg => v.neg(),
+            Unary::Sqrt => v.sqrt(),
+            Unary::Rsqrt => one.div(v.sqrt()),
+            Unary::Abs => v.abs(),
+            // A difference of a finite number with itself is 0, any other is not a number, and no
+            // comparison with that holds.
+            Unary::Finite => V::select_less(v.sub(v), one, one, zero),
+            Unary::Sign => {
+                let not_positive = V::select_less(v, zero, one.neg(), zero);
+                V::select_less(zero, v, one, not_positive)
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As for [`Kernel`].
+#[inline(always)]
+unsafe fn binary<V: Simd>(op: Binary, x: V, y: V) -> V {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match op {
+            Binary::Add => x.add(y),
+            Binary::Sub => x.sub(y),
+            Binary::Mul => x.mul(y),
+            Binary::Div => x.div(y),
+            Binary::Min => x.min(y),
+            Binary::Max => x.max(y),
+            Binary::Differ => {
+                let (zero, one) = (V::splat(V::T::zero()), V::splat(V::T::one()));
+                let (xn, yn) = (number(x), number(y));
+                let differ = V::select_less(y, x, one, V::select_less(x, y, one, zero));
+                V::select_less(zero, xn.mul(yn), differ, one)
+            }
+            // The tracer has refused it.
+            Binary::Pow => x,
+        }
+    }
+}
+
+/// `0` for what is not a number, which differs from everything: no comparison with it holds. Else `1`.
+///
+/// # Safety
+/// As for [`Kernel`].
+#[inline(always)]
+unsafe fn number<V: Simd>(v: V) -> V {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let (zero, one) = (V::splat(V::T::zero()), V::splat(V::T::one()));
+        let infinity = V::splat(V::T::narrow(f64::INFINITY));
+        let below = V::select_less(v, infinity, one, zero);
+        V::select_less(infinity.neg(), v, one, below)
     }
 }
 
@@ -405,37 +612,68 @@ unsafe fn join<V: Simd>(kind: Reduction, acc: V, v: V) -> V {
 /// # Safety
 /// As for [`Kernel`].
 #[inline(always)]
-unsafe fn body<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool>(
-    tables: &Tables<V::T>,
-    uniform: &Uniform<V::T>,
+unsafe fn body<D: Definition, W: Rows, const LEVEL: u8, const MATRIX: bool>(
+    tables: &Tables<Elem<W>>,
+    uniform: &Uniform<Elem<W>>,
     span: Span,
-    out: &mut Accumulators<V::T>,
+    out: &mut Reduced<Elem<W>>,
 ) {
     // SAFETY: the kernel's contract.
-    let acc: [Cell<V>; MAX_REDUCTIONS] = unsafe { accumulators(&tables.identity) };
+    let acc: [Cell<W>; MAX_REDUCTIONS] = unsafe { accumulators(&tables.identity) };
+    let Span { at, pitch, grad_pitch, col, row, n, lanes, narrow } = span;
+    let progress = Progress::default();
     let lane =
-        Lane::<'_, V, LEVEL, MATRIX> { tables, uniform, progress: Progress::default(), acc: &acc };
-    // One vector at least, so that what the last one leaves in the cells is known after the loop.
-    let mut i = 0;
-    loop {
-        lane.progress.at.set(span.at + i * V::T::LANES);
-        lane.progress.col.set(span.col + i * V::T::LANES);
-        lane.run::<D>();
-        i += 1;
-        if i >= span.n {
-            break;
-        }
-    }
+        Lane::<'_, W, LEVEL, MATRIX> { tables, uniform, pitch, grad_pitch, progress, acc: &acc };
     // Spelled out: with an index that the compiler knows, accumulators stay in registers.
-    macro_rules! finish {
-        ($($r:literal)*) => {$(
-            if lane.progress.used.get() >> $r & 1 == 1 {
-                // SAFETY: the kernel's contract; the array has as many elements as the vector.
-                unsafe { acc[$r].get().store(out[$r].as_mut().as_mut_ptr()) };
+    macro_rules! each {
+        ($used:ident, $do:ident, $($r:literal)*) => {$(
+            if lane.progress.$used.get() >> $r & 1 == 1 {
+                $do!($r);
             }
         )*};
     }
-    finish!(0 1 2 3 4 5 6 7);
+    macro_rules! leave_operands {
+        ($r:literal) => {{
+            let to = uniform.row_acc[$r].wrapping_add(lane.progress.row.get());
+            // SAFETY: as many vectors as the span has lie there, this worker's own.
+            unsafe {
+                acc[$r].get().store(to, 0);
+                acc[$r].set(W::splat(W::V::splat(tables.identity[$r])));
+            }
+        }};
+    }
+    macro_rules! finish {
+        ($r:literal) => {{
+            let maximum = lane.progress.maxima.get() >> $r & 1 == 1;
+            let kind = if maximum { Reduction::Max } else { Reduction::Mean };
+            let mut acc = acc[$r].get();
+            // SAFETY: the kernel's contract.
+            unsafe {
+                if (W::NARROW || !MATRIX) && lanes < Elem::<W>::LANES {
+                    acc = acc.first(lanes, tables.identity[$r]);
+                }
+                acc.fold(kind, &mut out[$r]);
+            }
+        }};
+    }
+    // One vector at least, so that what the last one leaves in the cells is known after the loop.
+    let mut i = 0;
+    loop {
+        lane.progress.at.set(at + i * Elem::<W>::LANES);
+        lane.progress.col.set(col + i * Elem::<W>::LANES);
+        if MATRIX && W::NARROW {
+            lane.progress.row.set(if narrow { row + i * Elem::<W>::LANES } else { row });
+        }
+        lane.run::<D>();
+        if MATRIX && W::NARROW && narrow {
+            each!(along_rows, leave_operands, 0 1 2 3 4 5 6 7);
+        }
+        i += 1;
+        if i >= n {
+            break;
+        }
+    }
+    each!(used, finish, 0 1 2 3 4 5 6 7);
 }
 
 /// Spelled out: a closure given to `map` would not be inlined into the kernel.
@@ -443,27 +681,14 @@ unsafe fn body<D: Definition, V: Simd, const LEVEL: u8, const MATRIX: bool>(
 /// # Safety
 /// As for [`Kernel`].
 #[inline(always)]
-unsafe fn accumulators<V: Simd>(identity: &[V::T; MAX_REDUCTIONS]) -> [Cell<V>; MAX_REDUCTIONS] {
+unsafe fn accumulators<W: Rows>(identity: &[Elem<W>; MAX_REDUCTIONS]) -> [Cell<W>; MAX_REDUCTIONS] {
     macro_rules! splat {
         ($($r:literal)*) => {
             // SAFETY: the caller's contract.
-            [$(Cell::new(unsafe { V::splat(identity[$r]) })),*]
+            [$(Cell::new(unsafe { W::splat(W::V::splat(identity[$r])) })),*]
         };
     }
     splat!(0 1 2 3 4 5 6 7)
-}
-
-/// Combines the lanes in a fixed tree. Inlined, so that their number is known and nothing loops.
-#[inline(always)]
-pub(crate) fn fold<T: Element>(lanes: &mut [T], join: impl Fn(T, T) -> T) -> T {
-    let mut half = lanes.len() / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] = join(lanes[i], lanes[i + half]);
-        }
-        half /= 2;
-    }
-    lanes[0]
 }
 
 /// The kernels of each instruction set, in a module of its own: the compiler makes a unit of each
@@ -472,22 +697,22 @@ macro_rules! kernels {
     ($(#[$attribute:meta])* $isa:ident $(: $features:literal)?) => {
         $(#[$attribute])*
         mod $isa {
-            use super::{Accumulators, Definition, Simd, Span, Tables, Uniform, body};
+            use super::{Definition, Elem, Reduced, Rows, Span, Tables, Uniform, body};
 
             /// # Safety
             /// As for [`Kernel`](super::Kernel); the instruction set is present.
             $(#[target_feature(enable = $features)])?
-            pub(super) unsafe fn kernel<D, V, const LEVEL: u8, const MATRIX: bool>(
-                tables: &Tables<V::T>,
-                uniform: &Uniform<V::T>,
+            pub(super) unsafe fn kernel<D, W, const LEVEL: u8, const MATRIX: bool>(
+                tables: &Tables<Elem<W>>,
+                uniform: &Uniform<Elem<W>>,
                 span: Span,
-                out: &mut Accumulators<V::T>,
+                out: &mut Reduced<Elem<W>>,
             ) where
                 D: Definition,
-                V: Simd,
+                W: Rows,
             {
                 // SAFETY: the caller's contract.
-                unsafe { body::<D, V, LEVEL, MATRIX>(tables, uniform, span, out) }
+                unsafe { body::<D, W, LEVEL, MATRIX>(tables, uniform, span, out) }
             }
         }
     };
@@ -497,16 +722,32 @@ kernels!(baseline);
 kernels!(#[cfg(all(target_arch = "x86_64", not(miri)))] avx2: "avx2");
 kernels!(#[cfg(all(target_arch = "x86_64", not(miri)))] avx512: "avx512f,avx512dq");
 
+/// The compiled loops of one level for one instruction set.
+#[derive(Clone, Copy)]
+pub(crate) struct LevelKernel<T: Lanes> {
+    /// Over one row.
+    pub(crate) one: Kernel<T>,
+    /// Over this many rows together.
+    pub(crate) together: Kernel<T>,
+    pub(crate) rows: usize,
+    /// Over narrow rows, and over what does not fill a vector.
+    pub(crate) narrow: Kernel<T>,
+}
+
+impl<T: Lanes> LevelKernel<T> {
+    const fn single(one: Kernel<T>) -> Self {
+        Self { one, together: one, rows: 1, narrow: one }
+    }
+}
+
 /// The compiled loops of one level.
 pub(crate) struct LevelKernels<T: Lanes> {
-    /// Whole vectors, with the instructions that every processor of this kind has.
-    pub(crate) baseline: Kernel<T>,
-    /// Whole vectors, with AVX2.
+    /// With the instructions that every processor of this kind has.
+    pub(crate) baseline: LevelKernel<T>,
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    pub(crate) avx2: Kernel<T>,
-    /// Whole vectors, with AVX-512.
+    pub(crate) avx2: LevelKernel<T>,
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    pub(crate) avx512: Kernel<T>,
+    pub(crate) avx512: LevelKernel<T>,
 }
 
 /// The compiled loops of a definition: `[level]`, none beyond its last level.
@@ -521,19 +762,45 @@ pub struct Kernels<T: Lanes> {
 struct At<D, T, const LEVEL: u8, const MATRIX: bool>(std::marker::PhantomData<(D, T)>);
 
 impl<D: Definition, T: Element, const LEVEL: u8, const MATRIX: bool> At<D, T, LEVEL, MATRIX> {
+    // Loops are compiled where a constant names them, so few are named: narrow rows and what does
+    // not fill a vector make do with the instructions that every processor has, one row of a matrix
+    // with AVX2.
+    const BASELINE: LevelKernel<T> = LevelKernel::single(if MATRIX {
+        baseline::kernel::<D, Narrow<T::Baseline>, LEVEL, MATRIX>
+    } else {
+        baseline::kernel::<D, Single<T::Baseline>, LEVEL, MATRIX>
+    });
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    const AVX2: LevelKernel<T> = {
+        let one = avx2::kernel::<D, Single<T::Avx2>, LEVEL, MATRIX>;
+        if MATRIX && T::WIDE {
+            let together = avx2::kernel::<D, Pair<T::Avx2>, LEVEL, MATRIX>;
+            LevelKernel { one, together, rows: 2, ..Self::BASELINE }
+        } else if MATRIX {
+            LevelKernel { one, together: one, ..Self::BASELINE }
+        } else {
+            LevelKernel::single(one)
+        }
+    };
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    const AVX512: LevelKernel<T> = {
+        if MATRIX {
+            let together = avx512::kernel::<D, Quad<T::Avx512>, LEVEL, MATRIX>;
+            LevelKernel { together, rows: 4, ..Self::AVX2 }
+        } else {
+            LevelKernel::single(avx512::kernel::<D, Single<T::Avx512>, LEVEL, MATRIX>)
+        }
+    };
+
     const KERNELS: Option<LevelKernels<T>> = {
         let levels = if MATRIX { D::LEVELS.matrix } else { D::LEVELS.vector };
         if LEVEL < levels {
             Some(LevelKernels {
-                baseline: baseline::kernel::<D, T::Baseline, LEVEL, MATRIX>,
+                baseline: Self::BASELINE,
                 #[cfg(all(target_arch = "x86_64", not(miri)))]
-                avx2: avx2::kernel::<D, T::Avx2, LEVEL, MATRIX>,
+                avx2: Self::AVX2,
                 #[cfg(all(target_arch = "x86_64", not(miri)))]
-                avx512: if T::WIDE {
-                    avx512::kernel::<D, T::Avx512, LEVEL, MATRIX>
-                } else {
-                    avx2::kernel::<D, T::Avx2, LEVEL, MATRIX>
-                },
+                avx512: if T::WIDE { Self::AVX512 } else { Self::AVX2 },
             })
         } else {
             None

@@ -193,9 +193,9 @@ impl<const SCALE: bool, const MOMENTUM: bool> Definition for AdafactorStep<SCALE
         let [eps1, d, weight_decay] = s.hyper(["eps1", "clip_threshold", "weight_decay"]);
 
         let alpha = if SCALE { scaled_step(s) } else { relative_step(s) };
-        let v = SecondMoment::ema(s, g.square() + eps1, beta2(s));
-        let mut u =
-            v.normalize(g) * (alpha * rms_clip(v.normalized_rms(g), d).report("clip_factor"));
+        let v = SecondMoment::ema(s, g.square(), eps1, beta2(s));
+        let clip = rms_clip(v.normalized_rms(g), d).report("clip_factor");
+        let mut u = v.normalize(g, alpha * clip);
         if MOMENTUM {
             let [beta1] = s.hyper(["beta1"]);
             u = s.full("exp_avg").ema(u, beta1);
@@ -217,14 +217,14 @@ impl Definition for TorchAdafactorStep {
         let (g, w) = (s.grad(), s.param());
         let [lr, eps1, d, weight_decay] = s.hyper(["lr", "eps1", "clip_threshold", "weight_decay"]);
 
-        let v = match SecondMoment::ema(s, g.square(), beta2(s)) {
+        let v = match SecondMoment::ema(s, g.square(), 0.0, beta2(s)) {
             SecondMoment::Factored(Factored { r, c }) => r / r.mean().at_least(eps1) * c,
             SecondMoment::Whole(v) => v,
             SecondMoment::One => unreachable!("an average is not One"),
         };
         let v = SecondMoment::Whole(v.at_least(eps1.square()));
         let step = scaled_step(s) * rms_clip(v.normalized_rms(g), d).report("clip_factor");
-        s.set_param(descend(w, v.normalize(g) * step, lr * weight_decay));
+        s.set_param(descend(w, v.normalize(g, step), lr * weight_decay));
     }
 }
 

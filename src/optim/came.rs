@@ -164,13 +164,13 @@ impl<const CLIP_UPDATE: bool> Definition for CameStep<CLIP_UPDATE> {
         let [eps1, eps2, d, weight_decay] =
             s.hyper(["eps1", "eps2", "clip_threshold", "weight_decay"]);
 
-        let v = SecondMoment::ema(s, g.square() + eps1, beta2).scaled(unbias(s, beta2));
-        let u = v.normalize(g) * rms_clip(v.normalized_rms(g), d).report("clip_factor");
+        let v = SecondMoment::ema(s, g.square(), eps1, beta2).scaled(unbias(s, beta2));
+        let u = v.normalize(g, rms_clip(v.normalized_rms(g), d).report("clip_factor"));
         let m = s.full("exp_avg").ema(u, beta1);
 
         let instability = if s.is_matrix() {
-            let res = (u - m).square() + eps2;
-            let rc = Factored::ema(s, CONFIDENCE, res, beta3).scaled(unbias(s, beta3));
+            let res = (u - m).square();
+            let rc = Factored::ema(s, CONFIDENCE, res, eps2, beta3).scaled(unbias(s, beta3));
             rc.mean_rsqrt().report("mean_confidence");
             SecondMoment::Factored(rc)
         } else {
@@ -182,8 +182,7 @@ impl<const CLIP_UPDATE: bool> Definition for CameStep<CLIP_UPDATE> {
             let rms = instability.normalized_rms(m) * unbias(s, beta1);
             step = step * rms_clip(rms, d2).report("update_clip_factor");
         }
-        let update = instability.normalize(m) * step;
-        s.set_param(descend(w, update, lr * weight_decay));
+        s.set_param(descend(w, instability.normalize(m, step), lr * weight_decay));
     }
 }
 
