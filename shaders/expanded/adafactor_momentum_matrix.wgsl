@@ -17,9 +17,11 @@ struct Hosts {
     eps1: f32,
     host_22: f32,
     host_33: f32,
-    host_49: f32,
-    host_62: f32,
-    host_67: f32,
+    host_37: f32,
+    host_57: f32,
+    host_68: f32,
+    host_72: f32,
+    host_76: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -73,7 +75,7 @@ struct Tile {
 
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
-var<workgroup> local_41: array<f32, ROWS>;
+var<workgroup> local_45: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -95,51 +97,59 @@ fn at_exp_avg_sq_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.rows;
 }
 
-fn at_36(t: Tensor) -> u32 {
+fn at_39(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_40(t: Tensor) -> u32 {
+fn at_44(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_43(t: Tensor) -> u32 {
+fn at_45(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_44(t: Tensor) -> u32 {
-    return t.small + 3u * t.batch * t.cols + 2u * t.batch * t.rows;
+fn at_48(t: Tensor) -> u32 {
+    return t.small + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_46(t: Tensor) -> u32 {
-    return t.small + t.batch + 3u * t.batch * t.cols + 2u * t.batch * t.rows;
+fn at_49(t: Tensor) -> u32 {
+    return t.small + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_47(t: Tensor) -> u32 {
-    return t.small + t.batch + 4u * t.batch * t.cols + 2u * t.batch * t.rows;
+fn at_50(t: Tensor) -> u32 {
+    return t.small + t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_53(t: Tensor) -> u32 {
-    return t.small + 1u + t.batch + 4u * t.batch * t.cols + 2u * t.batch * t.rows;
+fn at_51(t: Tensor) -> u32 {
+    return t.small + 2u * t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
+}
+
+fn at_54(t: Tensor) -> u32 {
+    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_55(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 4u * t.batch * t.cols + 2u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_56(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+fn at_61(t: Tensor) -> u32 {
+    return t.small + 1u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_57(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
+fn at_62(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
+}
+
+fn at_63(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
 fn partials_30(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_43(t: Tensor) -> u32 {
+fn partials_48(t: Tensor) -> u32 {
     return t.partials + t.row_tiles * t.batch * t.cols;
 }
 
@@ -182,29 +192,31 @@ fn sweep_1(
         let v28 = sum_28 / f32(t.cols);
         let v29 = v28 + hosts.eps1;
         let v32 = small[at_exp_avg_sq_row(t) + tile.row + lid];
-        let v34 = v29 - v32;
-        let v35 = v34 * hosts.host_33;
-        let v36 = v32 + v35;
-        small[at_36(t) + tile.row + lid] = v36;
-        let v41 = 1.0 / v36;
-        local_41[lid] = v41;
+        let v34 = select(v29, v32, hosts.host_33 < 0.5);
+        let v35 = v29 - v32;
+        let v38 = v35 * hosts.host_37;
+        let v39 = v34 + v38;
+        small[at_39(t) + tile.row + lid] = v39;
+        let v45 = inverseSqrt(v39);
+        local_45[lid] = v45;
+        small[at_45(t) + tile.row + lid] = v45;
     }
     workgroupBarrier();
     // Level 1.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_43 = 0.0;
+        var sum_48 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v41 = local_41[i];
+            let v45 = local_45[i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v23 = v6 * v6;
-            let v42 = v23 * v41;
-            sum_43 += v42;
+            let v46 = v6 * v45;
+            let v47 = v46 * v46;
+            sum_48 += v47;
         }
-        small[partials_43(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_43;
+        small[partials_48(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_48;
     }
 }
 
@@ -231,11 +243,11 @@ fn gather_1(
             sum_30 += small[partials_30(t) + i * span + c];
         }
         small[partials_30(t) + first * span + c] = sum_30;
-        var sum_43 = small[partials_43(t) + first * span + c];
+        var sum_48 = small[partials_48(t) + first * span + c];
         for (var i = first + 1u; i < end; i++) {
-            sum_43 += small[partials_43(t) + i * span + c];
+            sum_48 += small[partials_48(t) + i * span + c];
         }
-        small[partials_43(t) + first * span + c] = sum_43;
+        small[partials_48(t) + first * span + c] = sum_48;
     }
 }
 
@@ -253,21 +265,21 @@ fn settle_1(
     let t = tensor_at(index);
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_44 = 0.0;
+            var sum_49 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_44 += small[at_36(t) + b * t.rows + i];
+                sum_49 += small[at_39(t) + b * t.rows + i];
             }
-            small[at_44(t) + b] = sum_44 / f32(t.rows);
+            small[at_49(t) + b] = sum_49 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_36(t) + b * t.rows + i];
+                part += small[at_39(t) + b * t.rows + i];
             }
-            let sum_44 = sum_lanes(lid, part);
+            let sum_49 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_44(t) + b] = sum_44 / f32(t.rows);
+                small[at_49(t) + b] = sum_49 / f32(t.rows);
             }
         }
     }
@@ -278,68 +290,75 @@ fn settle_1(
         }
         let v30 = sum_30 / f32(t.rows);
         let v31 = v30 + hosts.eps1;
-        let v37 = small[at_exp_avg_sq_col(t) + i];
-        let v38 = v31 - v37;
-        let v39 = v38 * hosts.host_33;
-        let v40 = v37 + v39;
-        small[at_40(t) + i] = v40;
-        let v57 = inverseSqrt(v40);
-        small[at_57(t) + i] = v57;
-        var sum_43 = 0.0;
+        let v40 = small[at_exp_avg_sq_col(t) + i];
+        let v41 = select(v31, v40, hosts.host_33 < 0.5);
+        let v42 = v31 - v40;
+        let v43 = v42 * hosts.host_37;
+        let v44 = v41 + v43;
+        small[at_44(t) + i] = v44;
+        let v51 = inverseSqrt(v44);
+        small[at_51(t) + i] = v51;
+        var sum_48 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_43 += small[partials_43(t) + k * t.batch * t.cols + i];
+            sum_48 += small[partials_48(t) + k * t.batch * t.cols + i];
         }
-        let v43 = sum_43 / f32(t.rows);
-        small[at_43(t) + i] = v43;
+        let v48 = sum_48 / f32(t.rows);
+        small[at_48(t) + i] = v48;
+    }
+    storageBarrier();
+    for (var i = lid; i < t.batch; i += SETTLE) {
+        let v49 = small[at_49(t) + i];
+        let v50 = sqrt(v49);
+        small[at_50(t) + i] = v50;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v36 = small[at_36(t) + i];
-        let v44 = small[at_44(t) + i / t.rows];
-        let v54 = v36 / v44;
-        let v55 = inverseSqrt(v54);
-        small[at_55(t) + i] = v55;
+        let v50 = small[at_50(t) + i / t.rows];
+        let v45 = small[at_45(t) + i];
+        let v62 = v50 * v45;
+        small[at_62(t) + i] = v62;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v44 = small[at_44(t) + i / t.cols];
-        let v40 = small[at_40(t) + i];
-        let v45 = v44 / v40;
-        let v43 = small[at_43(t) + i];
-        let v46 = v43 * v45;
-        small[at_46(t) + i] = v46;
+        let v50 = small[at_50(t) + i / t.cols];
+        let v51 = small[at_51(t) + i];
+        let v52 = v50 * v51;
+        let v48 = small[at_48(t) + i];
+        let v53 = v48 * v52;
+        let v54 = v53 * v52;
+        small[at_54(t) + i] = v54;
     }
     storageBarrier();
-    var sum_47 = 0.0;
+    var sum_55 = 0.0;
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_47 += small[at_46(t) + i];
+        sum_55 += small[at_54(t) + i];
     }
-    let total_47 = sum_lanes(lid, sum_47);
+    let total_55 = sum_lanes(lid, sum_55);
     if (lid == 0u) {
-        small[at_47(t)] = total_47 / (f32(t.batch) * f32(t.cols));
+        small[at_55(t)] = total_55 / (f32(t.batch) * f32(t.cols));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v47 = small[at_47(t)];
-        let v48 = sqrt(v47);
-        let v50 = v48 * hosts.host_49;
-        let v51 = max(v50, 1.0);
-        let v52 = 1.0 / v51;
-        let v53 = hosts.host_22 * v52;
-        small[at_53(t) + i] = v53;
+        let v55 = small[at_55(t)];
+        let v56 = sqrt(v55);
+        let v58 = v56 * hosts.host_57;
+        let v59 = max(v58, 1.0);
+        let v60 = 1.0 / v59;
+        let v61 = hosts.host_22 * v60;
+        small[at_61(t) + i] = v61;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v55 = small[at_55(t) + i];
-        let v53 = small[at_53(t)];
-        let v56 = v55 * v53;
-        small[at_56(t) + i] = v56;
+        let v62 = small[at_62(t) + i];
+        let v61 = small[at_61(t)];
+        let v63 = v62 * v61;
+        small[at_63(t) + i] = v63;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_36(t) + i];
+        small[at_exp_avg_sq_row(t) + i] = small[at_39(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_40(t) + i];
+        small[at_exp_avg_sq_col(t) + i] = small[at_44(t) + i];
     }
 }
 
@@ -357,27 +376,28 @@ fn sweep_2(
     let t = tensor_at(tile.tensor);
     // Level 2.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v57 = small[at_57(t) + tile.b * t.cols + tile.col + c];
+        let v51 = small[at_51(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v56 = small[at_56(t) + tile.row + i];
+            let v63 = small[at_63(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
-            let v58 = v56 * v57;
-            let v59 = v6 * v58;
-            let v61 = exp_avg[e];
-            let v63 = v59 - v61;
-            let v64 = v63 * hosts.host_62;
-            let v65 = v61 + v64;
-            let v66 = v65;
-            let v68 = v7 * hosts.host_67;
-            let v69 = v66 + v68;
-            let v70 = v7 - v69;
-            param[window.param + e] = v70;
-            exp_avg[e] = v66;
+            let v64 = v6 * v63;
+            let v65 = v64 * v51;
+            let v67 = exp_avg[e];
+            let v69 = select(v65, v67, hosts.host_68 < 0.5);
+            let v70 = v65 - v67;
+            let v73 = v70 * hosts.host_72;
+            let v74 = v69 + v73;
+            let v75 = v74;
+            let v77 = v7 * hosts.host_76;
+            let v78 = v75 + v77;
+            let v79 = v7 - v78;
+            param[window.param + e] = v79;
+            exp_avg[e] = v75;
         }
     }
 }

@@ -19,7 +19,8 @@ struct Hosts {
     eps2: f32,
     host_23: f32,
     host_39: f32,
-    host_55: f32,
+    host_43: f32,
+    host_63: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -101,52 +102,56 @@ fn at_28(t: Tensor) -> u32 {
     return t.small + 1u + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_42(t: Tensor) -> u32 {
+fn at_45(t: Tensor) -> u32 {
     return t.small + 2u + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_46(t: Tensor) -> u32 {
+fn at_50(t: Tensor) -> u32 {
     return t.small + 2u + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_47(t: Tensor) -> u32 {
+fn at_51(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_50(t: Tensor) -> u32 {
+fn at_55(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_51(t: Tensor) -> u32 {
+fn at_56(t: Tensor) -> u32 {
     return t.small + 2u + t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_52(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
+fn at_57(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_53(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+fn at_58(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_59(t: Tensor) -> u32 {
-    return t.small + 3u + t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+fn at_60(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_61(t: Tensor) -> u32 {
-    return t.small + 4u + t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_62(t: Tensor) -> u32 {
-    return t.small + 4u + t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
+fn at_67(t: Tensor) -> u32 {
+    return t.small + 3u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_63(t: Tensor) -> u32 {
-    return t.small + 4u + t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
+fn at_68(t: Tensor) -> u32 {
+    return t.small + 4u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_66(t: Tensor) -> u32 {
-    return t.small + 4u + t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
+fn at_69(t: Tensor) -> u32 {
+    return t.small + 4u + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+}
+
+fn at_72(t: Tensor) -> u32 {
+    return t.small + 4u + 2u * t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
 fn partials_25(t: Tensor) -> u32 {
@@ -161,7 +166,7 @@ fn partials_36(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows;
 }
 
-fn partials_49(t: Tensor) -> u32 {
+fn partials_54(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
@@ -247,12 +252,13 @@ fn settle_1(
         let v34 = sum_34 / f32(t.cols);
         let v35 = v34 + hosts.eps1;
         let v38 = small[at_exp_avg_sq_row(t) + i];
-        let v40 = v35 - v38;
-        let v41 = v40 * hosts.host_39;
-        let v42 = v38 + v41;
-        small[at_42(t) + i] = v42;
-        let v47 = 1.0 / v42;
-        small[at_47(t) + i] = v47;
+        let v40 = select(v35, v38, hosts.host_39 < 0.5);
+        let v41 = v35 - v38;
+        let v44 = v41 * hosts.host_43;
+        let v45 = v40 + v44;
+        small[at_45(t) + i] = v45;
+        let v51 = inverseSqrt(v45);
+        small[at_51(t) + i] = v51;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         var sum_36 = 0.0;
@@ -261,13 +267,14 @@ fn settle_1(
         }
         let v36 = sum_36 / f32(t.rows);
         let v37 = v36 + hosts.eps1;
-        let v43 = small[at_exp_avg_sq_col(t) + i];
-        let v44 = v37 - v43;
-        let v45 = v44 * hosts.host_39;
-        let v46 = v43 + v45;
-        small[at_46(t) + i] = v46;
-        let v63 = inverseSqrt(v46);
-        small[at_63(t) + i] = v63;
+        let v46 = small[at_exp_avg_sq_col(t) + i];
+        let v47 = select(v37, v46, hosts.host_39 < 0.5);
+        let v48 = v37 - v46;
+        let v49 = v48 * hosts.host_43;
+        let v50 = v47 + v49;
+        small[at_50(t) + i] = v50;
+        let v57 = inverseSqrt(v50);
+        small[at_57(t) + i] = v57;
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
@@ -276,49 +283,54 @@ fn settle_1(
         let v27 = max(v26, hosts.eps2);
         let v28 = hosts.host_23 * v27;
         small[at_28(t) + i] = v28;
-        let v66 = v28 * hosts.weight_decay;
-        small[at_66(t) + i] = v66;
+        let v72 = v28 * hosts.weight_decay;
+        small[at_72(t) + i] = v72;
     }
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_50 = 0.0;
+            var sum_55 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_50 += small[at_42(t) + b * t.rows + i];
+                sum_55 += small[at_45(t) + b * t.rows + i];
             }
-            small[at_50(t) + b] = sum_50 / f32(t.rows);
+            small[at_55(t) + b] = sum_55 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_42(t) + b * t.rows + i];
+                part += small[at_45(t) + b * t.rows + i];
             }
-            let sum_50 = sum_lanes(lid, part);
+            let sum_55 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_50(t) + b] = sum_50 / f32(t.rows);
+                small[at_55(t) + b] = sum_55 / f32(t.rows);
             }
         }
     }
     storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v42 = small[at_42(t) + i];
-        let v50 = small[at_50(t) + i / t.rows];
-        let v60 = v42 / v50;
-        let v61 = inverseSqrt(v60);
-        small[at_61(t) + i] = v61;
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v50 = small[at_50(t) + i / t.cols];
-        let v46 = small[at_46(t) + i];
-        let v51 = v50 / v46;
-        small[at_51(t) + i] = v51;
+    for (var i = lid; i < t.batch; i += SETTLE) {
+        let v55 = small[at_55(t) + i];
+        let v56 = sqrt(v55);
+        small[at_56(t) + i] = v56;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_42(t) + i];
+        let v56 = small[at_56(t) + i / t.rows];
+        let v51 = small[at_51(t) + i];
+        let v68 = v56 * v51;
+        small[at_68(t) + i] = v68;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_46(t) + i];
+        let v56 = small[at_56(t) + i / t.cols];
+        let v57 = small[at_57(t) + i];
+        let v58 = v56 * v57;
+        small[at_58(t) + i] = v58;
+    }
+    storageBarrier();
+    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
+        small[at_exp_avg_sq_row(t) + i] = small[at_45(t) + i];
+    }
+    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
+        small[at_exp_avg_sq_col(t) + i] = small[at_50(t) + i];
     }
 }
 
@@ -336,19 +348,19 @@ fn sweep_2(
     let t = tensor_at(tile.tensor);
     // Level 1.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_49 = 0.0;
+        var sum_54 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v47 = small[at_47(t) + tile.row + i];
+            let v51 = small[at_51(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v29 = v6 * v6;
-            let v48 = v29 * v47;
-            sum_49 += v48;
+            let v52 = v6 * v51;
+            let v53 = v52 * v52;
+            sum_54 += v53;
         }
-        small[partials_49(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_49;
+        small[partials_54(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_54;
     }
 }
 
@@ -365,41 +377,42 @@ fn settle_2(
     }
     let t = tensor_at(index);
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_49 = 0.0;
+        var sum_54 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_49 += small[partials_49(t) + k * t.batch * t.cols + i];
+            sum_54 += small[partials_54(t) + k * t.batch * t.cols + i];
         }
-        let v49 = sum_49 / f32(t.rows);
-        let v51 = small[at_51(t) + i];
-        let v52 = v49 * v51;
-        small[at_52(t) + i] = v52;
+        let v54 = sum_54 / f32(t.rows);
+        let v58 = small[at_58(t) + i];
+        let v59 = v54 * v58;
+        let v60 = v59 * v58;
+        small[at_60(t) + i] = v60;
     }
     storageBarrier();
-    var sum_53 = 0.0;
+    var sum_61 = 0.0;
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_53 += small[at_52(t) + i];
+        sum_61 += small[at_60(t) + i];
     }
-    let total_53 = sum_lanes(lid, sum_53);
+    let total_61 = sum_lanes(lid, sum_61);
     if (lid == 0u) {
-        small[at_53(t)] = total_53 / (f32(t.batch) * f32(t.cols));
+        small[at_61(t)] = total_61 / (f32(t.batch) * f32(t.cols));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v53 = small[at_53(t)];
-        let v54 = sqrt(v53);
-        let v56 = v54 * hosts.host_55;
-        let v57 = max(v56, 1.0);
-        let v58 = 1.0 / v57;
+        let v61 = small[at_61(t)];
+        let v62 = sqrt(v61);
+        let v64 = v62 * hosts.host_63;
+        let v65 = max(v64, 1.0);
+        let v66 = 1.0 / v65;
         let v28 = small[at_28(t)];
-        let v59 = v28 * v58;
-        small[at_59(t) + i] = v59;
+        let v67 = v28 * v66;
+        small[at_67(t) + i] = v67;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v61 = small[at_61(t) + i];
-        let v59 = small[at_59(t)];
-        let v62 = v61 * v59;
-        small[at_62(t) + i] = v62;
+        let v68 = small[at_68(t) + i];
+        let v67 = small[at_67(t)];
+        let v69 = v68 * v67;
+        small[at_69(t) + i] = v69;
     }
 }
 
@@ -416,23 +429,23 @@ fn sweep_3(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    let v66 = small[at_66(t)];
+    let v72 = small[at_72(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v63 = small[at_63(t) + tile.b * t.cols + tile.col + c];
+        let v57 = small[at_57(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v62 = small[at_62(t) + tile.row + i];
+            let v69 = small[at_69(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
-            let v64 = v62 * v63;
-            let v65 = v6 * v64;
-            let v67 = v7 * v66;
-            let v68 = v65 + v67;
-            let v69 = v7 - v68;
-            param[window.param + e] = v69;
+            let v70 = v6 * v69;
+            let v71 = v70 * v57;
+            let v73 = v7 * v72;
+            let v74 = v71 + v73;
+            let v75 = v7 - v74;
+            param[window.param + e] = v75;
         }
     }
 }

@@ -19,8 +19,10 @@ struct Hosts {
     eps2: f32,
     host_23: f32,
     host_36: f32,
-    host_46: f32,
-    host_54: f32,
+    host_40: f32,
+    host_49: f32,
+    host_57: f32,
+    host_61: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -91,15 +93,15 @@ fn at_25(t: Tensor) -> u32 {
     return t.small;
 }
 
-fn at_44(t: Tensor) -> u32 {
+fn at_47(t: Tensor) -> u32 {
     return t.small + 1u;
 }
 
-fn at_50(t: Tensor) -> u32 {
+fn at_53(t: Tensor) -> u32 {
     return t.small + 2u;
 }
 
-fn at_59(t: Tensor) -> u32 {
+fn at_65(t: Tensor) -> u32 {
     return t.small + 3u;
 }
 
@@ -107,7 +109,7 @@ fn partials_25(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_44(t: Tensor) -> u32 {
+fn partials_47(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
@@ -125,7 +127,7 @@ fn sweep_1(
     let t = tensor_at(tile.tensor);
     // Level 0.
     var sum_25 = 0.0;
-    var sum_44 = 0.0;
+    var sum_47 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -138,16 +140,17 @@ fn sweep_1(
             let v29 = v6 * v6;
             let v34 = v29 + hosts.eps1;
             let v35 = exp_avg_sq[e];
-            let v37 = v34 - v35;
-            let v38 = v37 * hosts.host_36;
-            let v39 = v35 + v38;
-            let v40 = v39;
-            let v41 = inverseSqrt(v40);
-            let v42 = v6 * v41;
-            let v43 = v42 * v42;
-            exp_avg_sq[e] = v40;
+            let v37 = select(v34, v35, hosts.host_36 < 0.5);
+            let v38 = v34 - v35;
+            let v41 = v38 * hosts.host_40;
+            let v42 = v37 + v41;
+            let v43 = v42;
+            let v44 = inverseSqrt(v43);
+            let v45 = v6 * v44;
+            let v46 = v45 * v45;
+            exp_avg_sq[e] = v43;
             sum_25 += v24;
-            sum_44 += v43;
+            sum_47 += v46;
         }
     }
     lanes[lid] = sum_25;
@@ -159,13 +162,13 @@ fn sweep_1(
         small[partials_25(t) + tile.index] = sum_25;
     }
     workgroupBarrier();
-    lanes[lid] = sum_44;
+    lanes[lid] = sum_47;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_44 += lanes[i];
+            sum_47 += lanes[i];
         }
-        small[partials_44(t) + tile.index] = sum_44;
+        small[partials_47(t) + tile.index] = sum_47;
     }
     workgroupBarrier();
 }
@@ -190,13 +193,13 @@ fn settle_1(
     if (lid == 0u) {
         small[at_25(t)] = total_25 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
-    var sum_44 = 0.0;
+    var sum_47 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_44 += small[partials_44(t) + i];
+        sum_47 += small[partials_47(t) + i];
     }
-    let total_44 = sum_lanes(lid, sum_44);
+    let total_47 = sum_lanes(lid, sum_47);
     if (lid == 0u) {
-        small[at_44(t)] = total_44 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_47(t)] = total_47 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
@@ -204,15 +207,15 @@ fn settle_1(
         let v26 = sqrt(v25);
         let v27 = max(v26, hosts.eps2);
         let v28 = hosts.host_23 * v27;
-        let v44 = small[at_44(t)];
-        let v45 = sqrt(v44);
-        let v47 = v45 * hosts.host_46;
-        let v48 = max(v47, 1.0);
-        let v49 = 1.0 / v48;
-        let v50 = v28 * v49;
-        small[at_50(t) + i] = v50;
-        let v59 = v28 * hosts.weight_decay;
-        small[at_59(t) + i] = v59;
+        let v47 = small[at_47(t)];
+        let v48 = sqrt(v47);
+        let v50 = v48 * hosts.host_49;
+        let v51 = max(v50, 1.0);
+        let v52 = 1.0 / v51;
+        let v53 = v28 * v52;
+        small[at_53(t) + i] = v53;
+        let v65 = v28 * hosts.weight_decay;
+        small[at_65(t) + i] = v65;
     }
 }
 
@@ -229,8 +232,8 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    let v50 = small[at_50(t)];
-    let v59 = small[at_59(t)];
+    let v53 = small[at_53(t)];
+    let v65 = small[at_65(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -239,20 +242,21 @@ fn sweep_2(
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
-            let v40 = exp_avg_sq[e];
-            let v41 = inverseSqrt(v40);
-            let v42 = v6 * v41;
-            let v51 = v42 * v50;
-            let v53 = exp_avg[e];
-            let v55 = v51 - v53;
-            let v56 = v55 * hosts.host_54;
-            let v57 = v53 + v56;
-            let v58 = v57;
-            let v60 = v7 * v59;
-            let v61 = v58 + v60;
-            let v62 = v7 - v61;
-            param[window.param + e] = v62;
-            exp_avg[e] = v58;
+            let v43 = exp_avg_sq[e];
+            let v44 = inverseSqrt(v43);
+            let v45 = v6 * v44;
+            let v54 = v45 * v53;
+            let v56 = exp_avg[e];
+            let v58 = select(v54, v56, hosts.host_57 < 0.5);
+            let v59 = v54 - v56;
+            let v62 = v59 * hosts.host_61;
+            let v63 = v58 + v62;
+            let v64 = v63;
+            let v66 = v7 * v65;
+            let v67 = v64 + v66;
+            let v68 = v7 - v67;
+            param[window.param + e] = v68;
+            exp_avg[e] = v64;
         }
     }
 }

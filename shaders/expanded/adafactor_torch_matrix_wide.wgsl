@@ -16,11 +16,12 @@ struct Hosts {
     grad_scale: f32,
     eps1: f32,
     host_24: f32,
-    host_36: f32,
+    host_29: f32,
+    host_41: f32,
     eps2: f32,
-    host_48: f32,
-    host_59: f32,
-    host_65: f32,
+    host_52: f32,
+    host_63: f32,
+    host_69: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -94,39 +95,39 @@ fn at_exp_avg_sq_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.rows;
 }
 
-fn at_27(t: Tensor) -> u32 {
+fn at_31(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_31(t: Tensor) -> u32 {
+fn at_36(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_32(t: Tensor) -> u32 {
+fn at_37(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_33(t: Tensor) -> u32 {
+fn at_38(t: Tensor) -> u32 {
     return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_34(t: Tensor) -> u32 {
+fn at_39(t: Tensor) -> u32 {
     return t.small + 2u * t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_50(t: Tensor) -> u32 {
+fn at_54(t: Tensor) -> u32 {
     return t.small + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_53(t: Tensor) -> u32 {
+fn at_57(t: Tensor) -> u32 {
     return t.small + 1u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_57(t: Tensor) -> u32 {
+fn at_61(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_63(t: Tensor) -> u32 {
+fn at_67(t: Tensor) -> u32 {
     return t.small + 3u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
@@ -138,11 +139,11 @@ fn partials_21(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows;
 }
 
-fn partials_50(t: Tensor) -> u32 {
+fn partials_54(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_57(t: Tensor) -> u32 {
+fn partials_61(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
@@ -162,7 +163,7 @@ fn sweep_1(
     for (var i = 0u; i < tile.rows; i++) {
         row_0[i * WIDTH + lid] = 0.0;
     }
-    var sum_50 = 0.0;
+    var sum_54 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         var sum_21 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
@@ -173,20 +174,20 @@ fn sweep_1(
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
             let v12 = v6 * v6;
-            let v49 = v7 * v7;
+            let v53 = v7 * v7;
             row_0[i * WIDTH + lid] += v12;
             sum_21 += v12;
-            sum_50 += v49;
+            sum_54 += v53;
         }
         small[partials_21(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_21;
     }
-    lanes[lid] = sum_50;
+    lanes[lid] = sum_54;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_50 += lanes[i];
+            sum_54 += lanes[i];
         }
-        small[partials_50(t) + tile.index] = sum_50;
+        small[partials_54(t) + tile.index] = sum_54;
     }
     workgroupBarrier();
     workgroupBarrier();
@@ -212,13 +213,13 @@ fn settle_1(
         return;
     }
     let t = tensor_at(index);
-    var sum_50 = 0.0;
+    var sum_54 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_50 += small[partials_50(t) + i];
+        sum_54 += small[partials_54(t) + i];
     }
-    let total_50 = sum_lanes(lid, sum_50);
+    let total_54 = sum_lanes(lid, sum_54);
     if (lid == 0u) {
-        small[at_50(t)] = total_50 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_54(t)] = total_54 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
         var sum_18 = 0.0;
@@ -228,10 +229,11 @@ fn settle_1(
         let v18 = sum_18 / f32(t.cols);
         let v20 = v18 + 0.0;
         let v23 = small[at_exp_avg_sq_row(t) + i];
-        let v25 = v20 - v23;
-        let v26 = v25 * hosts.host_24;
-        let v27 = v23 + v26;
-        small[at_27(t) + i] = v27;
+        let v26 = select(v20, v23, hosts.host_24 < 0.5);
+        let v27 = v20 - v23;
+        let v30 = v27 * hosts.host_29;
+        let v31 = v26 + v30;
+        small[at_31(t) + i] = v31;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         var sum_21 = 0.0;
@@ -240,59 +242,60 @@ fn settle_1(
         }
         let v21 = sum_21 / f32(t.rows);
         let v22 = v21 + 0.0;
-        let v28 = small[at_exp_avg_sq_col(t) + i];
-        let v29 = v22 - v28;
-        let v30 = v29 * hosts.host_24;
-        let v31 = v28 + v30;
-        small[at_31(t) + i] = v31;
+        let v32 = small[at_exp_avg_sq_col(t) + i];
+        let v33 = select(v22, v32, hosts.host_24 < 0.5);
+        let v34 = v22 - v32;
+        let v35 = v34 * hosts.host_29;
+        let v36 = v33 + v35;
+        small[at_36(t) + i] = v36;
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v50 = small[at_50(t)];
-        let v51 = sqrt(v50);
-        let v52 = max(v51, hosts.eps2);
-        let v53 = hosts.host_48 * v52;
-        small[at_53(t) + i] = v53;
+        let v54 = small[at_54(t)];
+        let v55 = sqrt(v54);
+        let v56 = max(v55, hosts.eps2);
+        let v57 = hosts.host_52 * v56;
+        small[at_57(t) + i] = v57;
     }
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_32 = 0.0;
+            var sum_37 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_32 += small[at_27(t) + b * t.rows + i];
+                sum_37 += small[at_31(t) + b * t.rows + i];
             }
-            small[at_32(t) + b] = sum_32 / f32(t.rows);
+            small[at_37(t) + b] = sum_37 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_27(t) + b * t.rows + i];
+                part += small[at_31(t) + b * t.rows + i];
             }
-            let sum_32 = sum_lanes(lid, part);
+            let sum_37 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_32(t) + b] = sum_32 / f32(t.rows);
+                small[at_37(t) + b] = sum_37 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch; i += SETTLE) {
-        let v32 = small[at_32(t) + i];
-        let v33 = max(v32, hosts.eps1);
-        small[at_33(t) + i] = v33;
+        let v37 = small[at_37(t) + i];
+        let v38 = max(v37, hosts.eps1);
+        small[at_38(t) + i] = v38;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v27 = small[at_27(t) + i];
-        let v33 = small[at_33(t) + i / t.rows];
-        let v34 = v27 / v33;
-        small[at_34(t) + i] = v34;
+        let v31 = small[at_31(t) + i];
+        let v38 = small[at_38(t) + i / t.rows];
+        let v39 = v31 / v38;
+        small[at_39(t) + i] = v39;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_27(t) + i];
+        small[at_exp_avg_sq_row(t) + i] = small[at_31(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_31(t) + i];
+        small[at_exp_avg_sq_col(t) + i] = small[at_36(t) + i];
     }
 }
 
@@ -309,31 +312,31 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    var sum_57 = 0.0;
+    var sum_61 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v31 = small[at_31(t) + tile.b * t.cols + tile.col + c];
+        let v36 = small[at_36(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v34 = small[at_34(t) + tile.row + i];
+            let v39 = small[at_39(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v35 = v34 * v31;
-            let v37 = max(v35, hosts.host_36);
-            let v54 = inverseSqrt(v37);
-            let v55 = v6 * v54;
-            let v56 = v55 * v55;
-            sum_57 += v56;
+            let v40 = v39 * v36;
+            let v42 = max(v40, hosts.host_41);
+            let v58 = inverseSqrt(v42);
+            let v59 = v6 * v58;
+            let v60 = v59 * v59;
+            sum_61 += v60;
         }
     }
-    lanes[lid] = sum_57;
+    lanes[lid] = sum_61;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_57 += lanes[i];
+            sum_61 += lanes[i];
         }
-        small[partials_57(t) + tile.index] = sum_57;
+        small[partials_61(t) + tile.index] = sum_61;
     }
     workgroupBarrier();
 }
@@ -350,24 +353,24 @@ fn settle_2(
         return;
     }
     let t = tensor_at(index);
-    var sum_57 = 0.0;
+    var sum_61 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_57 += small[partials_57(t) + i];
+        sum_61 += small[partials_61(t) + i];
     }
-    let total_57 = sum_lanes(lid, sum_57);
+    let total_61 = sum_lanes(lid, sum_61);
     if (lid == 0u) {
-        small[at_57(t)] = total_57 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_61(t)] = total_61 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
+        let v61 = small[at_61(t)];
+        let v62 = sqrt(v61);
+        let v64 = v62 * hosts.host_63;
+        let v65 = max(v64, 1.0);
+        let v66 = 1.0 / v65;
         let v57 = small[at_57(t)];
-        let v58 = sqrt(v57);
-        let v60 = v58 * hosts.host_59;
-        let v61 = max(v60, 1.0);
-        let v62 = 1.0 / v61;
-        let v53 = small[at_53(t)];
-        let v63 = v53 * v62;
-        small[at_63(t) + i] = v63;
+        let v67 = v57 * v66;
+        small[at_67(t) + i] = v67;
     }
 }
 
@@ -384,26 +387,26 @@ fn sweep_3(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    let v63 = small[at_63(t)];
+    let v67 = small[at_67(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v31 = small[at_31(t) + tile.b * t.cols + tile.col + c];
+        let v36 = small[at_36(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v34 = small[at_34(t) + tile.row + i];
+            let v39 = small[at_39(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
-            let v35 = v34 * v31;
-            let v37 = max(v35, hosts.host_36);
-            let v54 = inverseSqrt(v37);
-            let v55 = v6 * v54;
-            let v64 = v55 * v63;
-            let v66 = v7 * hosts.host_65;
-            let v67 = v64 + v66;
-            let v68 = v7 - v67;
-            param[window.param + e] = v68;
+            let v40 = v39 * v36;
+            let v42 = max(v40, hosts.host_41);
+            let v58 = inverseSqrt(v42);
+            let v59 = v6 * v58;
+            let v68 = v59 * v67;
+            let v70 = v7 * hosts.host_69;
+            let v71 = v68 + v70;
+            let v72 = v7 - v71;
+            param[window.param + e] = v72;
         }
     }
 }

@@ -16,10 +16,11 @@ struct Hosts {
     grad_scale: f32,
     host_21: f32,
     host_26: f32,
+    host_30: f32,
     eps2: f32,
-    host_38: f32,
-    host_49: f32,
-    host_55: f32,
+    host_41: f32,
+    host_52: f32,
+    host_58: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -85,23 +86,23 @@ fn tile_at(index: u32) -> Tile {
         table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
 }
 
-fn at_40(t: Tensor) -> u32 {
+fn at_43(t: Tensor) -> u32 {
     return t.small;
 }
 
-fn at_47(t: Tensor) -> u32 {
+fn at_50(t: Tensor) -> u32 {
     return t.small + 1u;
 }
 
-fn at_53(t: Tensor) -> u32 {
+fn at_56(t: Tensor) -> u32 {
     return t.small + 2u;
 }
 
-fn partials_40(t: Tensor) -> u32 {
+fn partials_43(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_47(t: Tensor) -> u32 {
+fn partials_50(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
@@ -118,8 +119,8 @@ fn sweep_1(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 0.
-    var sum_40 = 0.0;
-    var sum_47 = 0.0;
+    var sum_43 = 0.0;
+    var sum_50 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -131,36 +132,37 @@ fn sweep_1(
             let v12 = v6 * v6;
             let v19 = v12 + 0.0;
             let v20 = exp_avg_sq[e];
-            let v22 = v19 - v20;
-            let v23 = v22 * hosts.host_21;
-            let v24 = v20 + v23;
-            let v25 = v24;
-            let v27 = max(v25, hosts.host_26);
-            let v39 = v7 * v7;
-            let v44 = inverseSqrt(v27);
-            let v45 = v6 * v44;
-            let v46 = v45 * v45;
-            exp_avg_sq[e] = v25;
-            sum_40 += v39;
-            sum_47 += v46;
+            let v23 = select(v19, v20, hosts.host_21 < 0.5);
+            let v24 = v19 - v20;
+            let v27 = v24 * hosts.host_26;
+            let v28 = v23 + v27;
+            let v29 = v28;
+            let v31 = max(v29, hosts.host_30);
+            let v42 = v7 * v7;
+            let v47 = inverseSqrt(v31);
+            let v48 = v6 * v47;
+            let v49 = v48 * v48;
+            exp_avg_sq[e] = v29;
+            sum_43 += v42;
+            sum_50 += v49;
         }
     }
-    lanes[lid] = sum_40;
+    lanes[lid] = sum_43;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_40 += lanes[i];
+            sum_43 += lanes[i];
         }
-        small[partials_40(t) + tile.index] = sum_40;
+        small[partials_43(t) + tile.index] = sum_43;
     }
     workgroupBarrier();
-    lanes[lid] = sum_47;
+    lanes[lid] = sum_50;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_47 += lanes[i];
+            sum_50 += lanes[i];
         }
-        small[partials_47(t) + tile.index] = sum_47;
+        small[partials_50(t) + tile.index] = sum_50;
     }
     workgroupBarrier();
 }
@@ -177,35 +179,35 @@ fn settle_1(
         return;
     }
     let t = tensor_at(index);
-    var sum_40 = 0.0;
+    var sum_43 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_40 += small[partials_40(t) + i];
+        sum_43 += small[partials_43(t) + i];
     }
-    let total_40 = sum_lanes(lid, sum_40);
+    let total_43 = sum_lanes(lid, sum_43);
     if (lid == 0u) {
-        small[at_40(t)] = total_40 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_43(t)] = total_43 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
-    var sum_47 = 0.0;
+    var sum_50 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_47 += small[partials_47(t) + i];
+        sum_50 += small[partials_50(t) + i];
     }
-    let total_47 = sum_lanes(lid, sum_47);
+    let total_50 = sum_lanes(lid, sum_50);
     if (lid == 0u) {
-        small[at_47(t)] = total_47 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_50(t)] = total_50 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v40 = small[at_40(t)];
-        let v41 = sqrt(v40);
-        let v42 = max(v41, hosts.eps2);
-        let v43 = hosts.host_38 * v42;
-        let v47 = small[at_47(t)];
-        let v48 = sqrt(v47);
-        let v50 = v48 * hosts.host_49;
-        let v51 = max(v50, 1.0);
-        let v52 = 1.0 / v51;
-        let v53 = v43 * v52;
-        small[at_53(t) + i] = v53;
+        let v43 = small[at_43(t)];
+        let v44 = sqrt(v43);
+        let v45 = max(v44, hosts.eps2);
+        let v46 = hosts.host_41 * v45;
+        let v50 = small[at_50(t)];
+        let v51 = sqrt(v50);
+        let v53 = v51 * hosts.host_52;
+        let v54 = max(v53, 1.0);
+        let v55 = 1.0 / v54;
+        let v56 = v46 * v55;
+        small[at_56(t) + i] = v56;
     }
 }
 
@@ -222,7 +224,7 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    let v53 = small[at_53(t)];
+    let v56 = small[at_56(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -231,15 +233,15 @@ fn sweep_2(
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
-            let v25 = exp_avg_sq[e];
-            let v27 = max(v25, hosts.host_26);
-            let v44 = inverseSqrt(v27);
-            let v45 = v6 * v44;
-            let v54 = v45 * v53;
-            let v56 = v7 * hosts.host_55;
-            let v57 = v54 + v56;
-            let v58 = v7 - v57;
-            param[window.param + e] = v58;
+            let v29 = exp_avg_sq[e];
+            let v31 = max(v29, hosts.host_30);
+            let v47 = inverseSqrt(v31);
+            let v48 = v6 * v47;
+            let v57 = v48 * v56;
+            let v59 = v7 * hosts.host_58;
+            let v60 = v57 + v59;
+            let v61 = v7 - v60;
+            param[window.param + e] = v61;
         }
     }
 }

@@ -17,8 +17,9 @@ struct Hosts {
     eps1: f32,
     host_22: f32,
     host_30: f32,
-    host_40: f32,
-    host_46: f32,
+    host_34: f32,
+    host_43: f32,
+    host_49: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -84,15 +85,15 @@ fn tile_at(index: u32) -> Tile {
         table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
 }
 
-fn at_38(t: Tensor) -> u32 {
+fn at_41(t: Tensor) -> u32 {
     return t.small;
 }
 
-fn at_44(t: Tensor) -> u32 {
+fn at_47(t: Tensor) -> u32 {
     return t.small + 1u;
 }
 
-fn partials_38(t: Tensor) -> u32 {
+fn partials_41(t: Tensor) -> u32 {
     return t.partials;
 }
 
@@ -109,7 +110,7 @@ fn sweep_1(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 0.
-    var sum_38 = 0.0;
+    var sum_41 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -120,24 +121,25 @@ fn sweep_1(
             let v23 = v6 * v6;
             let v28 = v23 + hosts.eps1;
             let v29 = exp_avg_sq[e];
-            let v31 = v28 - v29;
-            let v32 = v31 * hosts.host_30;
-            let v33 = v29 + v32;
-            let v34 = v33;
-            let v35 = inverseSqrt(v34);
-            let v36 = v6 * v35;
-            let v37 = v36 * v36;
-            exp_avg_sq[e] = v34;
-            sum_38 += v37;
+            let v31 = select(v28, v29, hosts.host_30 < 0.5);
+            let v32 = v28 - v29;
+            let v35 = v32 * hosts.host_34;
+            let v36 = v31 + v35;
+            let v37 = v36;
+            let v38 = inverseSqrt(v37);
+            let v39 = v6 * v38;
+            let v40 = v39 * v39;
+            exp_avg_sq[e] = v37;
+            sum_41 += v40;
         }
     }
-    lanes[lid] = sum_38;
+    lanes[lid] = sum_41;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_38 += lanes[i];
+            sum_41 += lanes[i];
         }
-        small[partials_38(t) + tile.index] = sum_38;
+        small[partials_41(t) + tile.index] = sum_41;
     }
     workgroupBarrier();
 }
@@ -154,23 +156,23 @@ fn settle_1(
         return;
     }
     let t = tensor_at(index);
-    var sum_38 = 0.0;
+    var sum_41 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_38 += small[partials_38(t) + i];
+        sum_41 += small[partials_41(t) + i];
     }
-    let total_38 = sum_lanes(lid, sum_38);
+    let total_41 = sum_lanes(lid, sum_41);
     if (lid == 0u) {
-        small[at_38(t)] = total_38 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_41(t)] = total_41 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v38 = small[at_38(t)];
-        let v39 = sqrt(v38);
-        let v41 = v39 * hosts.host_40;
-        let v42 = max(v41, 1.0);
-        let v43 = 1.0 / v42;
-        let v44 = hosts.host_22 * v43;
-        small[at_44(t) + i] = v44;
+        let v41 = small[at_41(t)];
+        let v42 = sqrt(v41);
+        let v44 = v42 * hosts.host_43;
+        let v45 = max(v44, 1.0);
+        let v46 = 1.0 / v45;
+        let v47 = hosts.host_22 * v46;
+        small[at_47(t) + i] = v47;
     }
 }
 
@@ -187,7 +189,7 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    let v44 = small[at_44(t)];
+    let v47 = small[at_47(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -196,14 +198,14 @@ fn sweep_2(
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
-            let v34 = exp_avg_sq[e];
-            let v35 = inverseSqrt(v34);
-            let v36 = v6 * v35;
-            let v45 = v36 * v44;
-            let v47 = v7 * hosts.host_46;
-            let v48 = v45 + v47;
-            let v49 = v7 - v48;
-            param[window.param + e] = v49;
+            let v37 = exp_avg_sq[e];
+            let v38 = inverseSqrt(v37);
+            let v39 = v6 * v38;
+            let v48 = v39 * v47;
+            let v50 = v7 * hosts.host_49;
+            let v51 = v48 + v50;
+            let v52 = v7 - v51;
+            param[window.param + e] = v52;
         }
     }
 }

@@ -17,9 +17,11 @@ struct Hosts {
     eps: f32,
     weight_decay: f32,
     host_18: f32,
-    host_25: f32,
-    host_36: f32,
-    host_42: f32,
+    host_23: f32,
+    host_29: f32,
+    host_33: f32,
+    host_43: f32,
+    host_49: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -111,29 +113,31 @@ fn sweep_1(
             let v14 = v7 * hosts.weight_decay;
             let v15 = v6 + v14;
             let v16 = exp_avg[e];
-            let v19 = v15 - v16;
-            let v20 = v19 * hosts.host_18;
-            let v21 = v16 + v20;
-            let v22 = v21;
-            let v23 = v15 * v15;
-            let v24 = exp_avg_sq[e];
-            let v26 = v23 - v24;
-            let v27 = v26 * hosts.host_25;
-            let v28 = v24 + v27;
-            let v29 = v28;
-            let v30 = max_exp_avg_sq[e];
-            let v31 = max(v29, v30);
-            let v32 = v31;
-            let v33 = sqrt(v32);
-            let v37 = v33 * hosts.host_36;
-            let v38 = v37 + hosts.eps;
-            let v39 = v22 / v38;
-            let v43 = v39 * hosts.host_42;
-            let v44 = v7 - v43;
-            param[window.param + e] = v44;
-            exp_avg[e] = v22;
-            exp_avg_sq[e] = v29;
-            max_exp_avg_sq[e] = v32;
+            let v20 = select(v15, v16, hosts.host_18 < 0.5);
+            let v21 = v15 - v16;
+            let v24 = v21 * hosts.host_23;
+            let v25 = v20 + v24;
+            let v26 = v25;
+            let v27 = v15 * v15;
+            let v28 = exp_avg_sq[e];
+            let v30 = select(v27, v28, hosts.host_29 < 0.5);
+            let v31 = v27 - v28;
+            let v34 = v31 * hosts.host_33;
+            let v35 = v30 + v34;
+            let v36 = v35;
+            let v37 = max_exp_avg_sq[e];
+            let v38 = max(v36, v37);
+            let v39 = v38;
+            let v40 = sqrt(v39);
+            let v44 = v40 * hosts.host_43;
+            let v45 = v44 + hosts.eps;
+            let v46 = v26 / v45;
+            let v50 = v46 * hosts.host_49;
+            let v51 = v7 - v50;
+            param[window.param + e] = v51;
+            exp_avg[e] = v26;
+            exp_avg_sq[e] = v36;
+            max_exp_avg_sq[e] = v39;
         }
     }
 }

@@ -17,9 +17,11 @@ struct Hosts {
     eps: f32,
     weight_decay: f32,
     host_18: f32,
-    host_25: f32,
+    host_23: f32,
+    host_29: f32,
     host_33: f32,
-    host_39: f32,
+    host_40: f32,
+    host_46: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -110,25 +112,27 @@ fn sweep_1(
             let v14 = v7 * hosts.weight_decay;
             let v15 = v6 + v14;
             let v16 = exp_avg[e];
-            let v19 = v15 - v16;
-            let v20 = v19 * hosts.host_18;
-            let v21 = v16 + v20;
-            let v22 = v21;
-            let v23 = v15 * v15;
-            let v24 = exp_avg_sq[e];
-            let v26 = v23 - v24;
-            let v27 = v26 * hosts.host_25;
-            let v28 = v24 + v27;
-            let v29 = v28;
-            let v30 = sqrt(v29);
-            let v34 = v30 * hosts.host_33;
-            let v35 = v34 + hosts.eps;
-            let v36 = v22 / v35;
-            let v40 = v36 * hosts.host_39;
-            let v41 = v7 - v40;
-            param[window.param + e] = v41;
-            exp_avg[e] = v22;
-            exp_avg_sq[e] = v29;
+            let v20 = select(v15, v16, hosts.host_18 < 0.5);
+            let v21 = v15 - v16;
+            let v24 = v21 * hosts.host_23;
+            let v25 = v20 + v24;
+            let v26 = v25;
+            let v27 = v15 * v15;
+            let v28 = exp_avg_sq[e];
+            let v30 = select(v27, v28, hosts.host_29 < 0.5);
+            let v31 = v27 - v28;
+            let v34 = v31 * hosts.host_33;
+            let v35 = v30 + v34;
+            let v36 = v35;
+            let v37 = sqrt(v36);
+            let v41 = v37 * hosts.host_40;
+            let v42 = v41 + hosts.eps;
+            let v43 = v26 / v42;
+            let v47 = v43 * hosts.host_46;
+            let v48 = v7 - v47;
+            param[window.param + e] = v48;
+            exp_avg[e] = v26;
+            exp_avg_sq[e] = v36;
         }
     }
 }

@@ -16,10 +16,12 @@ struct Hosts {
     grad_scale: f32,
     eps: f32,
     host_16: f32,
-    host_23: f32,
-    host_34: f32,
-    host_40: f32,
-    host_42: f32,
+    host_21: f32,
+    host_27: f32,
+    host_31: f32,
+    host_41: f32,
+    host_47: f32,
+    host_49: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -109,31 +111,33 @@ fn sweep_1(
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
             let v14 = exp_avg[e];
-            let v17 = v6 - v14;
-            let v18 = v17 * hosts.host_16;
-            let v19 = v14 + v18;
-            let v20 = v19;
-            let v21 = v6 * v6;
-            let v22 = exp_avg_sq[e];
-            let v24 = v21 - v22;
-            let v25 = v24 * hosts.host_23;
-            let v26 = v22 + v25;
-            let v27 = v26;
-            let v28 = max_exp_avg_sq[e];
-            let v29 = max(v27, v28);
-            let v30 = v29;
-            let v31 = sqrt(v30);
-            let v35 = v31 * hosts.host_34;
-            let v36 = v35 + hosts.eps;
-            let v37 = v20 / v36;
-            let v41 = v37 * hosts.host_40;
-            let v43 = v7 * hosts.host_42;
-            let v44 = v41 + v43;
-            let v45 = v7 - v44;
-            param[window.param + e] = v45;
-            exp_avg[e] = v20;
-            exp_avg_sq[e] = v27;
-            max_exp_avg_sq[e] = v30;
+            let v18 = select(v6, v14, hosts.host_16 < 0.5);
+            let v19 = v6 - v14;
+            let v22 = v19 * hosts.host_21;
+            let v23 = v18 + v22;
+            let v24 = v23;
+            let v25 = v6 * v6;
+            let v26 = exp_avg_sq[e];
+            let v28 = select(v25, v26, hosts.host_27 < 0.5);
+            let v29 = v25 - v26;
+            let v32 = v29 * hosts.host_31;
+            let v33 = v28 + v32;
+            let v34 = v33;
+            let v35 = max_exp_avg_sq[e];
+            let v36 = max(v34, v35);
+            let v37 = v36;
+            let v38 = sqrt(v37);
+            let v42 = v38 * hosts.host_41;
+            let v43 = v42 + hosts.eps;
+            let v44 = v24 / v43;
+            let v48 = v44 * hosts.host_47;
+            let v50 = v7 * hosts.host_49;
+            let v51 = v48 + v50;
+            let v52 = v7 - v51;
+            param[window.param + e] = v52;
+            exp_avg[e] = v24;
+            exp_avg_sq[e] = v34;
+            max_exp_avg_sq[e] = v37;
         }
     }
 }

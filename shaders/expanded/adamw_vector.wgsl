@@ -16,10 +16,12 @@ struct Hosts {
     grad_scale: f32,
     eps: f32,
     host_16: f32,
-    host_23: f32,
+    host_21: f32,
+    host_27: f32,
     host_31: f32,
-    host_37: f32,
-    host_39: f32,
+    host_38: f32,
+    host_44: f32,
+    host_46: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -108,27 +110,29 @@ fn sweep_1(
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
             let v14 = exp_avg[e];
-            let v17 = v6 - v14;
-            let v18 = v17 * hosts.host_16;
-            let v19 = v14 + v18;
-            let v20 = v19;
-            let v21 = v6 * v6;
-            let v22 = exp_avg_sq[e];
-            let v24 = v21 - v22;
-            let v25 = v24 * hosts.host_23;
-            let v26 = v22 + v25;
-            let v27 = v26;
-            let v28 = sqrt(v27);
-            let v32 = v28 * hosts.host_31;
-            let v33 = v32 + hosts.eps;
-            let v34 = v20 / v33;
-            let v38 = v34 * hosts.host_37;
-            let v40 = v7 * hosts.host_39;
-            let v41 = v38 + v40;
-            let v42 = v7 - v41;
-            param[window.param + e] = v42;
-            exp_avg[e] = v20;
-            exp_avg_sq[e] = v27;
+            let v18 = select(v6, v14, hosts.host_16 < 0.5);
+            let v19 = v6 - v14;
+            let v22 = v19 * hosts.host_21;
+            let v23 = v18 + v22;
+            let v24 = v23;
+            let v25 = v6 * v6;
+            let v26 = exp_avg_sq[e];
+            let v28 = select(v25, v26, hosts.host_27 < 0.5);
+            let v29 = v25 - v26;
+            let v32 = v29 * hosts.host_31;
+            let v33 = v28 + v32;
+            let v34 = v33;
+            let v35 = sqrt(v34);
+            let v39 = v35 * hosts.host_38;
+            let v40 = v39 + hosts.eps;
+            let v41 = v24 / v40;
+            let v45 = v41 * hosts.host_44;
+            let v47 = v7 * hosts.host_46;
+            let v48 = v45 + v47;
+            let v49 = v7 - v48;
+            param[window.param + e] = v49;
+            exp_avg[e] = v24;
+            exp_avg_sq[e] = v34;
         }
     }
 }

@@ -17,15 +17,18 @@ struct Hosts {
     eps1: f32,
     eps2: f32,
     host_23: f32,
-    host_37: f32,
-    host_48: f32,
-    host_59: f32,
-    host_71: f32,
-    host_82: f32,
-    host_96: f32,
-    host_97: f32,
-    host_108: f32,
-    host_116: f32,
+    host_28: f32,
+    host_41: f32,
+    host_56: f32,
+    host_65: f32,
+    host_69: f32,
+    host_80: f32,
+    host_84: f32,
+    host_95: f32,
+    host_110: f32,
+    host_111: f32,
+    host_122: f32,
+    host_130: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -79,7 +82,7 @@ struct Tile {
 
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
-var<workgroup> local_40: array<f32, ROWS>;
+var<workgroup> local_44: array<f32, ROWS>;
 var<workgroup> local_100: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
@@ -110,115 +113,123 @@ fn at_exp_avg_res_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_26(t: Tensor) -> u32 {
+fn at_30(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_30(t: Tensor) -> u32 {
+fn at_35(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_38(t: Tensor) -> u32 {
+fn at_42(t: Tensor) -> u32 {
     return t.small + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_39(t: Tensor) -> u32 {
+fn at_44(t: Tensor) -> u32 {
     return t.small + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_42(t: Tensor) -> u32 {
-    return t.small + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
+fn at_47(t: Tensor) -> u32 {
+    return t.small + 3u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
-fn at_43(t: Tensor) -> u32 {
-    return t.small + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+fn at_48(t: Tensor) -> u32 {
+    return t.small + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
-fn at_45(t: Tensor) -> u32 {
-    return t.small + t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+fn at_49(t: Tensor) -> u32 {
+    return t.small + t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
-fn at_46(t: Tensor) -> u32 {
-    return t.small + t.batch + 6u * t.batch * t.cols + 4u * t.batch * t.rows;
-}
-
-fn at_51(t: Tensor) -> u32 {
-    return t.small + 1u + t.batch + 6u * t.batch * t.cols + 4u * t.batch * t.rows;
+fn at_50(t: Tensor) -> u32 {
+    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
 fn at_53(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 6u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
 fn at_54(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 6u * t.batch * t.cols + 5u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 6u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
-fn at_55(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 6u * t.batch * t.cols + 6u * t.batch * t.rows;
+fn at_59(t: Tensor) -> u32 {
+    return t.small + 1u + 2u * t.batch + 6u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
-fn at_74(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 7u * t.batch * t.cols + 6u * t.batch * t.rows;
+fn at_60(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
-fn at_78(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 7u * t.batch * t.cols + 7u * t.batch * t.rows;
+fn at_61(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 6u * t.batch * t.rows;
 }
 
-fn at_83(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 8u * t.batch * t.cols + 7u * t.batch * t.rows;
+fn at_86(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 7u * t.batch * t.rows;
 }
 
-fn at_84(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 8u * t.batch * t.cols + 8u * t.batch * t.rows;
+fn at_91(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 8u * t.batch * t.rows;
 }
 
-fn at_85(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 9u * t.batch * t.cols + 8u * t.batch * t.rows;
+fn at_96(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 7u * t.batch * t.cols + 8u * t.batch * t.rows;
 }
 
-fn at_87(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 9u * t.batch * t.cols + 8u * t.batch * t.rows;
+fn at_98(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 7u * t.batch * t.cols + 9u * t.batch * t.rows;
 }
 
-fn at_89(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 9u * t.batch * t.cols + 9u * t.batch * t.rows;
+fn at_99(t: Tensor) -> u32 {
+    return t.small + 2u + 3u * t.batch + 7u * t.batch * t.cols + 9u * t.batch * t.rows;
+}
+
+fn at_100(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 9u * t.batch * t.rows;
+}
+
+fn at_101(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 10u * t.batch * t.rows;
 }
 
 fn at_102(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 10u * t.batch * t.cols + 9u * t.batch * t.rows;
+    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 11u * t.batch * t.rows;
 }
 
-fn at_104(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 11u * t.batch * t.cols + 9u * t.batch * t.rows;
+fn at_115(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 8u * t.batch * t.cols + 11u * t.batch * t.rows;
 }
 
-fn at_105(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 12u * t.batch * t.cols + 9u * t.batch * t.rows;
+fn at_118(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 9u * t.batch * t.cols + 11u * t.batch * t.rows;
 }
 
-fn at_112(t: Tensor) -> u32 {
-    return t.small + 3u + 2u * t.batch + 12u * t.batch * t.cols + 9u * t.batch * t.rows;
+fn at_119(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 10u * t.batch * t.cols + 11u * t.batch * t.rows;
 }
 
-fn at_113(t: Tensor) -> u32 {
-    return t.small + 4u + 2u * t.batch + 12u * t.batch * t.cols + 9u * t.batch * t.rows;
+fn at_126(t: Tensor) -> u32 {
+    return t.small + 3u + 4u * t.batch + 10u * t.batch * t.cols + 11u * t.batch * t.rows;
+}
+
+fn at_127(t: Tensor) -> u32 {
+    return t.small + 4u + 4u * t.batch + 10u * t.batch * t.cols + 11u * t.batch * t.rows;
 }
 
 fn partials_19(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_42(t: Tensor) -> u32 {
+fn partials_47(t: Tensor) -> u32 {
     return t.partials + t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_68(t: Tensor) -> u32 {
+fn partials_77(t: Tensor) -> u32 {
     return t.partials + 2u * t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_102(t: Tensor) -> u32 {
+fn partials_115(t: Tensor) -> u32 {
     return t.partials + 3u * t.row_tiles * t.batch * t.cols;
 }
 
@@ -261,31 +272,33 @@ fn sweep_1(
         let v17 = sum_17 / f32(t.cols);
         let v18 = v17 + hosts.eps1;
         let v21 = small[at_exp_avg_sq_row(t) + tile.row + lid];
-        let v24 = v18 - v21;
-        let v25 = v24 * hosts.host_23;
-        let v26 = v21 + v25;
-        small[at_26(t) + tile.row + lid] = v26;
-        let v38 = v26 * hosts.host_37;
-        small[at_38(t) + tile.row + lid] = v38;
-        let v40 = 1.0 / v38;
-        local_40[lid] = v40;
+        let v25 = select(v18, v21, hosts.host_23 < 0.5);
+        let v26 = v18 - v21;
+        let v29 = v26 * hosts.host_28;
+        let v30 = v25 + v29;
+        small[at_30(t) + tile.row + lid] = v30;
+        let v42 = v30 * hosts.host_41;
+        small[at_42(t) + tile.row + lid] = v42;
+        let v44 = inverseSqrt(v42);
+        local_44[lid] = v44;
+        small[at_44(t) + tile.row + lid] = v44;
     }
     workgroupBarrier();
     // Level 1.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_42 = 0.0;
+        var sum_47 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v40 = local_40[i];
+            let v44 = local_44[i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v16 = v6 * v6;
-            let v41 = v16 * v40;
-            sum_42 += v41;
+            let v45 = v6 * v44;
+            let v46 = v45 * v45;
+            sum_47 += v46;
         }
-        small[partials_42(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_42;
+        small[partials_47(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_47;
     }
 }
 
@@ -312,11 +325,11 @@ fn gather_1(
             sum_19 += small[partials_19(t) + i * span + c];
         }
         small[partials_19(t) + first * span + c] = sum_19;
-        var sum_42 = small[partials_42(t) + first * span + c];
+        var sum_47 = small[partials_47(t) + first * span + c];
         for (var i = first + 1u; i < end; i++) {
-            sum_42 += small[partials_42(t) + i * span + c];
+            sum_47 += small[partials_47(t) + i * span + c];
         }
-        small[partials_42(t) + first * span + c] = sum_42;
+        small[partials_47(t) + first * span + c] = sum_47;
     }
 }
 
@@ -334,21 +347,21 @@ fn settle_1(
     let t = tensor_at(index);
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_43 = 0.0;
+            var sum_48 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_43 += small[at_38(t) + b * t.rows + i];
+                sum_48 += small[at_42(t) + b * t.rows + i];
             }
-            small[at_43(t) + b] = sum_43 / f32(t.rows);
+            small[at_48(t) + b] = sum_48 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_38(t) + b * t.rows + i];
+                part += small[at_42(t) + b * t.rows + i];
             }
-            let sum_43 = sum_lanes(lid, part);
+            let sum_48 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_43(t) + b] = sum_43 / f32(t.rows);
+                small[at_48(t) + b] = sum_48 / f32(t.rows);
             }
         }
     }
@@ -359,69 +372,75 @@ fn settle_1(
         }
         let v19 = sum_19 / f32(t.rows);
         let v20 = v19 + hosts.eps1;
-        let v27 = small[at_exp_avg_sq_col(t) + i];
-        let v28 = v20 - v27;
-        let v29 = v28 * hosts.host_23;
-        let v30 = v27 + v29;
-        small[at_30(t) + i] = v30;
-        let v39 = v30 * hosts.host_37;
-        small[at_39(t) + i] = v39;
-        let v55 = inverseSqrt(v39);
-        small[at_55(t) + i] = v55;
-        var sum_42 = 0.0;
+        let v31 = small[at_exp_avg_sq_col(t) + i];
+        let v32 = select(v20, v31, hosts.host_23 < 0.5);
+        let v33 = v20 - v31;
+        let v34 = v33 * hosts.host_28;
+        let v35 = v32 + v34;
+        small[at_35(t) + i] = v35;
+        let v43 = v35 * hosts.host_41;
+        let v50 = inverseSqrt(v43);
+        small[at_50(t) + i] = v50;
+        var sum_47 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_42 += small[partials_42(t) + k * t.batch * t.cols + i];
+            sum_47 += small[partials_47(t) + k * t.batch * t.cols + i];
         }
-        let v42 = sum_42 / f32(t.rows);
-        small[at_42(t) + i] = v42;
+        let v47 = sum_47 / f32(t.rows);
+        small[at_47(t) + i] = v47;
+    }
+    storageBarrier();
+    for (var i = lid; i < t.batch; i += SETTLE) {
+        let v48 = small[at_48(t) + i];
+        let v49 = sqrt(v48);
+        small[at_49(t) + i] = v49;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v38 = small[at_38(t) + i];
-        let v43 = small[at_43(t) + i / t.rows];
-        let v52 = v38 / v43;
-        let v53 = inverseSqrt(v52);
+        let v49 = small[at_49(t) + i / t.rows];
+        let v44 = small[at_44(t) + i];
+        let v60 = v49 * v44;
+        small[at_60(t) + i] = v60;
+    }
+    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
+        let v49 = small[at_49(t) + i / t.cols];
+        let v50 = small[at_50(t) + i];
+        let v51 = v49 * v50;
+        let v47 = small[at_47(t) + i];
+        let v52 = v47 * v51;
+        let v53 = v52 * v51;
         small[at_53(t) + i] = v53;
     }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v43 = small[at_43(t) + i / t.cols];
-        let v39 = small[at_39(t) + i];
-        let v44 = v43 / v39;
-        let v42 = small[at_42(t) + i];
-        let v45 = v42 * v44;
-        small[at_45(t) + i] = v45;
-    }
     storageBarrier();
-    var sum_46 = 0.0;
+    var sum_54 = 0.0;
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_46 += small[at_45(t) + i];
+        sum_54 += small[at_53(t) + i];
     }
-    let total_46 = sum_lanes(lid, sum_46);
+    let total_54 = sum_lanes(lid, sum_54);
     if (lid == 0u) {
-        small[at_46(t)] = total_46 / (f32(t.batch) * f32(t.cols));
+        small[at_54(t)] = total_54 / (f32(t.batch) * f32(t.cols));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v46 = small[at_46(t)];
-        let v47 = sqrt(v46);
-        let v49 = v47 * hosts.host_48;
-        let v50 = max(v49, 1.0);
-        let v51 = 1.0 / v50;
-        small[at_51(t) + i] = v51;
+        let v54 = small[at_54(t)];
+        let v55 = sqrt(v54);
+        let v57 = v55 * hosts.host_56;
+        let v58 = max(v57, 1.0);
+        let v59 = 1.0 / v58;
+        small[at_59(t) + i] = v59;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v53 = small[at_53(t) + i];
-        let v51 = small[at_51(t)];
-        let v54 = v53 * v51;
-        small[at_54(t) + i] = v54;
+        let v60 = small[at_60(t) + i];
+        let v59 = small[at_59(t)];
+        let v61 = v60 * v59;
+        small[at_61(t) + i] = v61;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_26(t) + i];
+        small[at_exp_avg_sq_row(t) + i] = small[at_30(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_30(t) + i];
+        small[at_exp_avg_sq_col(t) + i] = small[at_35(t) + i];
     }
 }
 
@@ -442,61 +461,64 @@ fn sweep_2(
         row_0[i * WIDTH + lid] = 0.0;
     }
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v55 = small[at_55(t) + tile.b * t.cols + tile.col + c];
-        var sum_68 = 0.0;
+        let v50 = small[at_50(t) + tile.b * t.cols + tile.col + c];
+        var sum_77 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v54 = small[at_54(t) + tile.row + i];
+            let v61 = small[at_61(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v56 = v54 * v55;
-            let v57 = v6 * v56;
-            let v58 = exp_avg[e];
-            let v60 = v57 - v58;
-            let v61 = v60 * hosts.host_59;
-            let v62 = v58 + v61;
-            let v63 = v62;
-            let v64 = v57 - v63;
-            let v65 = v64 * v64;
-            exp_avg[e] = v63;
-            row_0[i * WIDTH + lid] += v65;
-            sum_68 += v65;
+            let v62 = v6 * v61;
+            let v63 = v62 * v50;
+            let v64 = exp_avg[e];
+            let v66 = select(v63, v64, hosts.host_65 < 0.5);
+            let v67 = v63 - v64;
+            let v70 = v67 * hosts.host_69;
+            let v71 = v66 + v70;
+            let v72 = v71;
+            let v73 = v63 - v72;
+            let v74 = v73 * v73;
+            exp_avg[e] = v72;
+            row_0[i * WIDTH + lid] += v74;
+            sum_77 += v74;
         }
-        small[partials_68(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_68;
+        small[partials_77(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_77;
     }
     workgroupBarrier();
     if (lid < tile.rows) {
-        var sum_66 = row_0[lid * WIDTH];
+        var sum_75 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
-            sum_66 += row_0[lid * WIDTH + i];
+            sum_75 += row_0[lid * WIDTH + i];
         }
-        let v66 = sum_66 / f32(t.cols);
-        let v67 = v66 + hosts.eps2;
-        let v70 = small[at_exp_avg_res_row(t) + tile.row + lid];
-        let v72 = v67 - v70;
-        let v73 = v72 * hosts.host_71;
-        let v74 = v70 + v73;
-        small[at_74(t) + tile.row + lid] = v74;
-        let v83 = v74 * hosts.host_82;
-        small[at_83(t) + tile.row + lid] = v83;
-        let v100 = 1.0 / v83;
+        let v75 = sum_75 / f32(t.cols);
+        let v76 = v75 + hosts.eps2;
+        let v79 = small[at_exp_avg_res_row(t) + tile.row + lid];
+        let v81 = select(v76, v79, hosts.host_80 < 0.5);
+        let v82 = v76 - v79;
+        let v85 = v82 * hosts.host_84;
+        let v86 = v81 + v85;
+        small[at_86(t) + tile.row + lid] = v86;
+        let v96 = v86 * hosts.host_95;
+        small[at_96(t) + tile.row + lid] = v96;
+        let v100 = inverseSqrt(v96);
         local_100[lid] = v100;
+        small[at_100(t) + tile.row + lid] = v100;
     }
     workgroupBarrier();
     // Level 3.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_102 = 0.0;
+        var sum_115 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
             let v100 = local_100[i];
-            let v63 = exp_avg[e];
-            let v99 = v63 * v63;
-            let v101 = v99 * v100;
-            sum_102 += v101;
+            let v72 = exp_avg[e];
+            let v113 = v72 * v100;
+            let v114 = v113 * v113;
+            sum_115 += v114;
         }
-        small[partials_102(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_102;
+        small[partials_115(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_115;
     }
 }
 
@@ -518,16 +540,16 @@ fn gather_2(
     let c = table[item + 2u] + lid;
     let span = t.batch * t.cols;
     if (c < span) {
-        var sum_68 = small[partials_68(t) + first * span + c];
+        var sum_77 = small[partials_77(t) + first * span + c];
         for (var i = first + 1u; i < end; i++) {
-            sum_68 += small[partials_68(t) + i * span + c];
+            sum_77 += small[partials_77(t) + i * span + c];
         }
-        small[partials_68(t) + first * span + c] = sum_68;
-        var sum_102 = small[partials_102(t) + first * span + c];
+        small[partials_77(t) + first * span + c] = sum_77;
+        var sum_115 = small[partials_115(t) + first * span + c];
         for (var i = first + 1u; i < end; i++) {
-            sum_102 += small[partials_102(t) + i * span + c];
+            sum_115 += small[partials_115(t) + i * span + c];
         }
-        small[partials_102(t) + first * span + c] = sum_102;
+        small[partials_115(t) + first * span + c] = sum_115;
     }
 }
 
@@ -545,96 +567,102 @@ fn settle_2(
     let t = tensor_at(index);
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_85 = 0.0;
+            var sum_98 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_85 += small[at_83(t) + b * t.rows + i];
+                sum_98 += small[at_96(t) + b * t.rows + i];
             }
-            small[at_85(t) + b] = sum_85 / f32(t.rows);
+            small[at_98(t) + b] = sum_98 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_83(t) + b * t.rows + i];
+                part += small[at_96(t) + b * t.rows + i];
             }
-            let sum_85 = sum_lanes(lid, part);
+            let sum_98 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_85(t) + b] = sum_85 / f32(t.rows);
+                small[at_98(t) + b] = sum_98 / f32(t.rows);
             }
         }
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_68 = 0.0;
+        var sum_77 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_68 += small[partials_68(t) + k * t.batch * t.cols + i];
+            sum_77 += small[partials_77(t) + k * t.batch * t.cols + i];
         }
-        let v68 = sum_68 / f32(t.rows);
-        let v69 = v68 + hosts.eps2;
-        let v75 = small[at_exp_avg_res_col(t) + i];
-        let v76 = v69 - v75;
-        let v77 = v76 * hosts.host_71;
-        let v78 = v75 + v77;
-        small[at_78(t) + i] = v78;
-        let v84 = v78 * hosts.host_82;
-        small[at_84(t) + i] = v84;
-        let v89 = inverseSqrt(v84);
-        small[at_89(t) + i] = v89;
-        var sum_102 = 0.0;
-        for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_102 += small[partials_102(t) + k * t.batch * t.cols + i];
-        }
-        let v102 = sum_102 / f32(t.rows);
+        let v77 = sum_77 / f32(t.rows);
+        let v78 = v77 + hosts.eps2;
+        let v87 = small[at_exp_avg_res_col(t) + i];
+        let v88 = select(v78, v87, hosts.host_80 < 0.5);
+        let v89 = v78 - v87;
+        let v90 = v89 * hosts.host_84;
+        let v91 = v88 + v90;
+        small[at_91(t) + i] = v91;
+        let v97 = v91 * hosts.host_95;
+        let v102 = inverseSqrt(v97);
         small[at_102(t) + i] = v102;
+        var sum_115 = 0.0;
+        for (var k = 0u; k < t.row_tiles; k += t.per_group) {
+            sum_115 += small[partials_115(t) + k * t.batch * t.cols + i];
+        }
+        let v115 = sum_115 / f32(t.rows);
+        small[at_115(t) + i] = v115;
+    }
+    storageBarrier();
+    for (var i = lid; i < t.batch; i += SETTLE) {
+        let v98 = small[at_98(t) + i];
+        let v99 = sqrt(v98);
+        small[at_99(t) + i] = v99;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v83 = small[at_83(t) + i];
-        let v85 = small[at_85(t) + i / t.rows];
-        let v86 = v83 / v85;
-        let v87 = inverseSqrt(v86);
-        small[at_87(t) + i] = v87;
+        let v99 = small[at_99(t) + i / t.rows];
+        let v100 = small[at_100(t) + i];
+        let v101 = v99 * v100;
+        small[at_101(t) + i] = v101;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v85 = small[at_85(t) + i / t.cols];
-        let v84 = small[at_84(t) + i];
-        let v103 = v85 / v84;
+        let v99 = small[at_99(t) + i / t.cols];
         let v102 = small[at_102(t) + i];
-        let v104 = v102 * v103;
-        small[at_104(t) + i] = v104;
+        let v116 = v99 * v102;
+        let v115 = small[at_115(t) + i];
+        let v117 = v115 * v116;
+        let v118 = v117 * v116;
+        small[at_118(t) + i] = v118;
     }
     storageBarrier();
-    var sum_105 = 0.0;
+    var sum_119 = 0.0;
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_105 += small[at_104(t) + i];
+        sum_119 += small[at_118(t) + i];
     }
-    let total_105 = sum_lanes(lid, sum_105);
+    let total_119 = sum_lanes(lid, sum_119);
     if (lid == 0u) {
-        small[at_105(t)] = total_105 / (f32(t.batch) * f32(t.cols));
+        small[at_119(t)] = total_119 / (f32(t.batch) * f32(t.cols));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v105 = small[at_105(t)];
-        let v106 = sqrt(v105);
-        let v107 = v106 * hosts.host_96;
-        let v109 = v107 * hosts.host_108;
-        let v110 = max(v109, 1.0);
-        let v111 = 1.0 / v110;
-        let v112 = hosts.host_97 * v111;
-        small[at_112(t) + i] = v112;
+        let v119 = small[at_119(t)];
+        let v120 = sqrt(v119);
+        let v121 = v120 * hosts.host_110;
+        let v123 = v121 * hosts.host_122;
+        let v124 = max(v123, 1.0);
+        let v125 = 1.0 / v124;
+        let v126 = hosts.host_111 * v125;
+        small[at_126(t) + i] = v126;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v87 = small[at_87(t) + i];
-        let v112 = small[at_112(t)];
-        let v113 = v87 * v112;
-        small[at_113(t) + i] = v113;
+        let v101 = small[at_101(t) + i];
+        let v126 = small[at_126(t)];
+        let v127 = v101 * v126;
+        small[at_127(t) + i] = v127;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_res_row(t) + i] = small[at_74(t) + i];
+        small[at_exp_avg_res_row(t) + i] = small[at_86(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_res_col(t) + i] = small[at_78(t) + i];
+        small[at_exp_avg_res_col(t) + i] = small[at_91(t) + i];
     }
 }
 
@@ -652,18 +680,18 @@ fn sweep_3(
     let t = tensor_at(tile.tensor);
     // Level 4.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v89 = small[at_89(t) + tile.b * t.cols + tile.col + c];
+        let v102 = small[at_102(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v113 = small[at_113(t) + tile.row + i];
+            let v127 = small[at_127(t) + tile.row + i];
             let v7 = param[window.param + e];
-            let v63 = exp_avg[e];
-            let v114 = v113 * v89;
-            let v115 = v63 * v114;
-            let v117 = v7 * hosts.host_116;
-            let v118 = v115 + v117;
-            let v119 = v7 - v118;
-            param[window.param + e] = v119;
+            let v72 = exp_avg[e];
+            let v128 = v72 * v127;
+            let v129 = v128 * v102;
+            let v131 = v7 * hosts.host_130;
+            let v132 = v129 + v131;
+            let v133 = v7 - v132;
+            param[window.param + e] = v133;
         }
     }
 }

@@ -16,13 +16,15 @@ struct Hosts {
     grad_scale: f32,
     eps1: f32,
     host_20: f32,
-    host_31: f32,
-    host_38: f32,
-    host_44: f32,
-    host_52: f32,
-    host_53: f32,
+    host_25: f32,
+    host_34: f32,
+    host_41: f32,
+    host_47: f32,
+    host_51: f32,
+    host_58: f32,
     host_59: f32,
     host_65: f32,
+    host_71: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -89,27 +91,27 @@ fn tile_at(index: u32) -> Tile {
         table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
 }
 
-fn at_36(t: Tensor) -> u32 {
+fn at_39(t: Tensor) -> u32 {
     return t.small;
 }
 
-fn at_41(t: Tensor) -> u32 {
+fn at_44(t: Tensor) -> u32 {
     return t.small + 1u;
 }
 
-fn at_56(t: Tensor) -> u32 {
+fn at_62(t: Tensor) -> u32 {
     return t.small + 2u;
 }
 
-fn at_63(t: Tensor) -> u32 {
+fn at_69(t: Tensor) -> u32 {
     return t.small + 3u;
 }
 
-fn partials_36(t: Tensor) -> u32 {
+fn partials_39(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_56(t: Tensor) -> u32 {
+fn partials_62(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
@@ -126,7 +128,7 @@ fn sweep_1(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 0.
-    var sum_36 = 0.0;
+    var sum_39 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -137,25 +139,26 @@ fn sweep_1(
             let v16 = v6 * v6;
             let v17 = v16 + hosts.eps1;
             let v18 = exp_avg_sq[e];
-            let v21 = v17 - v18;
-            let v22 = v21 * hosts.host_20;
-            let v23 = v18 + v22;
-            let v24 = v23;
-            let v32 = v24 * hosts.host_31;
-            let v33 = inverseSqrt(v32);
-            let v34 = v6 * v33;
-            let v35 = v34 * v34;
-            exp_avg_sq[e] = v24;
-            sum_36 += v35;
+            let v22 = select(v17, v18, hosts.host_20 < 0.5);
+            let v23 = v17 - v18;
+            let v26 = v23 * hosts.host_25;
+            let v27 = v22 + v26;
+            let v28 = v27;
+            let v35 = v28 * hosts.host_34;
+            let v36 = inverseSqrt(v35);
+            let v37 = v6 * v36;
+            let v38 = v37 * v37;
+            exp_avg_sq[e] = v28;
+            sum_39 += v38;
         }
     }
-    lanes[lid] = sum_36;
+    lanes[lid] = sum_39;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_36 += lanes[i];
+            sum_39 += lanes[i];
         }
-        small[partials_36(t) + tile.index] = sum_36;
+        small[partials_39(t) + tile.index] = sum_39;
     }
     workgroupBarrier();
 }
@@ -172,22 +175,22 @@ fn settle_1(
         return;
     }
     let t = tensor_at(index);
-    var sum_36 = 0.0;
+    var sum_39 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_36 += small[partials_36(t) + i];
+        sum_39 += small[partials_39(t) + i];
     }
-    let total_36 = sum_lanes(lid, sum_36);
+    let total_39 = sum_lanes(lid, sum_39);
     if (lid == 0u) {
-        small[at_36(t)] = total_36 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_39(t)] = total_39 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v36 = small[at_36(t)];
-        let v37 = sqrt(v36);
-        let v39 = v37 * hosts.host_38;
-        let v40 = max(v39, 1.0);
-        let v41 = 1.0 / v40;
-        small[at_41(t) + i] = v41;
+        let v39 = small[at_39(t)];
+        let v40 = sqrt(v39);
+        let v42 = v40 * hosts.host_41;
+        let v43 = max(v42, 1.0);
+        let v44 = 1.0 / v43;
+        small[at_44(t) + i] = v44;
     }
 }
 
@@ -204,8 +207,8 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    let v41 = small[at_41(t)];
-    var sum_56 = 0.0;
+    let v44 = small[at_44(t)];
+    var sum_62 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -213,28 +216,29 @@ fn sweep_2(
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v24 = exp_avg_sq[e];
-            let v32 = v24 * hosts.host_31;
-            let v33 = inverseSqrt(v32);
-            let v34 = v6 * v33;
-            let v42 = v34 * v41;
-            let v43 = exp_avg[e];
-            let v45 = v42 - v43;
-            let v46 = v45 * hosts.host_44;
-            let v47 = v43 + v46;
-            let v48 = v47;
-            let v55 = v48 * v48;
-            exp_avg[e] = v48;
-            sum_56 += v55;
+            let v28 = exp_avg_sq[e];
+            let v35 = v28 * hosts.host_34;
+            let v36 = inverseSqrt(v35);
+            let v37 = v6 * v36;
+            let v45 = v37 * v44;
+            let v46 = exp_avg[e];
+            let v48 = select(v45, v46, hosts.host_47 < 0.5);
+            let v49 = v45 - v46;
+            let v52 = v49 * hosts.host_51;
+            let v53 = v48 + v52;
+            let v54 = v53;
+            let v61 = v54 * v54;
+            exp_avg[e] = v54;
+            sum_62 += v61;
         }
     }
-    lanes[lid] = sum_56;
+    lanes[lid] = sum_62;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_56 += lanes[i];
+            sum_62 += lanes[i];
         }
-        small[partials_56(t) + tile.index] = sum_56;
+        small[partials_62(t) + tile.index] = sum_62;
     }
     workgroupBarrier();
 }
@@ -251,24 +255,24 @@ fn settle_2(
         return;
     }
     let t = tensor_at(index);
-    var sum_56 = 0.0;
+    var sum_62 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_56 += small[partials_56(t) + i];
+        sum_62 += small[partials_62(t) + i];
     }
-    let total_56 = sum_lanes(lid, sum_56);
+    let total_62 = sum_lanes(lid, sum_62);
     if (lid == 0u) {
-        small[at_56(t)] = total_56 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_62(t)] = total_62 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v56 = small[at_56(t)];
-        let v57 = sqrt(v56);
-        let v58 = v57 * hosts.host_52;
-        let v60 = v58 * hosts.host_59;
-        let v61 = max(v60, 1.0);
-        let v62 = 1.0 / v61;
-        let v63 = hosts.host_53 * v62;
-        small[at_63(t) + i] = v63;
+        let v62 = small[at_62(t)];
+        let v63 = sqrt(v62);
+        let v64 = v63 * hosts.host_58;
+        let v66 = v64 * hosts.host_65;
+        let v67 = max(v66, 1.0);
+        let v68 = 1.0 / v67;
+        let v69 = hosts.host_59 * v68;
+        small[at_69(t) + i] = v69;
     }
 }
 
@@ -285,17 +289,17 @@ fn sweep_3(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    let v63 = small[at_63(t)];
+    let v69 = small[at_69(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
             let v7 = param[window.param + e];
-            let v48 = exp_avg[e];
-            let v64 = v48 * v63;
-            let v66 = v7 * hosts.host_65;
-            let v67 = v64 + v66;
-            let v68 = v7 - v67;
-            param[window.param + e] = v68;
+            let v54 = exp_avg[e];
+            let v70 = v54 * v69;
+            let v72 = v7 * hosts.host_71;
+            let v73 = v70 + v72;
+            let v74 = v7 - v73;
+            param[window.param + e] = v74;
         }
     }
 }

@@ -16,11 +16,13 @@ struct Hosts {
     grad_scale: f32,
     eps1: f32,
     host_20: f32,
-    host_31: f32,
-    host_38: f32,
-    host_44: f32,
-    host_53: f32,
-    host_55: f32,
+    host_25: f32,
+    host_34: f32,
+    host_41: f32,
+    host_47: f32,
+    host_51: f32,
+    host_59: f32,
+    host_61: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -87,15 +89,15 @@ fn tile_at(index: u32) -> Tile {
         table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
 }
 
-fn at_36(t: Tensor) -> u32 {
+fn at_39(t: Tensor) -> u32 {
     return t.small;
 }
 
-fn at_41(t: Tensor) -> u32 {
+fn at_44(t: Tensor) -> u32 {
     return t.small + 1u;
 }
 
-fn partials_36(t: Tensor) -> u32 {
+fn partials_39(t: Tensor) -> u32 {
     return t.partials;
 }
 
@@ -112,7 +114,7 @@ fn sweep_1(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 0.
-    var sum_36 = 0.0;
+    var sum_39 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -123,25 +125,26 @@ fn sweep_1(
             let v16 = v6 * v6;
             let v17 = v16 + hosts.eps1;
             let v18 = exp_avg_sq[e];
-            let v21 = v17 - v18;
-            let v22 = v21 * hosts.host_20;
-            let v23 = v18 + v22;
-            let v24 = v23;
-            let v32 = v24 * hosts.host_31;
-            let v33 = inverseSqrt(v32);
-            let v34 = v6 * v33;
-            let v35 = v34 * v34;
-            exp_avg_sq[e] = v24;
-            sum_36 += v35;
+            let v22 = select(v17, v18, hosts.host_20 < 0.5);
+            let v23 = v17 - v18;
+            let v26 = v23 * hosts.host_25;
+            let v27 = v22 + v26;
+            let v28 = v27;
+            let v35 = v28 * hosts.host_34;
+            let v36 = inverseSqrt(v35);
+            let v37 = v6 * v36;
+            let v38 = v37 * v37;
+            exp_avg_sq[e] = v28;
+            sum_39 += v38;
         }
     }
-    lanes[lid] = sum_36;
+    lanes[lid] = sum_39;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_36 += lanes[i];
+            sum_39 += lanes[i];
         }
-        small[partials_36(t) + tile.index] = sum_36;
+        small[partials_39(t) + tile.index] = sum_39;
     }
     workgroupBarrier();
 }
@@ -158,22 +161,22 @@ fn settle_1(
         return;
     }
     let t = tensor_at(index);
-    var sum_36 = 0.0;
+    var sum_39 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_36 += small[partials_36(t) + i];
+        sum_39 += small[partials_39(t) + i];
     }
-    let total_36 = sum_lanes(lid, sum_36);
+    let total_39 = sum_lanes(lid, sum_39);
     if (lid == 0u) {
-        small[at_36(t)] = total_36 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_39(t)] = total_39 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v36 = small[at_36(t)];
-        let v37 = sqrt(v36);
-        let v39 = v37 * hosts.host_38;
-        let v40 = max(v39, 1.0);
-        let v41 = 1.0 / v40;
-        small[at_41(t) + i] = v41;
+        let v39 = small[at_39(t)];
+        let v40 = sqrt(v39);
+        let v42 = v40 * hosts.host_41;
+        let v43 = max(v42, 1.0);
+        let v44 = 1.0 / v43;
+        small[at_44(t) + i] = v44;
     }
 }
 
@@ -190,7 +193,7 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    let v41 = small[at_41(t)];
+    let v44 = small[at_44(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -199,22 +202,23 @@ fn sweep_2(
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
-            let v24 = exp_avg_sq[e];
-            let v32 = v24 * hosts.host_31;
-            let v33 = inverseSqrt(v32);
-            let v34 = v6 * v33;
-            let v42 = v34 * v41;
-            let v43 = exp_avg[e];
-            let v45 = v42 - v43;
-            let v46 = v45 * hosts.host_44;
-            let v47 = v43 + v46;
-            let v48 = v47;
-            let v54 = v48 * hosts.host_53;
-            let v56 = v7 * hosts.host_55;
-            let v57 = v54 + v56;
-            let v58 = v7 - v57;
-            param[window.param + e] = v58;
-            exp_avg[e] = v48;
+            let v28 = exp_avg_sq[e];
+            let v35 = v28 * hosts.host_34;
+            let v36 = inverseSqrt(v35);
+            let v37 = v6 * v36;
+            let v45 = v37 * v44;
+            let v46 = exp_avg[e];
+            let v48 = select(v45, v46, hosts.host_47 < 0.5);
+            let v49 = v45 - v46;
+            let v52 = v49 * hosts.host_51;
+            let v53 = v48 + v52;
+            let v54 = v53;
+            let v60 = v54 * hosts.host_59;
+            let v62 = v7 * hosts.host_61;
+            let v63 = v60 + v62;
+            let v64 = v7 - v63;
+            param[window.param + e] = v64;
+            exp_avg[e] = v54;
         }
     }
 }

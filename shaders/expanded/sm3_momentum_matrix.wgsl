@@ -17,6 +17,7 @@ struct Hosts {
     lr: f32,
     eps: f32,
     host_23: f32,
+    host_28: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -141,14 +142,15 @@ fn sweep_1(
             let v18 = inverseSqrt(v17);
             let v19 = v6 * v18;
             let v21 = momentum_buffer[e];
-            let v24 = v19 - v21;
-            let v25 = v24 * hosts.host_23;
-            let v26 = v21 + v25;
-            let v27 = v26;
-            let v28 = v27 * hosts.lr;
-            let v29 = v7 - v28;
-            param[window.param + e] = v29;
-            momentum_buffer[e] = v27;
+            let v25 = select(v19, v21, hosts.host_23 < 0.5);
+            let v26 = v19 - v21;
+            let v29 = v26 * hosts.host_28;
+            let v30 = v25 + v29;
+            let v31 = v30;
+            let v32 = v31 * hosts.lr;
+            let v33 = v7 - v32;
+            param[window.param + e] = v33;
+            momentum_buffer[e] = v31;
             row_0[i * WIDTH + lid] = max(row_0[i * WIDTH + lid], v14);
             sum_16 = max(sum_16, v14);
         }

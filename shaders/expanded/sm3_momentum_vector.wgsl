@@ -17,6 +17,7 @@ struct Hosts {
     lr: f32,
     eps: f32,
     host_20: f32,
+    host_25: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -112,15 +113,16 @@ fn sweep_1(
             let v15 = inverseSqrt(v14);
             let v16 = v6 * v15;
             let v18 = momentum_buffer[e];
-            let v21 = v16 - v18;
-            let v22 = v21 * hosts.host_20;
-            let v23 = v18 + v22;
-            let v24 = v23;
-            let v25 = v24 * hosts.lr;
-            let v26 = v7 - v25;
-            param[window.param + e] = v26;
+            let v22 = select(v16, v18, hosts.host_20 < 0.5);
+            let v23 = v16 - v18;
+            let v26 = v23 * hosts.host_25;
+            let v27 = v22 + v26;
+            let v28 = v27;
+            let v29 = v28 * hosts.lr;
+            let v30 = v7 - v29;
+            param[window.param + e] = v30;
             accumulator_0[e] = v13;
-            momentum_buffer[e] = v24;
+            momentum_buffer[e] = v28;
         }
     }
 }

@@ -214,7 +214,7 @@ macro_rules! rows {
 
             #[inline(always)]
             unsafe fn load(from: *const V::T, pitch: usize) -> Self {
-                Self($(unsafe { V::load(from.wrapping_add($i * pitch)) }),*)
+                Self($(unsafe { V::load(from.wrapping_add(pitch.wrapping_mul($i))) }),*)
             }
             #[inline(always)]
             unsafe fn of_rows(uniform: &Uniform<V::T>, call: usize, at: usize) -> Self {
@@ -223,7 +223,7 @@ macro_rules! rows {
             }
             #[inline(always)]
             unsafe fn store(self, to: *mut V::T, pitch: usize) {
-                $(unsafe { self.$i.store(to.wrapping_add($i * pitch)) };)*
+                $(unsafe { self.$i.store(to.wrapping_add(pitch.wrapping_mul($i))) };)*
             }
             #[inline(always)]
             unsafe fn splat(v: V) -> Self {
@@ -267,12 +267,19 @@ rows!(Single, narrow false, one_row: 0);
 rows!(Pair, narrow false, two_rows: 0 1);
 rows!(Quad, narrow false, four_rows: 0 1 2 3);
 
+/// Bit `r`. (Sums here wrap and indices are masked: what a check costs is not the time that it takes, but
+/// that of the compiler, at each operation of each loop.)
+#[inline(always)]
+const fn bit(r: usize) -> u8 {
+    [1, 2, 4, 8, 16, 32, 64, 128][r % MAX_REDUCTIONS]
+}
+
 /// # Safety
 /// As for [`Rows`].
 #[inline(always)]
 unsafe fn narrow_rows<V: Simd>(uniform: &Uniform<V::T>, call: usize, at: usize) -> Narrow<V> {
     // SAFETY: the caller's contract: there is a vector for the row, or for each vector of elements.
-    unsafe { Narrow(V::load(uniform.rows[call].add(at))) }
+    unsafe { Narrow(V::load(uniform.rows[call].wrapping_add(at))) }
 }
 
 /// # Safety
@@ -318,7 +325,7 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Lane<'_, W, LEVEL, MATRIX> {
     #[inline(always)]
     fn count_call(&self) -> usize {
         let call = self.progress.calls.get();
-        self.progress.calls.set(call + 1);
+        self.progress.calls.set(call.wrapping_add(1));
         call % MAX_CALLS
     }
 
@@ -337,9 +344,9 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Lane<'_, W, LEVEL, MATRIX> {
         unsafe {
             match a.shape {
                 Shape::Full => a.v,
-                Shape::Cols => {
-                    W::splat(W::V::load(self.tables.cols[a.call].add(self.progress.col.get())))
-                }
+                Shape::Cols => W::splat(W::V::load(
+                    self.tables.cols[a.call].wrapping_add(self.progress.col.get()),
+                )),
                 Shape::Rows => W::of_rows(self.uniform, a.call, self.progress.row.get()),
                 _ => W::splat(W::V::splat(self.uniform.values[a.call])),
             }
@@ -376,12 +383,12 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Lane<'_, W, LEVEL, MATRIX> {
         } else {
             // SAFETY: the kernel's contract.
             self.acc[r].set(unsafe { self.acc[r].get().join(kind, v) });
-            self.progress.used.set(self.progress.used.get() | 1 << r);
+            self.progress.used.set(self.progress.used.get() | bit(r));
             if matches!(kind, Reduction::Max) {
-                self.progress.maxima.set(self.progress.maxima.get() | 1 << r);
+                self.progress.maxima.set(self.progress.maxima.get() | bit(r));
             }
             if matches!(axis, Axis::Row) {
-                self.progress.along_rows.set(self.progress.along_rows.get() | 1 << r);
+                self.progress.along_rows.set(self.progress.along_rows.get() | bit(r));
             }
         }
     }
@@ -483,7 +490,7 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, W, L
             if a.level == LEVEL {
                 self.accumulate(kind, axis, a.v);
             }
-            self.progress.reductions.set(self.progress.reductions.get() + 1);
+            self.progress.reductions.set(self.progress.reductions.get().wrapping_add(1));
         }
         self.small(a.shape.reduced(axis), a.level.wrapping_add(full as u8))
     }
@@ -492,7 +499,7 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, W, L
     fn slot(&self, decl: SlotDecl) -> LaneSlot {
         let full = self.progress.slots.get();
         if matches!(decl.shape, Shape::Full) {
-            self.progress.slots.set(full + 1);
+            self.progress.slots.set(full.wrapping_add(1));
         }
         LaneSlot { full: full % MAX_FULL_SLOTS, shape: decl.shape }
     }
@@ -657,12 +664,13 @@ unsafe fn body<D: Definition, W: Rows, const LEVEL: u8, const MATRIX: bool>(
         }};
     }
     // One vector at least, so that what the last one leaves in the cells is known after the loop.
-    let mut i = 0;
+    let mut i = 0usize;
     loop {
-        lane.progress.at.set(at + i * Elem::<W>::LANES);
-        lane.progress.col.set(col + i * Elem::<W>::LANES);
+        let done = i.wrapping_mul(Elem::<W>::LANES);
+        lane.progress.at.set(at.wrapping_add(done));
+        lane.progress.col.set(col.wrapping_add(done));
         if MATRIX && W::NARROW {
-            lane.progress.row.set(if narrow { row + i * Elem::<W>::LANES } else { row });
+            lane.progress.row.set(if narrow { row.wrapping_add(done) } else { row });
         }
         lane.run::<D>();
         if MATRIX && W::NARROW && narrow {
@@ -720,7 +728,11 @@ macro_rules! kernels {
 
 kernels!(baseline);
 kernels!(#[cfg(all(target_arch = "x86_64", not(miri)))] avx2: "avx2");
+kernels!(#[cfg(all(target_arch = "x86_64", not(miri)))] avx2_pair: "avx2");
 kernels!(#[cfg(all(target_arch = "x86_64", not(miri)))] avx512: "avx512f,avx512dq");
+// Four rows are four times the work: the first levels and the others are two units.
+kernels!(#[cfg(all(target_arch = "x86_64", not(miri)))] avx512_quad: "avx512f,avx512dq");
+kernels!(#[cfg(all(target_arch = "x86_64", not(miri)))] avx512_quad_later: "avx512f,avx512dq");
 
 /// The compiled loops of one level for one instruction set.
 #[derive(Clone, Copy)]
@@ -774,7 +786,7 @@ impl<D: Definition, T: Element, const LEVEL: u8, const MATRIX: bool> At<D, T, LE
     const AVX2: LevelKernel<T> = {
         let one = avx2::kernel::<D, Single<T::Avx2>, LEVEL, MATRIX>;
         if MATRIX && T::WIDE {
-            let together = avx2::kernel::<D, Pair<T::Avx2>, LEVEL, MATRIX>;
+            let together = avx2_pair::kernel::<D, Pair<T::Avx2>, LEVEL, MATRIX>;
             LevelKernel { one, together, rows: 2, ..Self::BASELINE }
         } else if MATRIX {
             LevelKernel { one, together: one, ..Self::BASELINE }
@@ -785,7 +797,11 @@ impl<D: Definition, T: Element, const LEVEL: u8, const MATRIX: bool> At<D, T, LE
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     const AVX512: LevelKernel<T> = {
         if MATRIX {
-            let together = avx512::kernel::<D, Quad<T::Avx512>, LEVEL, MATRIX>;
+            let together = if LEVEL < 2 {
+                avx512_quad::kernel::<D, Quad<T::Avx512>, LEVEL, MATRIX>
+            } else {
+                avx512_quad_later::kernel::<D, Quad<T::Avx512>, LEVEL, MATRIX>
+            };
             LevelKernel { together, rows: 4, ..Self::AVX2 }
         } else {
             LevelKernel::single(avx512::kernel::<D, Single<T::Avx512>, LEVEL, MATRIX>)

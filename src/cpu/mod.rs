@@ -8,6 +8,7 @@
 
 mod lane;
 pub(crate) mod many;
+mod memory;
 mod settle;
 #[allow(unnameable_types, reason = "reachable through `Lanes`, which seals `Element`")]
 mod simd;
@@ -20,6 +21,7 @@ use num_traits::Float;
 pub use self::lane::Kernels;
 use self::lane::{LevelKernel, LevelKernels, MAX_ROWS, Reduced, Span, Tables, Uniform};
 pub use self::many::{CpuOptimizer, CpuRelease, CpuStepping, Outcome};
+use self::memory::Aligned;
 use self::settle::{Acc, Small, Table, identity, join};
 pub use self::tensor::{Lent, LentMut, TensorMut, TensorRef};
 use crate::definition::{Erased, Optimizer, Recipe};
@@ -492,7 +494,7 @@ impl<T: Element> CpuTensor<T> {
         let s = self.runner.find(name)?;
         let shape = self.runner.plan.graph.slots[s].shape;
         Ok(match self.runner.full_index(s) {
-            Some(i) => self.runner.full[i].clone(),
+            Some(i) => self.runner.full[i].to_vec(),
             None => self.runner.small.slot(s, shape),
         })
     }
@@ -626,7 +628,7 @@ struct Runner<T: Element> {
     /// Whether rows are so short that one loop goes over many of them.
     narrow: bool,
     small: Small<T>,
-    full: Vec<Vec<T>>,
+    full: Vec<Aligned<T>>,
     tables: Tables<T>,
     segments: Vec<Segment>,
     /// One per segment: uniforms and column accumulators.
@@ -667,14 +669,14 @@ struct Context<T: Element> {
     staged: Vec<T>,
     /// Column accumulators in the element's precision: a spare row, then one for each column
     /// reduction, `step` elements apart.
-    acc: Vec<T>,
+    acc: Aligned<T>,
     step: usize,
     /// Row values as the loops read them, `room` elements for each call, the first of them spare.
-    row_values: Vec<T>,
+    row_values: Aligned<T>,
     /// Where rows are narrow: column values repeated row after row, for each call, and the operands
     /// of row reductions, for each of them. Again `room` elements each, the first of them spare.
-    col_values: Vec<T>,
-    operands: Vec<T>,
+    col_values: Aligned<T>,
+    operands: Aligned<T>,
     room: usize,
     watching: Option<Watching<T>>,
     /// Where gradients are clipped or scaled: a tile of them.
@@ -829,8 +831,9 @@ impl<T: Element> Runner<T> {
         let step = widest.next_multiple_of(T::LANES).max(room) + 2 * T::LANES;
         let spare = vec![T::zero(); dims.batch * small.stride];
         let contexts = segments.iter().map(|_| {
-            let row_values = vec![T::zero(); row_places * room];
-            let if_narrow = |places| vec![T::zero(); if narrow { places * room } else { 0 }];
+            let row_values = Aligned::filled(row_places * room, T::zero());
+            let if_narrow =
+                |places| Aligned::filled(if narrow { places * room } else { 0 }, T::zero());
             let mut operands = if_narrow(1 + MAX_REDUCTIONS);
             let col_values = if_narrow(1 + cols.len());
             let unused_cols = if narrow { col_values.as_ptr() } else { spare.as_ptr() };
@@ -845,7 +848,7 @@ impl<T: Element> Runner<T> {
                 reduced: [[T::zero(); MAX_ROWS]; MAX_REDUCTIONS],
                 tail: Tables::new(unused_cols, identity),
                 staged: vec![T::zero(); (2 + MAX_FULL_SLOTS) * T::LANES],
-                acc: vec![T::zero(); (col_reductions.len() + 1) * step],
+                acc: Aligned::filled((col_reductions.len() + 1) * step, T::zero()),
                 step,
                 row_values,
                 col_values,
@@ -857,8 +860,10 @@ impl<T: Element> Runner<T> {
             }
         });
         let contexts = contexts.collect();
-        let full =
-            plan.graph.full_slots().map(|s| vec![T::narrow(plan.graph.slots[s].init); dims.len()]);
+        let full = plan
+            .graph
+            .full_slots()
+            .map(|s| Aligned::filled(dims.len(), T::narrow(plan.graph.slots[s].init)));
         Self {
             full: full.collect(),
             partials: vec![0.0; len],

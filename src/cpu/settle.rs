@@ -6,7 +6,8 @@
 
 use std::ops::Range;
 
-use crate::cpu::{Element, Isa};
+use crate::cpu::memory::Aligned;
+use crate::cpu::{Element, Isa, Lanes};
 use crate::layout::Dims;
 use crate::plan::Plan;
 use crate::trace::{NodeId, Op};
@@ -14,12 +15,12 @@ use crate::value::{Axis, Binary, Reduction, Shape, Unary};
 
 /// Where the small values of one tensor lie: one array per node and per slot.
 #[derive(Debug)]
-pub(crate) struct Small<T> {
+pub(crate) struct Small<T: Lanes> {
     pub(crate) dims: Dims,
     isa: Isa,
     /// Columns of a batch entry, padded to whole vectors.
     pub(crate) stride: usize,
-    memory: Vec<T>,
+    memory: Aligned<T>,
     nodes: Vec<usize>,
     slots: Vec<usize>,
     /// Host values by node.
@@ -74,7 +75,7 @@ impl<T: Element> Small<T> {
             dims,
             isa,
             stride,
-            memory: vec![T::zero(); len],
+            memory: Aligned::filled(len, T::zero()),
             hosts: vec![T::zero(); nodes.len()],
             host_values: vec![0.0; nodes.len()],
             nodes,

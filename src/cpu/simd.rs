@@ -179,11 +179,11 @@ pub(super) mod x86 {
 
                 #[inline(always)]
                 unsafe fn load(from: *const $t) -> Self {
-                    Self(unsafe { [$($load(from.add($width * $i))),*] })
+                    Self(unsafe { [$($load(from.wrapping_add($width * $i))),*] })
                 }
                 #[inline(always)]
                 unsafe fn store(self, to: *mut $t) {
-                    unsafe { $($store(to.add($width * $i), self.0[$i]);)* }
+                    unsafe { $($store(to.wrapping_add($width * $i), self.0[$i]);)* }
                 }
                 #[inline(always)]
                 unsafe fn splat(x: $t) -> Self {

@@ -1,66 +1,13 @@
-//! One step on one thread against the memory and against loops written by hand.
-//!
-//! `cargo bench --bench step [-- [--quick] [NAME]]`. For each optimizer three loops take turns in one
-//! process, and the least time of all rounds counts, so that a busy machine disturbs little:
-//!
-//! * *floor*: reads and writes what the optimizer must, and computes next to nothing;
-//! * *hand*: the optimizer alone, fused by hand with explicit vectors and fused multiply-adds,
-//!   several rows at a time. A rival, not a reference: its results must agree to 1e-5;
-//! * *gradstep*: the definition.
-//!
-//! The last optimizer, Lion, is defined here as a user of the library would define it.
+//! Optimizers fused by hand, as rivals: explicit vectors of AVX2, fused multiply-adds, several rows at
+//! a time. They need not give the same bits for any number of threads or on any processor, clip no
+//! gradients and take lengths of whole vectors only.
 
 #![allow(clippy::too_many_arguments, reason = "loops by hand take their operands one by one")]
-
-use std::time::Instant;
-
-use gradstep::blocks::descend;
-use gradstep::optim::{AdamW, Came};
-use gradstep::value::{Interpreter, Step};
-use gradstep::{Cpu, CpuStep, Definition, Levels, Optimizer, Recipe};
-
-// ---- An optimizer of one's own -------------------------------------------------------------
-
-#[derive(Clone, Debug)]
-struct Lion {
-    lr: f64,
-    beta1: f64,
-    beta2: f64,
-    weight_decay: f64,
-}
-
-struct LionStep;
-
-impl Definition for LionStep {
-    const NAME: &'static str = "lion";
-    const LEVELS: Levels = Levels::flat(1);
-
-    #[inline(always)]
-    fn step<I: Interpreter>(s: Step<'_, I>) {
-        let [lr, beta1, beta2, weight_decay] = s.hyper(["lr", "beta1", "beta2", "weight_decay"]);
-        let (g, w) = (s.grad(), s.param());
-        let m = s.full("m");
-        let u = m.old().lerp(g, 1.0 - beta1).sign();
-        m.ema(g, beta2);
-        s.set_param(descend(w, u * lr, lr * weight_decay));
-    }
-}
-
-impl Optimizer for Lion {
-    fn hyper(&self, name: &str) -> Option<f64> {
-        Some(match name {
-            "lr" => self.lr,
-            "beta1" => self.beta1,
-            "beta2" => self.beta2,
-            "weight_decay" => self.weight_decay,
-            _ => return None,
-        })
-    }
-
-    fn recipe(&self) -> Recipe {
-        Recipe::of::<LionStep>()
-    }
-}
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "constants rounded once, counts"
+)]
 
 // ---- Vectors for the loops by hand ---------------------------------------------------------
 
@@ -68,7 +15,7 @@ impl Optimizer for Lion {
 ///
 /// # Safety
 /// The instruction set is present; eight elements lie behind the pointers.
-trait Eight: Copy {
+pub(crate) trait Eight: Copy {
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
     unsafe fn splat(x: f32) -> Self;
@@ -215,7 +162,7 @@ mod avx2 {
     }
 }
 
-fn has_avx2() -> bool {
+pub(crate) fn has_avx2() -> bool {
     #[cfg(target_arch = "x86_64")]
     let found = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     #[cfg(not(target_arch = "x86_64"))]
@@ -225,45 +172,58 @@ fn has_avx2() -> bool {
 
 /// A loop over [`Eight`], compiled with AVX2 and without, and a function that picks one.
 macro_rules! by_hand {
-    (fn $name:ident<$v:ident>($($arg:ident: $t:ty),*) $body:block) => {
-        fn $name($($arg: $t),*) {
+    (fn $name:ident<$v:ident $(, const $c:ident: usize)*>($($arg:ident: $t:ty),* $(,)?) $body:block) => {
+        pub(crate) fn $name<$(const $c: usize),*>($($arg: $t),*) {
             #[inline(always)]
-            unsafe fn body<$v: Eight>($($arg: $t),*) $body
+            unsafe fn body<$v: Eight $(, const $c: usize)*>($($arg: $t),*) $body
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn fast($($arg: $t),*) {
+            fn fast<$(const $c: usize),*>($($arg: $t),*) {
                 // SAFETY: AVX2 and FMA are present.
-                unsafe { body::<avx2::Avx2>($($arg),*) }
+                unsafe { body::<avx2::Avx2 $(, $c)*>($($arg),*) }
             }
             #[cfg(target_arch = "x86_64")]
             if has_avx2() {
                 // SAFETY: AVX2 and FMA are present.
-                return unsafe { fast($($arg),*) };
+                return unsafe { fast::<$($c),*>($($arg),*) };
             }
             // SAFETY: plain code.
-            unsafe { body::<Plain>($($arg),*) }
+            unsafe { body::<Plain $(, $c)*>($($arg),*) }
         }
     };
 }
 
-// Lengths are whole multiples of 32 (checked in `main`); all slices of a call are equally long.
+// Lengths are whole multiples of 32, and rows of 4 (`fits` in `main.rs`); all slices of a call are equally
+// long.
 
-// ---- AdamW ---------------------------------------------------------------------------------
+// ---- The floor -----------------------------------------------------------------------------
 
 by_hand! {
-    fn adamw_floor<V>(g: &[f32], w: &mut [f32], m: &mut [f32], v: &mut [f32]) {
-        for i in (0..g.len()).step_by(8) {
-            // SAFETY: whole vectors of equally long slices.
-            unsafe {
-                let g = V::load(g.as_ptr().add(i));
-                for x in [&mut *w, &mut *m, &mut *v] {
-                    let x = x.as_mut_ptr().add(i);
-                    V::load(x).max(g).store(x);
+    // Reads `LOADS` arrays and writes `STORES`, and computes next to nothing.
+    fn traffic<V, const LOADS: usize, const STORES: usize>(
+        loads: [*const f32; LOADS], stores: [*mut f32; STORES], n: usize
+    ) {
+        // SAFETY: the caller has `n` elements behind each pointer.
+        unsafe {
+            let mut last = V::splat(0.0);
+            for i in (0..n / 8 * 8).step_by(8) {
+                let mut x = V::load(loads[0].add(i));
+                for load in &loads[1..] {
+                    x = x.max(V::load(load.add(i)));
+                }
+                for store in stores {
+                    x.store(store.add(i));
+                }
+                if STORES == 0 {
+                    last = last.max(x);
                 }
             }
+            std::hint::black_box(last.sum());
         }
     }
 }
+
+// ---- AdamW ---------------------------------------------------------------------------------
 
 /// The constants of one step: `1−β₁`, `1−β₂`, `1/√(1−β₂ᵗ)`, `ε`, `η/(1−β₁ᵗ)`, `1−ηλ`.
 type AdamConstants = [f32; 6];
@@ -294,29 +254,6 @@ by_hand! {
 }
 
 // ---- CAME ----------------------------------------------------------------------------------
-
-by_hand! {
-    fn came_floor<V>(g: &[f32], w: &mut [f32], m: &mut [f32], out: &mut f32) {
-        // SAFETY: whole vectors of equally long slices.
-        unsafe {
-            let mut max = [V::splat(0.0); 4];
-            for i in (0..g.len()).step_by(32) {
-                for (k, max) in max.iter_mut().enumerate() {
-                    *max = max.max(V::load(g.as_ptr().add(i + 8 * k)));
-                }
-            }
-            *out = max[0].max(max[1]).max(max[2].max(max[3])).sum();
-            for i in (0..g.len()).step_by(8) {
-                let m = m.as_mut_ptr().add(i);
-                V::load(m).max(V::load(g.as_ptr().add(i))).store(m);
-            }
-            for i in (0..g.len()).step_by(8) {
-                let w = w.as_mut_ptr().add(i);
-                V::load(w).max(V::load(m.as_ptr().add(i))).store(w);
-            }
-        }
-    }
-}
 
 /// Rows that the sums of CAME's sweeps go over together: one load and store of a column's sum
 /// serves all of them, and their chains of additions run side by side.
@@ -415,7 +352,7 @@ by_hand! {
     }
 }
 
-struct CameByHand {
+pub(crate) struct CameByHand {
     lr: f32,
     cols: usize,
     m: Vec<f32>,
@@ -428,9 +365,8 @@ struct CameByHand {
     by_row: Vec<f32>,
 }
 
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "counts, means")]
 impl CameByHand {
-    fn new(lr: f32, rows: usize, cols: usize) -> Self {
+    pub(crate) fn new(lr: f32, rows: usize, cols: usize) -> Self {
         let row = || vec![0.0; cols];
         Self {
             lr,
@@ -445,7 +381,7 @@ impl CameByHand {
         }
     }
 
-    fn step(&mut self, w: &mut [f32], g: &[f32]) {
+    pub(crate) fn step(&mut self, w: &mut [f32], g: &[f32]) {
         let (b1, b2, b3) =
             ((1.0 - 0.9f64) as f32, (1.0 - 0.999f64) as f32, (1.0 - 0.9999f64) as f32);
         let (eps1, eps2) = (1e-30f32, 1e-16f32);
@@ -499,22 +435,48 @@ impl CameByHand {
     }
 }
 
-// ---- Lion ----------------------------------------------------------------------------------
+by_hand! {
+    // A vector's second moment, and the sum of its normalised squares.
+    fn came_vector_squares<V>(b2: f32, eps: f32, g: &[f32], v: &mut [f32], out: &mut f32) {
+        // SAFETY: whole vectors of equally long slices.
+        unsafe {
+            let (b2, eps) = (V::splat(b2), V::splat(eps));
+            let mut sums = [V::splat(0.0); 4];
+            for i in (0..g.len()).step_by(32) {
+                for (k, sum) in sums.iter_mut().enumerate() {
+                    let g = V::load(g.as_ptr().add(i + 8 * k));
+                    let v = v.as_mut_ptr().add(i + 8 * k);
+                    let (square, v0) = (g.mul(g), V::load(v));
+                    let v1 = g.mul_add(g, eps).sub(v0).mul_add(b2, v0);
+                    v1.store(v);
+                    *sum = square.div(v1).mul_add(V::splat(1.0), *sum);
+                }
+            }
+            *out = sums.into_iter().map(|s| s.sum()).sum();
+        }
+    }
+}
 
 by_hand! {
-    fn lion_floor<V>(g: &[f32], w: &mut [f32], m: &mut [f32]) {
-        for i in (0..g.len()).step_by(8) {
-            // SAFETY: whole vectors of equally long slices.
-            unsafe {
-                let g = V::load(g.as_ptr().add(i));
-                for x in [&mut *w, &mut *m] {
-                    let x = x.as_mut_ptr().add(i);
-                    V::load(x).max(g).store(x);
-                }
+    fn came_vector_update<V>(
+        constants: [f32; 3], g: &[f32], v: &[f32], m: &mut [f32], w: &mut [f32]
+    ) {
+        // SAFETY: whole vectors of equally long slices.
+        unsafe {
+            let [b1, clip, lr] = constants.map(|x| V::splat(x));
+            for i in (0..g.len()).step_by(8) {
+                let u = V::load(g.as_ptr().add(i)).mul(clip).div(V::load(v.as_ptr().add(i)).sqrt());
+                let (m, w) = (m.as_mut_ptr().add(i), w.as_mut_ptr().add(i));
+                let m0 = V::load(m);
+                let m1 = u.sub(m0).mul_add(b1, m0);
+                m1.store(m);
+                m1.neg_mul_add(lr, V::load(w)).store(w);
             }
         }
     }
 }
+
+// ---- Lion ----------------------------------------------------------------------------------
 
 by_hand! {
     fn lion_hand<V>(constants: [f32; 4], g: &[f32], w: &mut [f32], m: &mut [f32]) {
@@ -534,184 +496,61 @@ by_hand! {
     }
 }
 
-// ---- The table -----------------------------------------------------------------------------
+// ---- As optimizers -------------------------------------------------------------------------
 
-/// Numbers in −scale … scale.
-fn noise(n: usize, seed: u64, scale: f32) -> Vec<f32> {
-    let mut random = fastrand::Rng::with_seed(seed);
-    (0..n).map(|_| (random.f32() * 2.0 - 1.0) * scale).collect()
+/// An optimizer by hand, for one tensor.
+pub(crate) enum Rival {
+    AdamW { m: Vec<f32>, v: Vec<f32>, t: i32 },
+    Came(CameByHand),
+    CameVector { m: Vec<f32>, v: Vec<f32> },
+    Lion { m: Vec<f32> },
 }
 
-/// One optimizer at one size: its three loops.
-struct Contest<'a> {
-    name: &'a str,
-    /// Bytes that each parameter moves.
-    bytes: f64,
-    floor: Box<dyn FnMut() + 'a>,
-    hand: Box<dyn FnMut() + 'a>,
-    gradstep: Box<dyn FnMut() + 'a>,
-}
+pub(crate) const LR: f64 = 1e-3;
 
-const STEPS_COMPARED: usize = 5;
-const PARAM_SCALE: f32 = 1e-2;
+impl Rival {
+    /// The rival of an optimizer with the settings of `main.rs`, if there is one for this shape.
+    pub(crate) fn new(optimizer: &str, shape: &[usize]) -> Option<Self> {
+        let n = shape.iter().product();
+        let zeros = || vec![0.0; n];
+        let matrix = shape.len() == 2 && shape[0] % TOGETHER == 0 && shape[1] % 32 == 0;
+        match optimizer {
+            _ if n % 32 != 0 => None,
+            "adamw" => Some(Self::AdamW { m: zeros(), v: zeros(), t: 0 }),
+            "came" if matrix => Some(Self::Came(CameByHand::new(LR as f32, shape[0], shape[1]))),
+            "came" if shape.len() < 2 => Some(Self::CameVector { m: zeros(), v: zeros() }),
+            "lion" => Some(Self::Lion { m: zeros() }),
+            _ => None,
+        }
+    }
 
-fn agree(name: &str, hand: &[f32], gradstep: &[f32]) {
-    let worst = hand.iter().zip(gradstep).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    let greatest = hand.iter().map(|a| a.abs()).fold(0.0, f32::max);
-    assert!(
-        worst <= 1e-5 * greatest,
-        "{name}: the loop by hand differs from the definition by {worst:e} of {greatest:e}"
-    );
-}
-
-#[allow(clippy::cast_precision_loss, reason = "times and counts")]
-fn measure(contests: &mut [Contest<'_>], shape: &[usize], rounds: usize) {
-    let n = shape.iter().product::<usize>();
-    // Small tensors are stepped several times for one reading of the clock.
-    let repeat = (1_000_000 / n).clamp(1, 2000);
-    println!("{shape:?} ({n} parameters)");
-    println!("               ns/param    GB/s   × floor   × hand     µs/step");
-    let wanted = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
-    for contest in contests.iter_mut().filter(|c| c.name.contains(&wanted)) {
-        let mut best = [f64::INFINITY; 3];
-        for _ in 0..rounds {
-            let loops = [&mut contest.floor, &mut contest.hand, &mut contest.gradstep];
-            for (best, run) in best.iter_mut().zip(loops) {
-                let start = Instant::now();
-                (0..repeat).for_each(|_| run());
-                *best = best.min(start.elapsed().as_secs_f64() / repeat as f64);
+    pub(crate) fn step(&mut self, w: &mut [f32], g: &[f32]) {
+        match self {
+            Self::AdamW { m, v, t } => {
+                *t += 1;
+                let (b1, b2, decay) = (0.9, 0.999, 1e-2);
+                let constants = [
+                    1.0 - b1,
+                    1.0 - b2,
+                    1.0 / (1.0 - f64::powi(b2, *t)).sqrt(),
+                    1e-8,
+                    LR / (1.0 - f64::powi(b1, *t)),
+                    1.0 - LR * decay,
+                ];
+                adamw_hand(constants.map(|x| x as f32), g, w, m, v);
+            }
+            Self::Came(came) => came.step(w, g),
+            Self::CameVector { m, v } => {
+                let mut sum = 0.0;
+                came_vector_squares((1.0 - 0.999f64) as f32, 1e-30, g, v, &mut sum);
+                let clip = 1.0 / (sum / g.len() as f32).sqrt().max(1.0);
+                came_vector_update([(1.0 - 0.9f64) as f32, clip, LR as f32], g, v, m, w);
+            }
+            Self::Lion { m } => {
+                let (b1, b2, decay) = (0.9, 0.99, 0.1);
+                let constants = [1.0 - b1, 1.0 - b2, LR, 1.0 - LR * decay];
+                lion_hand(constants.map(|x| x as f32), g, w, m);
             }
         }
-        for (label, time) in ["floor", "hand", "gradstep"].into_iter().zip(best) {
-            let per = time * 1e9 / n as f64;
-            println!(
-                "{:6}{label:9}{per:8.3}{:8.1}{:10.2}{:9.2}{:12.2}",
-                contest.name,
-                contest.bytes / per,
-                time / best[0],
-                time / best[1],
-                time * 1e6
-            );
-        }
     }
-}
-
-fn prepared<O: Optimizer>(optimizer: O, shape: &[usize]) -> CpuStep<f32, O> {
-    let cpu = Cpu::single_threaded();
-    let cpu =
-        if std::env::var("ISA").is_ok() { cpu.with_isa(gradstep::Isa::Avx2).unwrap() } else { cpu };
-    cpu.prepare(optimizer, shape).expect("a valid optimizer")
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "constants rounded once")]
-fn adamw<'a>(shape: &[usize], g: &'a [f32]) -> Contest<'a> {
-    let n = g.len();
-    let optimizer = AdamW::default();
-    let AdamW { lr, beta1, beta2, eps, weight_decay, .. } = optimizer;
-    let mut t = 0;
-    let mut step = prepared(optimizer, shape);
-    let (mut w, mut m, mut v) = (noise(n, 1, PARAM_SCALE), vec![0.0; n], vec![0.0; n]);
-    let mut hand = move |w: &mut [f32]| {
-        t += 1;
-        let constants = [
-            1.0 - beta1,
-            1.0 - beta2,
-            1.0 / (1.0 - beta2.powi(t)).sqrt(),
-            eps,
-            lr / (1.0 - beta1.powi(t)),
-            1.0 - lr * weight_decay,
-        ];
-        adamw_hand(constants.map(|x| x as f32), g, w, &mut m, &mut v);
-    };
-    let mut w_ours = w.clone();
-    for _ in 0..STEPS_COMPARED {
-        hand(&mut w);
-        step.step(&mut w_ours, g).expect("a step");
-    }
-    agree("AdamW", &w, &w_ours);
-    let mut f = [vec![0.0; n], vec![0.0; n], vec![0.0; n]];
-    Contest {
-        name: "AdamW",
-        bytes: 28.0,
-        floor: Box::new(move || {
-            let [w, m, v] = &mut f;
-            adamw_floor(g, w, m, v);
-        }),
-        hand: Box::new(move || hand(&mut w)),
-        gradstep: Box::new(move || step.step(&mut w_ours, g).expect("a step")),
-    }
-}
-
-fn came<'a>(shape: [usize; 2], g: &'a [f32]) -> Contest<'a> {
-    let n = g.len();
-    let mut step = prepared(Came::new(1e-3), &shape);
-    let mut hand = CameByHand::new(1e-3, shape[0], shape[1]);
-    let mut w = noise(n, 1, PARAM_SCALE);
-    let mut w_ours = w.clone();
-    for _ in 0..STEPS_COMPARED {
-        hand.step(&mut w, g);
-        step.step(&mut w_ours, g).expect("a step");
-    }
-    agree("CAME", &w, &w_ours);
-    let mut f = [vec![0.0; n], vec![0.0; n]];
-    let mut out = 0.0;
-    Contest {
-        name: "CAME",
-        bytes: 28.0,
-        floor: Box::new(move || {
-            let [w, m] = &mut f;
-            came_floor(g, w, m, &mut out);
-            std::hint::black_box(out);
-        }),
-        hand: Box::new(move || hand.step(&mut w, g)),
-        gradstep: Box::new(move || step.step(&mut w_ours, g).expect("a step")),
-    }
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "constants rounded once")]
-fn lion<'a>(shape: &[usize], g: &'a [f32]) -> Contest<'a> {
-    let n = g.len();
-    let optimizer = Lion { lr: 1e-4, beta1: 0.9, beta2: 0.99, weight_decay: 0.1 };
-    let Lion { lr, beta1, beta2, weight_decay } = optimizer;
-    let constants = [1.0 - beta1, 1.0 - beta2, lr, 1.0 - lr * weight_decay].map(|x| x as f32);
-    let mut step = prepared(optimizer, shape);
-    let (mut w, mut m) = (noise(n, 1, PARAM_SCALE), vec![0.0; n]);
-    let mut w_ours = w.clone();
-    for _ in 0..STEPS_COMPARED {
-        lion_hand(constants, g, &mut w, &mut m);
-        step.step(&mut w_ours, g).expect("a step");
-    }
-    agree("Lion", &w, &w_ours);
-    let mut f = [vec![0.0; n], vec![0.0; n]];
-    Contest {
-        name: "Lion",
-        bytes: 20.0,
-        floor: Box::new(move || {
-            let [w, m] = &mut f;
-            lion_floor(g, w, m);
-        }),
-        hand: Box::new(move || lion_hand(constants, g, &mut w, &mut m)),
-        gradstep: Box::new(move || step.step(&mut w_ours, g).expect("a step")),
-    }
-}
-
-fn main() {
-    let quick = std::env::args().any(|a| a == "--quick");
-    let rounds = if quick { 30 } else { 100 };
-    println!("one thread, f32; gradstep with {}", gradstep::Isa::detect().name());
-    if has_avx2() {
-        println!("loops by hand: AVX2 with FMA");
-    } else {
-        println!("loops by hand: plain code, because this processor has no AVX2 with FMA");
-    }
-    for shape in [[4096, 4096], [4096, 1024], [256, 256]] {
-        if std::env::var("COLS").is_ok_and(|c| c != shape[1].to_string()) {
-            continue;
-        }
-        let g = noise(shape[0] * shape[1], 0, 1.0);
-        let mut contests = [adamw(&shape, &g), came(shape, &g), lion(&shape, &g)];
-        measure(&mut contests, &shape, rounds);
-    }
-    let g = noise(768, 0, 1.0);
-    measure(&mut [adamw(&[768], &g), lion(&[768], &g)], &[768], rounds);
 }
