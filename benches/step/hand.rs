@@ -513,9 +513,10 @@ impl Rival {
     pub(crate) fn new(optimizer: &str, shape: &[usize]) -> Option<Self> {
         let n = shape.iter().product();
         let zeros = || vec![0.0; n];
-        let matrix = shape.len() == 2 && shape[0] % TOGETHER == 0 && shape[1] % 32 == 0;
+        let matrix =
+            shape.len() == 2 && shape[0].is_multiple_of(TOGETHER) && shape[1].is_multiple_of(32);
         match optimizer {
-            _ if n % 32 != 0 => None,
+            _ if !usize::is_multiple_of(n, 32) => None,
             "adamw" => Some(Self::AdamW { m: zeros(), v: zeros(), t: 0 }),
             "came" if matrix => Some(Self::Came(CameByHand::new(LR as f32, shape[0], shape[1]))),
             "came" if shape.len() < 2 => Some(Self::CameVector { m: zeros(), v: zeros() }),

@@ -315,7 +315,12 @@ struct Times {
 
 const STEPS_COMPARED: usize = 5;
 
-#[allow(clippy::cast_precision_loss, reason = "times and counts")]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "times and counts"
+)]
 fn measure<T: Element>(
     optimizer: &str,
     shapes: &[Vec<usize>],
@@ -477,16 +482,17 @@ fn worst(seconds: f64) {
 /// Takes steps when it is told to: a line `OPTIMIZER SHAPES THREADS` (1 or all) prepares, a line with a number takes
 /// that many steps and answers with the seconds they took.
 fn serve() {
-    let mut run: Option<(Run<f32>, Vec<TensorId>, Vec<Vec<f32>>)> = None;
+    let mut run = None;
     for line in std::io::stdin().lock().lines() {
         let line = line.expect("a line");
         let words: Vec<_> = line.split_whitespace().collect();
         match (words.as_slice(), &mut run) {
             ([optimizer, shape, threads], _) => {
                 let list = shapes(shape).expect("shapes");
-                let new = Run::new(optimizer, &list, *threads == "all");
+                let new = Run::<f32>::new(optimizer, &list, *threads == "all");
                 let ids = ids(&new, list.len());
-                let grads = list.iter().map(|s| noise(s.iter().product(), 7, 1.0)).collect();
+                let grad = |s: &Vec<usize>| noise(s.iter().product(), 7, 1.0);
+                let grads: Vec<Vec<f32>> = list.iter().map(grad).collect();
                 run = Some((new, ids, grads));
                 println!("ready");
             }

@@ -11,6 +11,7 @@ mod accuracy;
 mod bits;
 mod definitions;
 mod errors;
+mod extremes;
 #[cfg(feature = "reference")]
 mod golden;
 mod oracle;

@@ -10,6 +10,7 @@ mod common;
 mod definitions;
 mod encoding;
 mod errors;
+mod extremes;
 mod foreign;
 mod limits;
 mod lost;
