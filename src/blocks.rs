@@ -77,17 +77,17 @@ impl<'a, I: Interpreter> Factored<'a, I> {
     }
 }
 
-/// What an update is normalised by: `x / √V`, with `V` kept in one of three forms.
+/// What an update is normalised by: `x / √V`, with `V` kept in one of three forms: factored, whole, or
+/// not at all, which is `V = 1`.
 ///
 /// Which form it is must be decided by the definition's type and by
-/// [`Step::is_matrix`], so that it is a constant of every kernel.
-pub enum SecondMoment<'a, I: Interpreter> {
+/// [`Step::is_matrix`], so that it is a constant of every kernel. (Not an enumeration: one place for
+/// values of several forms keeps the compiler from holding them in registers.)
+pub struct SecondMoment<'a, I: Interpreter> {
     /// One value per row and per column.
-    Factored(Factored<'a, I>),
+    pub factored: Option<Factored<'a, I>>,
     /// One value per element.
-    Whole(Value<'a, I>),
-    /// No second moment: `V = 1`.
-    One,
+    pub whole: Option<Value<'a, I>>,
 }
 
 impl<I: Interpreter> Clone for SecondMoment<'_, I> {
@@ -101,15 +101,36 @@ impl<I: Interpreter> Copy for SecondMoment<'_, I> {}
 
 impl<I: Interpreter> fmt::Debug for SecondMoment<'_, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Factored(_) => "Factored",
-            Self::Whole(_) => "Whole",
-            Self::One => "One",
+        f.write_str(match (self.factored, self.whole) {
+            (Some(_), _) => "Factored",
+            (None, Some(_)) => "Whole",
+            (None, None) => "One",
         })
     }
 }
 
 impl<'a, I: Interpreter> SecondMoment<'a, I> {
+    /// `V = r · c / mean(r)`
+    #[inline(always)]
+    #[must_use]
+    pub fn factored(v: Factored<'a, I>) -> Self {
+        Self { factored: Some(v), whole: None }
+    }
+
+    /// `V = v`
+    #[inline(always)]
+    #[must_use]
+    pub fn whole(v: Value<'a, I>) -> Self {
+        Self { factored: None, whole: Some(v) }
+    }
+
+    /// `V = 1`
+    #[inline(always)]
+    #[must_use]
+    pub fn one() -> Self {
+        Self { factored: None, whole: None }
+    }
+
     /// The moving average of `x + eps`: factored for matrices, in the slots `exp_avg_sq_row` and
     /// `exp_avg_sq_col`, and whole for vectors, in the slot `exp_avg_sq`.
     #[inline(always)]
@@ -121,9 +142,9 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
         beta: Value<'a, I>,
     ) -> Self {
         if s.is_matrix() {
-            Self::Factored(Factored::ema(s, ["exp_avg_sq_row", "exp_avg_sq_col"], x, eps, beta))
+            Self::factored(Factored::ema(s, ["exp_avg_sq_row", "exp_avg_sq_col"], x, eps, beta))
         } else {
-            Self::Whole(s.full("exp_avg_sq").ema(x + eps, beta))
+            Self::whole(s.full("exp_avg_sq").ema(x + eps, beta))
         }
     }
 
@@ -131,10 +152,10 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
     #[inline(always)]
     #[must_use]
     pub fn scaled(self, k: Value<'a, I>) -> Self {
-        match self {
-            Self::Factored(rc) => Self::Factored(rc.scaled(k)),
-            Self::Whole(v) => Self::Whole(v * k),
-            Self::One => Self::One,
+        match (self.factored, self.whole) {
+            (Some(v), _) => Self::factored(v.scaled(k)),
+            (None, Some(v)) => Self::whole(v * k),
+            (None, None) => self,
         }
     }
 
@@ -144,13 +165,13 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
     #[inline(always)]
     #[must_use]
     pub fn normalize(self, x: Value<'a, I>, k: Value<'a, I>) -> Value<'a, I> {
-        match self {
-            Self::Factored(v) => {
+        match (self.factored, self.whole) {
+            (Some(v), _) => {
                 let [rows, cols] = v.rsqrt();
                 x * (rows * k) * cols
             }
-            Self::Whole(v) => x * v.rsqrt() * k,
-            Self::One => x * k,
+            (None, Some(v)) => x * v.rsqrt() * k,
+            (None, None) => x * k,
         }
     }
 
@@ -164,14 +185,14 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
     #[inline(always)]
     #[must_use]
     pub fn normalized_rms(self, x: Value<'a, I>) -> Value<'a, I> {
-        match self {
-            Self::Factored(Factored { r, c }) => {
+        match (self.factored, self.whole) {
+            (Some(Factored { r, c }), _) => {
                 let w = (x * r.rsqrt()).square().col_mean();
                 let half = r.mean().sqrt() * c.rsqrt();
                 (w * half * half).tensor_mean().sqrt()
             }
-            Self::Whole(v) => (x * v.rsqrt()).rms(),
-            Self::One => x.rms(),
+            (None, Some(v)) => (x * v.rsqrt()).rms(),
+            (None, None) => x.rms(),
         }
     }
 }

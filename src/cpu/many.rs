@@ -2,7 +2,7 @@
 
 #[cfg(feature = "parallel")]
 use super::Threads;
-use super::{Cpu, CpuTensor, Element, Lent, LentMut, TensorMut, TensorRef};
+use super::{Cpu, CpuTensor, Element, Lent, LentMut, Prepared, TensorMut, TensorRef};
 use crate::error::{Error, Result};
 use crate::gradients::{
     Average, Control, Controls, DECISION, FOLLOWED, First, Measuring, REMEMBERED,
@@ -40,6 +40,8 @@ pub struct CpuOptimizer<T: Element> {
     threads: Threads,
     /// By number; none for frozen ones.
     tensors: Vec<Option<CpuTensor<T>>>,
+    /// One for each optimizer and kind of tensors.
+    prepared: Vec<Prepared<T>>,
     guard: Option<Guard<T>>,
     sums: Option<Sums<T>>,
     average: Option<Averages<T>>,
@@ -188,6 +190,14 @@ impl<T: Element> CpuOptimizer<T> {
             Some(kind) => Some(Averages { kind, tensors: Kept::all(&groups, cpu, &kind)? }),
             None => None,
         };
+        let mut prepared: Vec<Prepared<T>> = Vec::new();
+        for (tensor, t) in tensors.iter().zip(&groups.tensors) {
+            if let (Some(tensor), Some(unit)) = (tensor, t.unit)
+                && !prepared.iter().any(|p| p.is_of(unit, &tensor.runner))
+            {
+                prepared.push(Prepared::new(unit, &tensor.runner));
+            }
+        }
         let lent = Vec::with_capacity(tensors.len());
         debug!("prepared {} tensors in {} groups on the CPU", tensors.len(), groups.names.len());
         Ok(Self {
@@ -197,6 +207,7 @@ impl<T: Element> CpuOptimizer<T> {
             #[cfg(feature = "parallel")]
             threads: cpu.threads.clone(),
             tensors,
+            prepared,
             guard,
             sums,
             average,
@@ -373,7 +384,23 @@ impl<T: Element> CpuOptimizer<T> {
     }
 
     fn update(&mut self, lent: &mut [Lending<'_, T>], grad: [f64; 3]) {
-        let (t, units) = (self.t, &self.groups.units);
+        let t = self.t;
+        // What all tensors of a kind have in common is computed once.
+        for prepared in &mut self.prepared {
+            let unit_of = |i: usize| self.groups.tensors[i].unit;
+            let mut tensors = self.tensors.iter_mut().enumerate();
+            let first = tensors.find_map(|(i, tensor)| {
+                let is_of = |t: &&mut CpuTensor<T>| {
+                    unit_of(i).is_some_and(|unit| prepared.is_of(unit, &t.runner))
+                };
+                tensor.as_mut().filter(is_of)
+            });
+            let Some(first) = first else { continue };
+            let optimizer = &self.groups.units[prepared.unit].optimizer;
+            first.runner.prepare_step(t, |name| crate::host::hyper(optimizer, grad, name));
+            first.runner.keep(prepared);
+        }
+        let prepared = self.prepared.as_slice();
         let kind = self.average.as_ref().and_then(|a| a.counting(t));
         let sums = self.sums.as_ref().map(|s| s.tensors.as_slice());
         let averages = self.average.as_mut().map(|a| a.tensors.as_mut_slice());
@@ -382,8 +409,10 @@ impl<T: Element> CpuOptimizer<T> {
                     average: Option<&mut Kept<T>>| {
             let (Some(tensor), Some(unit)) = (tensor, self.groups.tensors[i].unit) else { return };
             let Lending(Some(param), given) = std::mem::take(lending) else { return };
-            let optimizer = &units[unit].optimizer;
-            tensor.runner.prepare_step(t, |name| crate::host::hyper(optimizer, grad, name));
+            let of = |p: &&Prepared<T>| p.is_of(unit, &tensor.runner);
+            if let Some(prepared) = prepared.iter().find(of) {
+                tensor.runner.prepare_like(prepared);
+            }
             let average = average.zip(kind);
             match (given, sums.and_then(|s| s[i].as_ref())) {
                 (Some(grad), _) => tensor.update_and_follow(param, &grad, average),

@@ -730,6 +730,26 @@ fn segments(dims: Dims, by_rows: bool, lanes: usize) -> (Vec<Segment>, usize, us
     (list, row_pieces, col_pieces)
 }
 
+/// The Host values of a step, for all tensors of one optimizer and kind.
+#[derive(Debug)]
+struct Prepared<T> {
+    unit: usize,
+    kind: Kind,
+    grad: [f64; 3],
+    hosts: Vec<T>,
+}
+
+impl<T: Element> Prepared<T> {
+    fn new(unit: usize, runner: &Runner<T>) -> Self {
+        let hosts = runner.small.hosts.clone();
+        Self { unit, kind: runner.dims.kind, grad: GRAD_NEUTRAL, hosts }
+    }
+
+    fn is_of(&self, unit: usize, runner: &Runner<T>) -> bool {
+        self.unit == unit && self.kind == runner.dims.kind
+    }
+}
+
 impl<T: Element> Runner<T> {
     fn new(cpu: Cpu, recipe: Recipe, plan: Plan, dims: Dims) -> Self {
         let compiled = recipe.kernels::<T>();
@@ -939,6 +959,21 @@ impl<T: Element> Runner<T> {
             self.make_room();
         }
         self.small.eval_hosts(&self.plan, t, hyper);
+    }
+
+    /// Keeps the Host values that are prepared, for others.
+    fn keep(&self, prepared: &mut Prepared<T>) {
+        prepared.grad = self.grad;
+        prepared.hosts.copy_from_slice(&self.small.hosts);
+    }
+
+    /// The same for a tensor of the same optimizer and kind as one whose step is prepared.
+    fn prepare_like(&mut self, prepared: &Prepared<T>) {
+        self.grad = prepared.grad;
+        if self.grad != GRAD_NEUTRAL {
+            self.make_room();
+        }
+        self.small.hosts.copy_from_slice(&prepared.hosts);
     }
 
     /// One step over contiguous memory of the right length.
@@ -1406,9 +1441,15 @@ impl<T: Element> Job<'_, T> {
                     Axis::Row => {
                         let operands = &context.operands[(1 + sums.r) * context.room..];
                         for (row, operands) in (first..).zip(operands[..all].chunks_exact(cols)) {
-                            let mut acc = Acc::new(sums.kind);
-                            acc.add(operands);
-                            self.finish_row(sums, row, acc.total());
+                            let value = if cols <= T::LANES {
+                                let first = identity(sums.kind);
+                                operands.iter().fold(first, |a, b| join(sums.kind, a, b.widen()))
+                            } else {
+                                let mut acc = Acc::new(sums.kind);
+                                acc.add(operands);
+                                acc.total()
+                            };
+                            self.finish_row(sums, row, value);
                         }
                     }
                     Axis::Matrix | Axis::Tensor => {

@@ -217,12 +217,13 @@ impl Definition for TorchAdafactorStep {
         let (g, w) = (s.grad(), s.param());
         let [lr, eps1, d, weight_decay] = s.hyper(["lr", "eps1", "clip_threshold", "weight_decay"]);
 
-        let v = match SecondMoment::ema(s, g.square(), 0.0, beta2(s)) {
-            SecondMoment::Factored(Factored { r, c }) => r / r.mean().at_least(eps1) * c,
-            SecondMoment::Whole(v) => v,
-            SecondMoment::One => unreachable!("an average is not One"),
+        let v = SecondMoment::ema(s, g.square(), 0.0, beta2(s));
+        let v = match (v.factored, v.whole) {
+            (Some(Factored { r, c }), _) => r / r.mean().at_least(eps1) * c,
+            (None, Some(v)) => v,
+            (None, None) => unreachable!("an average is there"),
         };
-        let v = SecondMoment::Whole(v.at_least(eps1.square()));
+        let v = SecondMoment::whole(v.at_least(eps1.square()));
         let step = scaled_step(s) * rms_clip(v.normalized_rms(g), d).report("clip_factor");
         s.set_param(descend(w, v.normalize(g, step), lr * weight_decay));
     }

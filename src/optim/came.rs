@@ -172,9 +172,9 @@ impl<const CLIP_UPDATE: bool> Definition for CameStep<CLIP_UPDATE> {
             let res = (u - m).square();
             let rc = Factored::ema(s, CONFIDENCE, res, eps2, beta3).scaled(unbias(s, beta3));
             rc.mean_rsqrt().report("mean_confidence");
-            SecondMoment::Factored(rc)
+            SecondMoment::factored(rc)
         } else {
-            SecondMoment::One
+            SecondMoment::one()
         };
         let mut step = lr * unbias(s, beta1);
         if CLIP_UPDATE {
