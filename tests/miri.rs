@@ -16,11 +16,13 @@ mod table;
 use gradstep::optim::{AdamW, Came};
 use gradstep::{Average, Cpu, Gradients, Group, Layout, Select, Setup};
 
-const TENSORS: [(&[usize], Layout); 6] = [
+const TENSORS: [(&[usize], Layout); 7] = [
     (&[], Layout::Auto),
     (&[0, 3], Layout::Auto),
     (&[19], Layout::Auto),
     (&[2, 17], Layout::Auto),
+    // Not narrow, even there.
+    (&[3, 26], Layout::Auto),
     (&[2, 3, 5], Layout::LastTwo),
     (&[16, 1], Layout::Flatten),
 ];
@@ -88,7 +90,9 @@ fn two_threads_keep_out_of_each_others_memory() {
             continue;
         }
         // Under miri each of these is cut into several segments.
-        for (shape, n) in [(vec![7, 19], 133), (vec![201], 201), (vec![3, 5, 18], 270)] {
+        for (shape, n) in
+            [(vec![7, 19], 133), (vec![5, 26], 130), (vec![201], 201), (vec![3, 5, 18], 270)]
+        {
             let mut step = cpu
                 .prepare_with::<f32, _>(case.optimizer.clone(), shape, Layout::LastTwo)
                 .expect("a valid optimizer");

@@ -78,6 +78,10 @@ pub(crate) struct Uniform<T> {
     pub(crate) col_acc: [*mut T; MAX_REDUCTIONS],
     /// With [`Span::narrow`]: where the operands of row reductions go.
     pub(crate) row_acc: [*mut T; MAX_REDUCTIONS],
+    /// Where the memory behind `rows` and `row_acc` begins. It is reached from here alone, so that
+    /// pointers to several of its places live side by side.
+    pub(crate) row_values: *mut T,
+    pub(crate) operands: *mut T,
 }
 
 // SAFETY: a `Uniform` belongs to one worker and so does the memory behind its pointers.
@@ -195,9 +199,11 @@ struct Narrow<V>(V);
 #[derive(Clone, Copy)]
 struct Single<V>(V);
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 #[derive(Clone, Copy)]
 struct Pair<V>(V, V);
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 #[derive(Clone, Copy)]
 struct Quad<V>(V, V, V, V);
 
@@ -264,7 +270,9 @@ macro_rules! rows {
 
 rows!(Narrow, narrow true, narrow_rows: 0);
 rows!(Single, narrow false, one_row: 0);
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 rows!(Pair, narrow false, two_rows: 0 1);
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 rows!(Quad, narrow false, four_rows: 0 1 2 3);
 
 /// Bit `r`. (Sums here wrap and indices are masked: what a check costs is not the time that it takes, but
@@ -292,6 +300,7 @@ unsafe fn one_row<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: usize) -> Si
 
 /// # Safety
 /// As for [`Rows`].
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline(always)]
 unsafe fn two_rows<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: usize) -> Pair<V> {
     let [a, b, ..] = uniform.together[call];
@@ -301,6 +310,7 @@ unsafe fn two_rows<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: usize) -> P
 
 /// # Safety
 /// As for [`Rows`].
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline(always)]
 unsafe fn four_rows<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: usize) -> Quad<V> {
     let [a, b, c, d] = uniform.together[call];

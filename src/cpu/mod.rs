@@ -5,6 +5,11 @@
 //! the same bits on every instruction set and for every number of threads: element *j* of a row
 //! goes to virtual lane *j* mod 16 of an accumulator (8 for `f64`), rows are summed in blocks, and
 //! everything above a block is summed in `f64` in an order that the shape alone decides.
+//!
+//! Where sums go down the columns, two or four rows are taken together, so that one load and store of
+//! a column's accumulator serves all of them. Rows of few columns are gone over as one, a tile at a
+//! time: row and column values are written out for each element, and what rows reduce is left per
+//! element and summed afterwards.
 
 mod lane;
 pub(crate) mod many;
@@ -672,11 +677,11 @@ struct Context<T: Element> {
     acc: Aligned<T>,
     step: usize,
     /// Row values as the loops read them, `room` elements for each call, the first of them spare.
-    row_values: Aligned<T>,
+    _row_values: Aligned<T>,
     /// Where rows are narrow: column values repeated row after row, for each call, and the operands
     /// of row reductions, for each of them. Again `room` elements each, the first of them spare.
     col_values: Aligned<T>,
-    operands: Aligned<T>,
+    _operands: Aligned<T>,
     room: usize,
     watching: Option<Watching<T>>,
     /// Where gradients are clipped or scaled: a tile of them.
@@ -851,28 +856,32 @@ impl<T: Element> Runner<T> {
         let step = widest.next_multiple_of(T::LANES).max(room) + 2 * T::LANES;
         let spare = vec![T::zero(); dims.batch * small.stride];
         let contexts = segments.iter().map(|_| {
-            let row_values = Aligned::filled(row_places * room, T::zero());
+            let mut row_memory = Aligned::filled(row_places * room, T::zero());
+            let row_values = row_memory.as_mut_ptr();
             let if_narrow =
                 |places| Aligned::filled(if narrow { places * room } else { 0 }, T::zero());
-            let mut operands = if_narrow(1 + MAX_REDUCTIONS);
+            let mut operand_memory = if_narrow(1 + MAX_REDUCTIONS);
+            let operands = operand_memory.as_mut_ptr();
             let col_values = if_narrow(1 + cols.len());
             let unused_cols = if narrow { col_values.as_ptr() } else { spare.as_ptr() };
             Context {
                 uniform: Uniform {
                     values: [T::zero(); MAX_CALLS],
                     together: [[T::zero(); MAX_ROWS]; MAX_CALLS],
-                    rows: [row_values.as_ptr(); MAX_CALLS],
+                    rows: [row_values; MAX_CALLS],
                     col_acc: [std::ptr::null_mut(); MAX_REDUCTIONS],
-                    row_acc: [operands.as_mut_ptr(); MAX_REDUCTIONS],
+                    row_acc: [operands; MAX_REDUCTIONS],
+                    row_values,
+                    operands,
                 },
                 reduced: [[T::zero(); MAX_ROWS]; MAX_REDUCTIONS],
                 tail: Tables::new(unused_cols, identity),
                 staged: vec![T::zero(); (2 + MAX_FULL_SLOTS) * T::LANES],
                 acc: Aligned::filled((col_reductions.len() + 1) * step, T::zero()),
                 step,
-                row_values,
+                _row_values: row_memory,
                 col_values,
-                operands,
+                _operands: operand_memory,
                 room,
                 watching: None,
                 conditioned: Vec::new(),
@@ -1341,16 +1350,21 @@ impl<T: Element> Job<'_, T> {
         // there is no other.
         let narrow = !(s.cols.1 - s.cols.0).is_multiple_of(T::LANES) || self.isa == Isa::Baseline;
         for read in &run.rows {
-            let place = read.place * context.room;
+            // SAFETY: each place has `room` elements, a vector for each row at least.
+            let values = unsafe { context.uniform.row_values.add(read.place * context.room) };
             for q in 0..n {
                 // SAFETY: settled before; one value per row.
                 let value = unsafe { *self.table.ptr(read.node).add(first + q) };
                 context.uniform.together[read.call][q] = value;
                 if narrow {
-                    context.row_values[place + q * T::LANES..][..T::LANES].fill(value);
+                    // SAFETY: as above.
+                    unsafe {
+                        std::slice::from_raw_parts_mut(values.add(q * T::LANES), T::LANES)
+                            .fill(value);
+                    }
                 }
             }
-            context.uniform.rows[read.call] = context.row_values[place..].as_ptr();
+            context.uniform.rows[read.call] = values;
         }
         let mut out = [[0.0; MAX_ROWS]; MAX_REDUCTIONS];
         for &x in &run.sums {
@@ -1403,7 +1417,9 @@ impl<T: Element> Job<'_, T> {
         let cols = self.dims.cols;
         let first = b * self.dims.rows + rows.start;
         for read in &run.rows {
-            let values = &mut context.row_values[read.place * context.room..][..context.room];
+            let values = context.uniform.row_values.wrapping_add(read.place * context.room);
+            // SAFETY: each place has `room` elements.
+            let values = unsafe { std::slice::from_raw_parts_mut(values, context.room) };
             for q in 0..rows.len() {
                 // SAFETY: settled before; one value per row.
                 let value = unsafe { *self.table.ptr(read.node).add(first + q) };
@@ -1415,8 +1431,8 @@ impl<T: Element> Job<'_, T> {
             context.uniform.rows[read.call] = values.as_ptr();
         }
         for &x in &run.sums {
-            let place = (1 + self.sums[x].r) * context.room;
-            context.uniform.row_acc[self.sums[x].r] = context.operands[place..].as_mut_ptr();
+            let (r, base) = (self.sums[x].r, context.uniform.operands);
+            context.uniform.row_acc[r] = base.wrapping_add((1 + r) * context.room);
         }
         let mut out = [[0.0; MAX_ROWS]; MAX_REDUCTIONS];
         for &x in &run.sums {
@@ -1439,8 +1455,9 @@ impl<T: Element> Job<'_, T> {
                 match sums.axis {
                     Axis::Col => {}
                     Axis::Row => {
-                        let operands = &context.operands[(1 + sums.r) * context.room..];
-                        for (row, operands) in (first..).zip(operands[..all].chunks_exact(cols)) {
+                        let operands = context.uniform.row_acc[sums.r].cast_const();
+                        let operands = std::slice::from_raw_parts(operands, all);
+                        for (row, operands) in (first..).zip(operands.chunks_exact(cols)) {
                             let value = if cols <= T::LANES {
                                 let first = identity(sums.kind);
                                 operands.iter().fold(first, |a, b| join(sums.kind, a, b.widen()))

@@ -244,6 +244,7 @@ impl<T: Element> Table<'_, T> {
             // SAFETY: the instruction set was checked, and the caller's contract.
             return unsafe { self.settle_avx2(plan, n, batch, rows) };
         }
+        let _ = self.isa;
         // SAFETY: the caller's contract.
         unsafe { self.settle_anywhere(plan, n, batch, rows) }
     }
