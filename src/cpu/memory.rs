@@ -29,6 +29,17 @@ impl<T: Lanes> Aligned<T> {
         line.as_mut().fill(value);
         Self { lines: vec![Line(line); len.div_ceil(T::LANES)], len }
     }
+
+    /// Where it begins. Unlike that of a slice it claims no element, so pointers that were given out
+    /// before stay good.
+    pub(crate) fn as_ptr(&self) -> *const T {
+        self.lines.as_ptr().cast()
+    }
+
+    /// The same, to write there.
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
+        self.lines.as_mut_ptr().cast()
+    }
 }
 
 impl<T: Lanes> Deref for Aligned<T> {
@@ -37,13 +48,13 @@ impl<T: Lanes> Deref for Aligned<T> {
     fn deref(&self) -> &[T] {
         // SAFETY: a line is an array of LANES elements, lines lie one behind the other, and there are
         // enough of them for `len`.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
     }
 }
 
 impl<T: Lanes> DerefMut for Aligned<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), self.len) }
     }
 }
