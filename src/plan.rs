@@ -135,6 +135,15 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Schedules a graph for tensors whose rows are cut, each piece for another workgroup: no levels
+    /// share a sweep, and a mean over everything is taken element by element.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn cut(graph: &Graph) -> Result<Self> {
+        Self::new(graph.with_means_of_elements(), false)
+    }
+
     fn make_sweeps(&mut self) {
         let mut k = 0;
         while k < self.levels.len() {

@@ -68,6 +68,18 @@ pub enum Op {
 }
 
 impl Op {
+    /// The same on operands of other numbers.
+    fn renamed(self, of: impl Fn(NodeId) -> NodeId) -> Self {
+        match self {
+            Self::New(s, a) => Self::New(s, of(a)),
+            Self::Unary(op, a) => Self::Unary(op, of(a)),
+            Self::Binary(op, a, b) => Self::Binary(op, of(a), of(b)),
+            Self::Select(list) => Self::Select(list.map(of)),
+            Self::Reduce(kind, axis, a) => Self::Reduce(kind, axis, of(a)),
+            same => same,
+        }
+    }
+
     /// The operands.
     pub(crate) fn args(&self) -> impl Iterator<Item = NodeId> + use<> {
         let (list, n) = match *self {
@@ -310,6 +322,82 @@ impl Graph {
     /// The full-size slots, in the order of declaration, which is also that of the CPU's tables.
     pub(crate) fn full_slots(&self) -> impl Iterator<Item = SlotId> {
         (0..self.slots.len()).filter(|&s| self.slots[s].shape == Shape::Full)
+    }
+
+    /// The same mathematics where a mean over columns, of column means times values of columns,
+    /// stands as one mean over elements.
+    ///
+    /// Definitions take such factors out of a sweep, which saves a multiplication an element. Where
+    /// rows are cut, the other form is better: it leaves a number for each tile, not for each
+    /// column of each.
+    #[must_use]
+    pub(crate) fn with_means_of_elements(&self) -> Self {
+        let mut out = Self { nodes: Vec::with_capacity(self.nodes.len()), ..self.clone() };
+        let mut map: Vec<NodeId> = Vec::with_capacity(self.nodes.len());
+        let mut moved = Vec::new();
+        let means = self.column_means();
+        for (n, node) in self.nodes.iter().enumerate() {
+            let mut op = node.op.renamed(|a| map[a]);
+            if let Some((full, factors)) = self.scaled_column_means(n, &means) {
+                let level = self.nodes[full].level;
+                let product = factors.iter().fold(map[full], |product, &factor| {
+                    let op = Op::Binary(Binary::Mul, product, map[factor]);
+                    out.nodes.push(Node { op, shape: Shape::Full, level });
+                    out.nodes.len() - 1
+                });
+                let axis = if node.shape == Shape::Matrix { Axis::Matrix } else { Axis::Tensor };
+                op = Op::Reduce(Reduction::Mean, axis, product);
+                moved.push((product, out.nodes.len()));
+            }
+            out.nodes.push(Node { op, ..*node });
+            map.push(out.nodes.len() - 1);
+        }
+        let of = |n: &mut NodeId| *n = map[*n];
+        out.calls.iter_mut().for_each(of);
+        out.stores.iter_mut().for_each(of);
+        out.param.iter_mut().for_each(of);
+        out.reports.iter_mut().for_each(|r| of(&mut r.1));
+        for (a, r) in &mut out.reductions {
+            of(a);
+            of(r);
+        }
+        out.reductions.extend(moved);
+        out
+    }
+
+    /// For a mean over columns of the mean over rows of a Full value, times values of columns that
+    /// are known when it is: that Full value, and those factors.
+    fn scaled_column_means(&self, n: NodeId, means: &[bool]) -> Option<(NodeId, Vec<NodeId>)> {
+        let Op::Reduce(Reduction::Mean, _, product) = self.nodes[n].op else { return None };
+        // Along the products, innermost first: they keep their order, and with it their range.
+        let (mut at, mut factors) = (product, Vec::new());
+        let full = loop {
+            match self.nodes[at].op {
+                _ if !means[at] => return None,
+                Op::Binary(_, x, y) => {
+                    let (on, factor) = if means[x] { (x, y) } else { (y, x) };
+                    factors.insert(0, factor);
+                    at = on;
+                }
+                Op::Reduce(_, _, of) => break of,
+                _ => return None,
+            }
+        };
+        let early = |&f: &NodeId| self.nodes[f].level <= self.nodes[full].level;
+        factors.iter().all(early).then_some((full, factors))
+    }
+
+    /// Which nodes are means over rows of a Full value, or products of one and something else.
+    fn column_means(&self) -> Vec<bool> {
+        let mut are = vec![false; self.nodes.len()];
+        for (n, node) in self.nodes.iter().enumerate() {
+            are[n] = match node.op {
+                Op::Reduce(Reduction::Mean, Axis::Col, of) => self.nodes[of].shape == Shape::Full,
+                Op::Binary(Binary::Mul, x, y) => node.shape == Shape::Cols && are[x] != are[y],
+                _ => false,
+            };
+        }
+        are
     }
 
     /// A node in words, its operands by number.

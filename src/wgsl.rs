@@ -23,6 +23,8 @@ pub(crate) const COLS: u32 = 4096;
 pub(crate) const WHOLE_ROW: usize = 16 * 1024;
 /// Row tiles above which a gather adds them up in groups before the settle.
 pub(crate) const GATHER: u32 = 16;
+/// Dispatches of a program at most, where its settles allow it.
+const DISPATCHES: usize = 8;
 /// Storage buffers that every program binds besides its full-size slots: the table, the small
 /// values, gradient and parameter.
 const FIXED_BUFFERS: u32 = 4;
@@ -273,6 +275,8 @@ struct Printer<'a> {
     local: BTreeSet<NodeId>,
     /// Those of them that a later level of the sweep reads.
     shared: BTreeSet<NodeId>,
+    /// Nodes that each workgroup of the next sweep settles for itself.
+    repeated: BTreeSet<NodeId>,
     hosts: Vec<NodeId>,
 }
 
@@ -305,8 +309,10 @@ impl<'a> Printer<'a> {
             kept: BTreeSet::new(),
             local,
             shared,
+            repeated: BTreeSet::new(),
             hosts: hosts(plan),
         };
+        printer.repeat();
         printer.keep();
         let limit = (16 * 1024 - 4 * 256) / (4 * WIDTH * ROWS);
         for (k, level) in plan.levels.iter().enumerate() {
@@ -332,6 +338,27 @@ impl<'a> Printer<'a> {
         }
     }
 
+    /// Decides which settles each workgroup of the next sweep makes for itself, which saves their
+    /// dispatches: where there would be more than [`DISPATCHES`], those that finish nothing but
+    /// numbers of the whole tensor, since that is one partial sum for each tile.
+    fn repeat(&mut self) {
+        let dispatched = |s: &Settle| !s.nodes.is_empty() || !s.commits.is_empty();
+        let settles = self.settles.iter().filter(|s| dispatched(s)).count();
+        let mut spare = (self.plan.sweeps.len() + settles).saturating_sub(DISPATCHES);
+        if self.plan.fused {
+            return;
+        }
+        for i in (1..self.plan.sweeps.len()).rev() {
+            let settle = &mut self.settles[i];
+            if spare == 0 || !dispatched(settle) || !settle.is_light(self.plan, i) {
+                continue;
+            }
+            let nodes = std::mem::take(&mut settle.nodes);
+            self.repeated.extend(nodes);
+            spare -= 1;
+        }
+    }
+
     /// Decides which small values need memory: those that a sweep reads, that another phase or
     /// another settle reads, and those that slots are set to.
     fn keep(&mut self) {
@@ -351,6 +378,9 @@ impl<'a> Printer<'a> {
                 self.kept.extend(args.filter(|a| !sweep.local.contains(a)));
             }
         }
+        for &n in &self.repeated {
+            self.kept.extend(graph.nodes[n].op.args());
+        }
         for settle in &self.settles {
             for &n in &settle.nodes {
                 for a in graph.nodes[n].op.args() {
@@ -362,7 +392,9 @@ impl<'a> Printer<'a> {
             self.kept.extend(settle.commits.iter().map(|c| c.1));
         }
         let in_memory = |n: &NodeId| {
-            !matches!(graph.nodes[*n].shape, Shape::Host | Shape::Full) && !resides(self.plan, *n)
+            !matches!(graph.nodes[*n].shape, Shape::Host | Shape::Full)
+                && !resides(self.plan, *n)
+                && !self.repeated.contains(n)
         };
         self.kept.retain(in_memory);
         for (s, decl) in graph.slots.iter().enumerate() {
@@ -573,8 +605,24 @@ impl<'a> Printer<'a> {
         let value = |n: NodeId| self.constant(n).unwrap_or_else(|| format!("v{n}"));
 
         // Small values, each read as far out as it is constant.
-        for &n in &level.reads {
+        for n in self.with_repeated(level) {
             if self.constant(n).is_some() {
+                continue;
+            }
+            if self.repeated.contains(&n) {
+                let _ = match (self.node(n).op, self.node(n).shape) {
+                    (Op::Reduce(kind, ..), _) => {
+                        self.repeat_reduction(&mut before, n, kind);
+                        Ok(())
+                    }
+                    (_, Shape::Rows) => {
+                        writeln!(element, "let v{n} = {};", self.expression(n, &value))
+                    }
+                    (_, Shape::Cols) => {
+                        writeln!(column, "let v{n} = {};", self.expression(n, &value))
+                    }
+                    _ => writeln!(before, "let v{n} = {};", self.expression(n, &value)),
+                };
                 continue;
             }
             let place = self.place(n);
@@ -724,6 +772,43 @@ impl<'a> Printer<'a> {
             text = fill(&text, name, &lines);
         }
         format!("    // Level {k}.\n{text}")
+    }
+
+    /// The small values that a level reads, with what those are made of that it settles itself,
+    /// operands first.
+    fn with_repeated(&self, level: &crate::plan::Level) -> BTreeSet<NodeId> {
+        let mut all: BTreeSet<NodeId> = level.reads.iter().copied().collect();
+        let mut open = level.reads.clone();
+        while let Some(n) = open.pop() {
+            if self.repeated.contains(&n) && !matches!(self.node(n).op, Op::Reduce(..)) {
+                open.extend(self.node(n).op.args().filter(|&a| all.insert(a)));
+            }
+        }
+        all
+    }
+
+    /// Adds the partial sums of all tiles up, in every workgroup of a sweep.
+    fn repeat_reduction(&self, out: &mut String, n: NodeId, kind: Reduction) {
+        let join = |acc: &str, x: &str| match kind {
+            Reduction::Mean => format!("{acc} += {x};"),
+            Reduction::Max => format!("{acc} = max({acc}, {x});"),
+        };
+        let (first, tiles, count) = if self.node(n).shape == Shape::Matrix {
+            let tiles = "t.row_tiles * t.col_tiles";
+            (format!("tile.b * {tiles} + "), tiles.to_string(), "(f32(t.rows) * f32(t.cols))")
+        } else {
+            let count = "(f32(t.batch) * f32(t.rows) * f32(t.cols))";
+            (String::new(), "t.batch * t.row_tiles * t.col_tiles".into(), count)
+        };
+        let x = format!("small[partials_{n}(t) + {first}i]");
+        let _ = writeln!(out, "lanes[lid] = {};", identity(kind));
+        let _ = writeln!(out, "for (var i = lid; i < {tiles}; i += WIDTH) {{");
+        let _ = writeln!(out, "    {}\n}}", join("lanes[lid]", &x));
+        let _ = writeln!(out, "workgroupBarrier();\nvar sum_{n} = lanes[0];");
+        let _ = writeln!(out, "for (var i = 1u; i < WIDTH; i++) {{");
+        let _ = writeln!(out, "    {}\n}}", join(&format!("sum_{n}"), "lanes[i]"));
+        let _ = writeln!(out, "workgroupBarrier();");
+        let _ = writeln!(out, "let v{n} = {};", finished(kind, &format!("sum_{n}"), count));
     }
 
     /// Loads the operands of a small node that have no name yet.
@@ -940,6 +1025,31 @@ impl Settle {
         }
         let commits = levels.flat_map(|k| plan.commits(k).collect::<Vec<_>>()).collect();
         Self { nodes, commits, phase }
+    }
+
+    /// Whether each workgroup of sweep `next` can make this settle for itself: it finishes numbers
+    /// of whole matrices and tensors only, keeps none of its values, and only that sweep reads them.
+    fn is_light(&self, plan: &Plan, next: usize) -> bool {
+        let graph = &plan.graph;
+        let number = |&n: &NodeId| match graph.nodes[n].op {
+            Op::Reduce(_, _, a) => {
+                graph.nodes[a].shape == Shape::Full && graph.nodes[n].shape.fits(Shape::Matrix)
+            }
+            _ => true,
+        };
+        let used = graph.reachable();
+        let read_here = |n: NodeId| {
+            let reads = |k: usize| plan.levels[k].reads.contains(&n);
+            let mut others = (0..plan.sweeps.len()).filter(|&i| i != next);
+            let users = (0..graph.nodes.len()).filter(|&u| {
+                used[u] && graph.nodes[u].shape != Shape::Full && !self.nodes.contains(&u)
+            });
+            !others.any(|i| plan.sweeps[i].levels.clone().any(reads))
+                && !users.flat_map(|u| graph.nodes[u].op.args()).any(|a| a == n)
+        };
+        self.commits.is_empty()
+            && self.nodes.iter().all(number)
+            && self.nodes.iter().all(|&n| read_here(n))
     }
 
     /// The reductions of Full values that this settle finishes.

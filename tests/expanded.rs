@@ -42,7 +42,11 @@ fn programs() -> BTreeMap<String, String> {
         }
         for (kind, fused, case) in cases {
             let graph = recipe.trace(kind).expect("the definition is valid");
-            let plan = Plan::new(graph, fused).expect("the definition is valid");
+            let plan = match (kind, fused) {
+                (Kind::Matrix, false) => Plan::cut(&graph),
+                _ => Plan::new(graph, fused),
+            };
+            let plan = plan.expect("the definition is valid");
             let program = wgsl::print(&plan, false).expect("the definition fits a workgroup");
             let name = format!("{}_{case}.wgsl", recipe.name());
             let twice = files.insert(name, program.source);

@@ -18,8 +18,8 @@ struct Hosts {
     host_22: f32,
     host_33: f32,
     host_37: f32,
-    host_57: f32,
-    host_66: f32,
+    host_59: f32,
+    host_68: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -121,24 +121,20 @@ fn at_52(t: Tensor) -> u32 {
     return t.small + 2u * t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_54(t: Tensor) -> u32 {
+fn at_57(t: Tensor) -> u32 {
     return t.small + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_55(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
-fn at_61(t: Tensor) -> u32 {
-    return t.small + 1u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
-fn at_62(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
 fn at_63(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 1u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+}
+
+fn at_64(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+}
+
+fn at_65(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
 fn partials_28(t: Tensor) -> u32 {
@@ -149,7 +145,7 @@ fn partials_30(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows;
 }
 
-fn partials_48(t: Tensor) -> u32 {
+fn partials_57(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
@@ -269,8 +265,8 @@ fn settle_1(
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
         let v50 = small[at_50(t) + i / t.rows];
         let v45 = small[at_45(t) + i];
-        let v62 = v50 * v45;
-        small[at_62(t) + i] = v62;
+        let v64 = v50 * v45;
+        small[at_64(t) + i] = v64;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         let v50 = small[at_50(t) + i / t.cols];
@@ -300,8 +296,9 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
+    var sum_57 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_48 = 0.0;
+        let v52 = small[at_52(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
             let v45 = small[at_45(t) + tile.row + i];
@@ -311,10 +308,20 @@ fn sweep_2(
             let v6 = v5 * hosts.grad_scale;
             let v46 = v6 * v45;
             let v47 = v46 * v46;
-            sum_48 += v47;
+            let v55 = v47 * v52;
+            let v56 = v55 * v52;
+            sum_57 += v56;
         }
-        small[partials_48(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_48;
     }
+    lanes[lid] = sum_57;
+    workgroupBarrier();
+    if (lid == 0u) {
+        for (var i = 1u; i < WIDTH; i++) {
+            sum_57 += lanes[i];
+        }
+        small[partials_57(t) + tile.index] = sum_57;
+    }
+    workgroupBarrier();
 }
 
 // The small values between two sweeps: one workgroup for each tensor.
@@ -329,42 +336,30 @@ fn settle_2(
         return;
     }
     let t = tensor_at(index);
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_48 = 0.0;
-        for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_48 += small[partials_48(t) + k * t.batch * t.cols + i];
-        }
-        let v48 = sum_48 / f32(t.rows);
-        let v52 = small[at_52(t) + i];
-        let v53 = v48 * v52;
-        let v54 = v53 * v52;
-        small[at_54(t) + i] = v54;
+    var sum_57 = 0.0;
+    for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
+        sum_57 += small[partials_57(t) + i];
     }
-    storageBarrier();
-    var sum_55 = 0.0;
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_55 += small[at_54(t) + i];
-    }
-    let total_55 = sum_lanes(lid, sum_55);
+    let total_57 = sum_lanes(lid, sum_57);
     if (lid == 0u) {
-        small[at_55(t)] = total_55 / (f32(t.batch) * f32(t.cols));
+        small[at_57(t)] = total_57 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v55 = small[at_55(t)];
-        let v56 = sqrt(v55);
-        let v58 = v56 * hosts.host_57;
-        let v59 = max(v58, 1.0);
-        let v60 = 1.0 / v59;
-        let v61 = hosts.host_22 * v60;
-        small[at_61(t) + i] = v61;
+        let v57 = small[at_57(t)];
+        let v58 = sqrt(v57);
+        let v60 = v58 * hosts.host_59;
+        let v61 = max(v60, 1.0);
+        let v62 = 1.0 / v61;
+        let v63 = hosts.host_22 * v62;
+        small[at_63(t) + i] = v63;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v62 = small[at_62(t) + i];
-        let v61 = small[at_61(t)];
-        let v63 = v62 * v61;
-        small[at_63(t) + i] = v63;
+        let v64 = small[at_64(t) + i];
+        let v63 = small[at_63(t)];
+        let v65 = v64 * v63;
+        small[at_65(t) + i] = v65;
     }
 }
 
@@ -385,18 +380,18 @@ fn sweep_3(
         let v51 = small[at_51(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v63 = small[at_63(t) + tile.row + i];
+            let v65 = small[at_65(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
-            let v64 = v6 * v63;
-            let v65 = v64 * v51;
-            let v67 = v7 * hosts.host_66;
-            let v68 = v65 + v67;
-            let v69 = v7 - v68;
-            param[window.param + e] = v69;
+            let v66 = v6 * v65;
+            let v67 = v66 * v51;
+            let v69 = v7 * hosts.host_68;
+            let v70 = v67 + v69;
+            let v71 = v7 - v70;
+            param[window.param + e] = v71;
         }
     }
 }

@@ -20,9 +20,9 @@ struct Hosts {
     host_23: f32,
     host_39: f32,
     host_43: f32,
-    host_63: f32,
-    host_74: f32,
-    host_78: f32,
+    host_65: f32,
+    host_76: f32,
+    host_80: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -133,28 +133,24 @@ fn at_58(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_60(t: Tensor) -> u32 {
+fn at_63(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_61(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
-fn at_67(t: Tensor) -> u32 {
-    return t.small + 3u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
-fn at_68(t: Tensor) -> u32 {
-    return t.small + 4u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
 fn at_69(t: Tensor) -> u32 {
-    return t.small + 4u + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 3u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_82(t: Tensor) -> u32 {
-    return t.small + 4u + 2u * t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
+fn at_70(t: Tensor) -> u32 {
+    return t.small + 4u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+}
+
+fn at_71(t: Tensor) -> u32 {
+    return t.small + 4u + 2u * t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
+}
+
+fn at_84(t: Tensor) -> u32 {
+    return t.small + 4u + 2u * t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
 fn partials_25(t: Tensor) -> u32 {
@@ -169,7 +165,7 @@ fn partials_36(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows;
 }
 
-fn partials_54(t: Tensor) -> u32 {
+fn partials_63(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
@@ -286,8 +282,8 @@ fn settle_1(
         let v27 = max(v26, hosts.eps2);
         let v28 = hosts.host_23 * v27;
         small[at_28(t) + i] = v28;
-        let v82 = v28 * hosts.weight_decay;
-        small[at_82(t) + i] = v82;
+        let v84 = v28 * hosts.weight_decay;
+        small[at_84(t) + i] = v84;
     }
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
@@ -319,8 +315,8 @@ fn settle_1(
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
         let v56 = small[at_56(t) + i / t.rows];
         let v51 = small[at_51(t) + i];
-        let v68 = v56 * v51;
-        small[at_68(t) + i] = v68;
+        let v70 = v56 * v51;
+        small[at_70(t) + i] = v70;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         let v56 = small[at_56(t) + i / t.cols];
@@ -350,8 +346,9 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
+    var sum_63 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_54 = 0.0;
+        let v58 = small[at_58(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
             let v51 = small[at_51(t) + tile.row + i];
@@ -361,10 +358,20 @@ fn sweep_2(
             let v6 = v5 * hosts.grad_scale;
             let v52 = v6 * v51;
             let v53 = v52 * v52;
-            sum_54 += v53;
+            let v61 = v53 * v58;
+            let v62 = v61 * v58;
+            sum_63 += v62;
         }
-        small[partials_54(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_54;
     }
+    lanes[lid] = sum_63;
+    workgroupBarrier();
+    if (lid == 0u) {
+        for (var i = 1u; i < WIDTH; i++) {
+            sum_63 += lanes[i];
+        }
+        small[partials_63(t) + tile.index] = sum_63;
+    }
+    workgroupBarrier();
 }
 
 // The small values between two sweeps: one workgroup for each tensor.
@@ -379,43 +386,31 @@ fn settle_2(
         return;
     }
     let t = tensor_at(index);
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_54 = 0.0;
-        for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_54 += small[partials_54(t) + k * t.batch * t.cols + i];
-        }
-        let v54 = sum_54 / f32(t.rows);
-        let v58 = small[at_58(t) + i];
-        let v59 = v54 * v58;
-        let v60 = v59 * v58;
-        small[at_60(t) + i] = v60;
+    var sum_63 = 0.0;
+    for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
+        sum_63 += small[partials_63(t) + i];
     }
-    storageBarrier();
-    var sum_61 = 0.0;
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_61 += small[at_60(t) + i];
-    }
-    let total_61 = sum_lanes(lid, sum_61);
+    let total_63 = sum_lanes(lid, sum_63);
     if (lid == 0u) {
-        small[at_61(t)] = total_61 / (f32(t.batch) * f32(t.cols));
+        small[at_63(t)] = total_63 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v61 = small[at_61(t)];
-        let v62 = sqrt(v61);
-        let v64 = v62 * hosts.host_63;
-        let v65 = max(v64, 1.0);
-        let v66 = 1.0 / v65;
+        let v63 = small[at_63(t)];
+        let v64 = sqrt(v63);
+        let v66 = v64 * hosts.host_65;
+        let v67 = max(v66, 1.0);
+        let v68 = 1.0 / v67;
         let v28 = small[at_28(t)];
-        let v67 = v28 * v66;
-        small[at_67(t) + i] = v67;
+        let v69 = v28 * v68;
+        small[at_69(t) + i] = v69;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v68 = small[at_68(t) + i];
-        let v67 = small[at_67(t)];
-        let v69 = v68 * v67;
-        small[at_69(t) + i] = v69;
+        let v70 = small[at_70(t) + i];
+        let v69 = small[at_69(t)];
+        let v71 = v70 * v69;
+        small[at_71(t) + i] = v71;
     }
 }
 
@@ -432,30 +427,30 @@ fn sweep_3(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    let v82 = small[at_82(t)];
+    let v84 = small[at_84(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         let v57 = small[at_57(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v69 = small[at_69(t) + tile.row + i];
+            let v71 = small[at_71(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
-            let v70 = v6 * v69;
-            let v71 = v70 * v57;
-            let v73 = exp_avg[e];
-            let v75 = select(v71, v73, hosts.host_74 < 0.5);
-            let v76 = v71 - v73;
-            let v79 = v76 * hosts.host_78;
-            let v80 = v75 + v79;
-            let v81 = v80;
-            let v83 = v7 * v82;
-            let v84 = v81 + v83;
-            let v85 = v7 - v84;
-            param[window.param + e] = v85;
-            exp_avg[e] = v81;
+            let v72 = v6 * v71;
+            let v73 = v72 * v57;
+            let v75 = exp_avg[e];
+            let v77 = select(v73, v75, hosts.host_76 < 0.5);
+            let v78 = v73 - v75;
+            let v81 = v78 * hosts.host_80;
+            let v82 = v77 + v81;
+            let v83 = v82;
+            let v85 = v7 * v84;
+            let v86 = v83 + v85;
+            let v87 = v7 - v86;
+            param[window.param + e] = v87;
+            exp_avg[e] = v83;
         }
     }
 }

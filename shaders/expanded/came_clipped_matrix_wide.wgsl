@@ -19,16 +19,16 @@ struct Hosts {
     host_23: f32,
     host_28: f32,
     host_41: f32,
-    host_56: f32,
-    host_65: f32,
-    host_69: f32,
-    host_80: f32,
-    host_84: f32,
-    host_95: f32,
-    host_110: f32,
-    host_111: f32,
-    host_122: f32,
-    host_130: f32,
+    host_58: f32,
+    host_67: f32,
+    host_71: f32,
+    host_82: f32,
+    host_86: f32,
+    host_97: f32,
+    host_112: f32,
+    host_113: f32,
+    host_126: f32,
+    host_134: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -143,76 +143,56 @@ fn at_51(t: Tensor) -> u32 {
     return t.small + 2u * t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
-fn at_53(t: Tensor) -> u32 {
+fn at_56(t: Tensor) -> u32 {
     return t.small + 2u * t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
-fn at_54(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 6u * t.batch * t.cols + 5u * t.batch * t.rows;
-}
-
-fn at_59(t: Tensor) -> u32 {
-    return t.small + 1u + 2u * t.batch + 6u * t.batch * t.cols + 5u * t.batch * t.rows;
-}
-
-fn at_60(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 5u * t.batch * t.rows;
-}
-
 fn at_61(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 6u * t.batch * t.rows;
+    return t.small + 1u + 2u * t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
-fn at_86(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 7u * t.batch * t.rows;
+fn at_62(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
-fn at_91(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 8u * t.batch * t.rows;
+fn at_63(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 6u * t.batch * t.rows;
 }
 
-fn at_96(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 7u * t.batch * t.cols + 8u * t.batch * t.rows;
+fn at_88(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 7u * t.batch * t.rows;
+}
+
+fn at_93(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 8u * t.batch * t.rows;
 }
 
 fn at_98(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 7u * t.batch * t.cols + 9u * t.batch * t.rows;
-}
-
-fn at_99(t: Tensor) -> u32 {
-    return t.small + 2u + 3u * t.batch + 7u * t.batch * t.cols + 9u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 8u * t.batch * t.rows;
 }
 
 fn at_100(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 9u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 9u * t.batch * t.rows;
 }
 
 fn at_101(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 10u * t.batch * t.rows;
+    return t.small + 2u + 3u * t.batch + 6u * t.batch * t.cols + 9u * t.batch * t.rows;
 }
 
 fn at_102(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 11u * t.batch * t.rows;
+    return t.small + 2u + 4u * t.batch + 6u * t.batch * t.cols + 9u * t.batch * t.rows;
 }
 
-fn at_116(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 8u * t.batch * t.cols + 11u * t.batch * t.rows;
+fn at_103(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 6u * t.batch * t.cols + 10u * t.batch * t.rows;
+}
+
+fn at_104(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 6u * t.batch * t.cols + 11u * t.batch * t.rows;
 }
 
 fn at_118(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 9u * t.batch * t.cols + 11u * t.batch * t.rows;
-}
-
-fn at_119(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 10u * t.batch * t.cols + 11u * t.batch * t.rows;
-}
-
-fn at_126(t: Tensor) -> u32 {
-    return t.small + 3u + 4u * t.batch + 10u * t.batch * t.cols + 11u * t.batch * t.rows;
-}
-
-fn at_127(t: Tensor) -> u32 {
-    return t.small + 4u + 4u * t.batch + 10u * t.batch * t.cols + 11u * t.batch * t.rows;
+    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 11u * t.batch * t.rows;
 }
 
 fn partials_17(t: Tensor) -> u32 {
@@ -223,20 +203,20 @@ fn partials_19(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows;
 }
 
-fn partials_47(t: Tensor) -> u32 {
+fn partials_56(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_75(t: Tensor) -> u32 {
-    return t.partials + t.col_tiles * t.batch * t.rows + 2u * t.row_tiles * t.batch * t.cols;
-}
-
 fn partials_77(t: Tensor) -> u32 {
-    return t.partials + 2u * t.col_tiles * t.batch * t.rows + 2u * t.row_tiles * t.batch * t.cols;
+    return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_115(t: Tensor) -> u32 {
-    return t.partials + 2u * t.col_tiles * t.batch * t.rows + 3u * t.row_tiles * t.batch * t.cols;
+fn partials_79(t: Tensor) -> u32 {
+    return t.partials + t.batch * t.row_tiles * t.col_tiles + 2u * t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
+}
+
+fn partials_123(t: Tensor) -> u32 {
+    return t.partials + t.batch * t.row_tiles * t.col_tiles + 2u * t.col_tiles * t.batch * t.rows + 2u * t.row_tiles * t.batch * t.cols;
 }
 
 @compute @workgroup_size(WIDTH)
@@ -358,8 +338,8 @@ fn settle_1(
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
         let v49 = small[at_49(t) + i / t.rows];
         let v44 = small[at_44(t) + i];
-        let v60 = v49 * v44;
-        small[at_60(t) + i] = v60;
+        let v62 = v49 * v44;
+        small[at_62(t) + i] = v62;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         let v49 = small[at_49(t) + i / t.cols];
@@ -389,8 +369,9 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
+    var sum_56 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_47 = 0.0;
+        let v51 = small[at_51(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
             let v44 = small[at_44(t) + tile.row + i];
@@ -400,10 +381,20 @@ fn sweep_2(
             let v6 = v5 * hosts.grad_scale;
             let v45 = v6 * v44;
             let v46 = v45 * v45;
-            sum_47 += v46;
+            let v54 = v46 * v51;
+            let v55 = v54 * v51;
+            sum_56 += v55;
         }
-        small[partials_47(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_47;
     }
+    lanes[lid] = sum_56;
+    workgroupBarrier();
+    if (lid == 0u) {
+        for (var i = 1u; i < WIDTH; i++) {
+            sum_56 += lanes[i];
+        }
+        small[partials_56(t) + tile.index] = sum_56;
+    }
+    workgroupBarrier();
 }
 
 // The small values between two sweeps: one workgroup for each tensor.
@@ -418,41 +409,29 @@ fn settle_2(
         return;
     }
     let t = tensor_at(index);
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_47 = 0.0;
-        for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_47 += small[partials_47(t) + k * t.batch * t.cols + i];
-        }
-        let v47 = sum_47 / f32(t.rows);
-        let v51 = small[at_51(t) + i];
-        let v52 = v47 * v51;
-        let v53 = v52 * v51;
-        small[at_53(t) + i] = v53;
+    var sum_56 = 0.0;
+    for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
+        sum_56 += small[partials_56(t) + i];
     }
-    storageBarrier();
-    var sum_54 = 0.0;
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_54 += small[at_53(t) + i];
-    }
-    let total_54 = sum_lanes(lid, sum_54);
+    let total_56 = sum_lanes(lid, sum_56);
     if (lid == 0u) {
-        small[at_54(t)] = total_54 / (f32(t.batch) * f32(t.cols));
+        small[at_56(t)] = total_56 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v54 = small[at_54(t)];
-        let v55 = sqrt(v54);
-        let v57 = v55 * hosts.host_56;
-        let v58 = max(v57, 1.0);
-        let v59 = 1.0 / v58;
-        small[at_59(t) + i] = v59;
+        let v56 = small[at_56(t)];
+        let v57 = sqrt(v56);
+        let v59 = v57 * hosts.host_58;
+        let v60 = max(v59, 1.0);
+        let v61 = 1.0 / v60;
+        small[at_61(t) + i] = v61;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v60 = small[at_60(t) + i];
-        let v59 = small[at_59(t)];
-        let v61 = v60 * v59;
-        small[at_61(t) + i] = v61;
+        let v62 = small[at_62(t) + i];
+        let v61 = small[at_61(t)];
+        let v63 = v62 * v61;
+        small[at_63(t) + i] = v63;
     }
 }
 
@@ -474,37 +453,37 @@ fn sweep_3(
     }
     for (var c = lid; c < tile.cols; c += WIDTH) {
         let v50 = small[at_50(t) + tile.b * t.cols + tile.col + c];
-        var sum_77 = 0.0;
+        var sum_79 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v61 = small[at_61(t) + tile.row + i];
+            let v63 = small[at_63(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v62 = v6 * v61;
-            let v63 = v62 * v50;
-            let v64 = exp_avg[e];
-            let v66 = select(v63, v64, hosts.host_65 < 0.5);
-            let v67 = v63 - v64;
-            let v70 = v67 * hosts.host_69;
-            let v71 = v66 + v70;
-            let v72 = v71;
-            let v73 = v63 - v72;
-            let v74 = v73 * v73;
-            exp_avg[e] = v72;
-            row_0[i * WIDTH + lid] += v74;
-            sum_77 += v74;
+            let v64 = v6 * v63;
+            let v65 = v64 * v50;
+            let v66 = exp_avg[e];
+            let v68 = select(v65, v66, hosts.host_67 < 0.5);
+            let v69 = v65 - v66;
+            let v72 = v69 * hosts.host_71;
+            let v73 = v68 + v72;
+            let v74 = v73;
+            let v75 = v65 - v74;
+            let v76 = v75 * v75;
+            exp_avg[e] = v74;
+            row_0[i * WIDTH + lid] += v76;
+            sum_79 += v76;
         }
-        small[partials_77(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_77;
+        small[partials_79(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_79;
     }
     workgroupBarrier();
     if (lid < tile.rows) {
-        var sum_75 = row_0[lid * WIDTH];
+        var sum_77 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
-            sum_75 += row_0[lid * WIDTH + i];
+            sum_77 += row_0[lid * WIDTH + i];
         }
-        small[partials_75(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_75;
+        small[partials_77(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_77;
     }
     workgroupBarrier();
 }
@@ -522,86 +501,86 @@ fn settle_3(
     }
     let t = tensor_at(index);
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        var sum_75 = 0.0;
+        var sum_77 = 0.0;
         for (var k = 0u; k < t.col_tiles; k++) {
-            sum_75 += small[partials_75(t) + k * t.batch * t.rows + i];
+            sum_77 += small[partials_77(t) + k * t.batch * t.rows + i];
         }
-        let v75 = sum_75 / f32(t.cols);
-        let v76 = v75 + hosts.eps2;
-        let v79 = small[at_exp_avg_res_row(t) + i];
-        let v81 = select(v76, v79, hosts.host_80 < 0.5);
-        let v82 = v76 - v79;
-        let v85 = v82 * hosts.host_84;
-        let v86 = v81 + v85;
-        small[at_86(t) + i] = v86;
-        let v96 = v86 * hosts.host_95;
-        small[at_96(t) + i] = v96;
-        let v100 = inverseSqrt(v96);
-        small[at_100(t) + i] = v100;
+        let v77 = sum_77 / f32(t.cols);
+        let v78 = v77 + hosts.eps2;
+        let v81 = small[at_exp_avg_res_row(t) + i];
+        let v83 = select(v78, v81, hosts.host_82 < 0.5);
+        let v84 = v78 - v81;
+        let v87 = v84 * hosts.host_86;
+        let v88 = v83 + v87;
+        small[at_88(t) + i] = v88;
+        let v98 = v88 * hosts.host_97;
+        small[at_98(t) + i] = v98;
+        let v102 = inverseSqrt(v98);
+        small[at_102(t) + i] = v102;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_77 = 0.0;
+        var sum_79 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_77 += small[partials_77(t) + k * t.batch * t.cols + i];
+            sum_79 += small[partials_79(t) + k * t.batch * t.cols + i];
         }
-        let v77 = sum_77 / f32(t.rows);
-        let v78 = v77 + hosts.eps2;
-        let v87 = small[at_exp_avg_res_col(t) + i];
-        let v88 = select(v78, v87, hosts.host_80 < 0.5);
-        let v89 = v78 - v87;
-        let v90 = v89 * hosts.host_84;
-        let v91 = v88 + v90;
-        small[at_91(t) + i] = v91;
-        let v97 = v91 * hosts.host_95;
-        let v102 = inverseSqrt(v97);
-        small[at_102(t) + i] = v102;
+        let v79 = sum_79 / f32(t.rows);
+        let v80 = v79 + hosts.eps2;
+        let v89 = small[at_exp_avg_res_col(t) + i];
+        let v90 = select(v80, v89, hosts.host_82 < 0.5);
+        let v91 = v80 - v89;
+        let v92 = v91 * hosts.host_86;
+        let v93 = v90 + v92;
+        small[at_93(t) + i] = v93;
+        let v99 = v93 * hosts.host_97;
+        let v104 = inverseSqrt(v99);
+        small[at_104(t) + i] = v104;
     }
     storageBarrier();
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_98 = 0.0;
+            var sum_100 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_98 += small[at_96(t) + b * t.rows + i];
+                sum_100 += small[at_98(t) + b * t.rows + i];
             }
-            small[at_98(t) + b] = sum_98 / f32(t.rows);
+            small[at_100(t) + b] = sum_100 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_96(t) + b * t.rows + i];
+                part += small[at_98(t) + b * t.rows + i];
             }
-            let sum_98 = sum_lanes(lid, part);
+            let sum_100 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_98(t) + b] = sum_98 / f32(t.rows);
+                small[at_100(t) + b] = sum_100 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch; i += SETTLE) {
-        let v98 = small[at_98(t) + i];
-        let v99 = sqrt(v98);
-        small[at_99(t) + i] = v99;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v99 = small[at_99(t) + i / t.rows];
         let v100 = small[at_100(t) + i];
-        let v101 = v99 * v100;
+        let v101 = sqrt(v100);
         small[at_101(t) + i] = v101;
     }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v99 = small[at_99(t) + i / t.cols];
+    storageBarrier();
+    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
+        let v101 = small[at_101(t) + i / t.rows];
         let v102 = small[at_102(t) + i];
-        let v116 = v99 * v102;
-        small[at_116(t) + i] = v116;
+        let v103 = v101 * v102;
+        small[at_103(t) + i] = v103;
+    }
+    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
+        let v101 = small[at_101(t) + i / t.cols];
+        let v104 = small[at_104(t) + i];
+        let v118 = v101 * v104;
+        small[at_118(t) + i] = v118;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_res_row(t) + i] = small[at_86(t) + i];
+        small[at_exp_avg_res_row(t) + i] = small[at_88(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_res_col(t) + i] = small[at_91(t) + i];
+        small[at_exp_avg_res_col(t) + i] = small[at_93(t) + i];
     }
 }
 
@@ -618,70 +597,29 @@ fn sweep_4(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 3.
+    var sum_123 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_115 = 0.0;
+        let v118 = small[at_118(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v100 = small[at_100(t) + tile.row + i];
-            let v72 = exp_avg[e];
-            let v113 = v72 * v100;
-            let v114 = v113 * v113;
-            sum_115 += v114;
+            let v102 = small[at_102(t) + tile.row + i];
+            let v74 = exp_avg[e];
+            let v115 = v74 * v102;
+            let v116 = v115 * v115;
+            let v121 = v116 * v118;
+            let v122 = v121 * v118;
+            sum_123 += v122;
         }
-        small[partials_115(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_115;
     }
-}
-
-// The small values between two sweeps: one workgroup for each tensor.
-@compute @workgroup_size(SETTLE)
-fn settle_4(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lid: u32,
-) {
-    let index = group.y * groups.x + group.x;
-    if (index >= window.n_tensors || hosts.go == 0.0) {
-        return;
-    }
-    let t = tensor_at(index);
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_115 = 0.0;
-        for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_115 += small[partials_115(t) + k * t.batch * t.cols + i];
-        }
-        let v115 = sum_115 / f32(t.rows);
-        let v116 = small[at_116(t) + i];
-        let v117 = v115 * v116;
-        let v118 = v117 * v116;
-        small[at_118(t) + i] = v118;
-    }
-    storageBarrier();
-    var sum_119 = 0.0;
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_119 += small[at_118(t) + i];
-    }
-    let total_119 = sum_lanes(lid, sum_119);
+    lanes[lid] = sum_123;
+    workgroupBarrier();
     if (lid == 0u) {
-        small[at_119(t)] = total_119 / (f32(t.batch) * f32(t.cols));
+        for (var i = 1u; i < WIDTH; i++) {
+            sum_123 += lanes[i];
+        }
+        small[partials_123(t) + tile.index] = sum_123;
     }
-    storageBarrier();
-    for (var i = lid; i < 1u; i += SETTLE) {
-        let v119 = small[at_119(t)];
-        let v120 = sqrt(v119);
-        let v121 = v120 * hosts.host_110;
-        let v123 = v121 * hosts.host_122;
-        let v124 = max(v123, 1.0);
-        let v125 = 1.0 / v124;
-        let v126 = hosts.host_111 * v125;
-        small[at_126(t) + i] = v126;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v101 = small[at_101(t) + i];
-        let v126 = small[at_126(t)];
-        let v127 = v101 * v126;
-        small[at_127(t) + i] = v127;
-    }
+    workgroupBarrier();
 }
 
 @compute @workgroup_size(WIDTH)
@@ -697,19 +635,37 @@ fn sweep_5(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 4.
+    lanes[lid] = 0.0;
+    for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += WIDTH) {
+        lanes[lid] += small[partials_123(t) + i];
+    }
+    workgroupBarrier();
+    var sum_123 = lanes[0];
+    for (var i = 1u; i < WIDTH; i++) {
+        sum_123 += lanes[i];
+    }
+    workgroupBarrier();
+    let v123 = sum_123 / (f32(t.batch) * f32(t.rows) * f32(t.cols));
+    let v124 = sqrt(v123);
+    let v125 = v124 * hosts.host_112;
+    let v127 = v125 * hosts.host_126;
+    let v128 = max(v127, 1.0);
+    let v129 = 1.0 / v128;
+    let v130 = hosts.host_113 * v129;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v102 = small[at_102(t) + tile.b * t.cols + tile.col + c];
+        let v104 = small[at_104(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v127 = small[at_127(t) + tile.row + i];
+            let v103 = small[at_103(t) + tile.row + i];
+            let v131 = v103 * v130;
             let v7 = param[window.param + e];
-            let v72 = exp_avg[e];
-            let v128 = v72 * v127;
-            let v129 = v128 * v102;
-            let v131 = v7 * hosts.host_130;
-            let v132 = v129 + v131;
-            let v133 = v7 - v132;
-            param[window.param + e] = v133;
+            let v74 = exp_avg[e];
+            let v132 = v74 * v131;
+            let v133 = v132 * v104;
+            let v135 = v7 * hosts.host_134;
+            let v136 = v133 + v135;
+            let v137 = v7 - v136;
+            param[window.param + e] = v137;
         }
     }
 }

@@ -138,7 +138,10 @@ impl Core {
             return Ok((class, dims));
         }
         crate::host::adopt(&mut graph, optimizer)?;
-        let plan = Plan::new(graph, fused)?;
+        let plan = match dims.kind {
+            Kind::Matrix if !fused => Plan::cut(&graph)?,
+            _ => Plan::new(graph, fused)?,
+        };
         let watch = self.watch;
         let separate = self.gpu.pipelines(self.recipe, &plan, false, watch).await?;
         let pooled = match pooled {
