@@ -7,7 +7,9 @@ use gradstep::{
 };
 
 use crate::common::tolerance::F32;
-use crate::side::{Lists, Side, bits, grads, make, model, on_all, plain, starts, two_groups};
+use crate::side::{
+    Lists, Side, bits, grads, make, model, on_all, plain, starts, three_hundred, two_groups,
+};
 
 on_all! {
     a_gradient_that_is_not_finite_leaves_everything_untouched,
@@ -26,17 +28,6 @@ on_all! {
     discarded_micro_batches_leave_nothing,
     a_step_without_micro_batches_is_an_error,
     a_skipped_step_of_micro_batches_begins_anew,
-}
-
-/// Three hundred tensors of two optimizers.
-fn three_hundred() -> Vec<(String, Vec<usize>)> {
-    let shape = |i: usize| match i % 4 {
-        0 => vec![16, 20],
-        1 => vec![33],
-        2 => vec![3, 2, 2, 2],
-        _ => vec![1 + i % 7, 40],
-    };
-    (0..300).map(|i| (format!("tensor.{i}"), shape(i))).collect()
 }
 
 /// The bits of everything but the step number and the count of skipped steps.
