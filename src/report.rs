@@ -61,6 +61,9 @@ pub struct Memory {
     pub tensors: Vec<TensorMemory>,
     /// Bytes of the copy on a GPU by way of which averages are swapped with parameters.
     pub spare: usize,
+    /// Bytes of the copies of gradients on a GPU, where
+    /// [`Setup::gather_gradients`](crate::Setup#method.gather_gradients) asks for them.
+    pub gathered: usize,
 }
 
 /// What the state of a tensor takes.
@@ -107,13 +110,14 @@ impl Memory {
             sum: if sums && active(i) { size(&t.shape) } else { 0 },
             adamw: if active(i) { 2 * size(&t.shape) } else { 0 },
         });
-        Self { tensors: tensors.collect(), spare }
+        Self { tensors: tensors.collect(), spare, gathered: 0 }
     }
 
-    /// Bytes of all slots and sums of all tensors, and of the copy for swaps.
+    /// Bytes of all slots and sums of all tensors, and of the copies for swaps and of gradients.
     #[must_use]
     pub fn state(&self) -> usize {
-        self.tensors.iter().map(TensorMemory::state).sum::<usize>() + self.spare
+        let tensors: usize = self.tensors.iter().map(TensorMemory::state).sum();
+        tensors + self.spare + self.gathered
     }
 
     /// Bytes that AdamW would take for the same tensors.
@@ -136,8 +140,10 @@ impl fmt::Display for Memory {
             let slots = slots.join(", ");
             writeln!(f, "{name:width$} {param:12} {state:12} {adamw:12}  {slots}")?;
         }
-        if self.spare > 0 {
-            writeln!(f, "{:width$} {:>12} {:12}", "(swaps)", "", self.spare)?;
+        for (name, bytes) in [("(swaps)", self.spare), ("(gathered)", self.gathered)] {
+            if bytes > 0 {
+                writeln!(f, "{name:width$} {:>12} {bytes:12}", "")?;
+            }
         }
         let param: usize = self.tensors.iter().map(|t| t.param).sum();
         write!(f, "{:width$} {param:12} {:12} {:12}", "all", self.state(), self.adamw())

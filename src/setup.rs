@@ -395,6 +395,8 @@ pub struct Setup {
     pub(crate) missing: Missing,
     pub(crate) accumulation: Option<Accumulation>,
     pub(crate) watch: bool,
+    #[cfg(feature = "gpu")]
+    pub(crate) gather: bool,
 }
 
 impl Setup {
@@ -476,6 +478,25 @@ impl Setup {
     #[must_use]
     pub fn watch(mut self) -> Self {
         self.watch = true;
+        self
+    }
+
+    /// Copies gradients that lie in the caller's own buffers on a GPU
+    /// ([`gpu_foreign`](Self::gpu_foreign)) into a few large ones before they are measured.
+    ///
+    /// Clipping by the norm, the test for finite gradients and the dynamic loss scale take one
+    /// dispatch for each tensor and two for all without it; with it, two and one for each binding
+    /// that all gradients fill (three up to 33 million parameters, by WebGPU's default limits). In
+    /// exchange each step copies every gradient once, the copies take 4 bytes a parameter, and the
+    /// buffers of gradients need the usage `COPY_SRC`. A tensor that is skipped
+    /// ([`Missing::Skip`]) counts as zeros, as it does without.
+    ///
+    /// Norms may differ in their last places, since sums are made in another order. Nothing is copied
+    /// where nothing is measured. The other kinds of sets have nothing to gather.
+    #[cfg(feature = "gpu")]
+    #[must_use]
+    pub fn gather_gradients(mut self) -> Self {
+        self.gather = true;
         self
     }
 

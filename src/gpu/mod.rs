@@ -19,6 +19,7 @@ mod engine;
 mod flat;
 mod foreign;
 mod many;
+mod measure;
 mod named;
 mod ranges;
 mod set;

@@ -1,11 +1,11 @@
 //! Many named tensors in the caller's own buffers.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::device::{Gpu, lost};
 use super::engine::{Call, Core, Group, Ring, Ticket, begin, floats};
 use super::flat::{Flat, Guard, whole};
+use super::measure::{Cuts, Measure};
 use super::ranges::{Lent, More, Pair, Who, Window};
 use super::set::Set;
 use crate::Outcome;
@@ -18,7 +18,6 @@ use crate::report::{Memory, Stats};
 use crate::setup::{Groups, Key, Missing, Setup};
 use crate::snapshot::{Snapshot, Values};
 use crate::value::GRAD_NEUTRAL;
-use crate::wgsl::Dispatch;
 
 /// The optimizer of all tensors of a [`Setup`] whose parameters and gradients lie in the caller's
 /// own buffers on the GPU; only state is kept here.
@@ -48,10 +47,16 @@ use crate::wgsl::Dispatch;
 /// They run and stay on the device, as in a [`GpuOptimizer`](super::GpuOptimizer): nothing is read
 /// back. A shader binds a few buffers, and so many tensors in buffers of their own cannot be
 /// measured in one dispatch: each takes one more, which leaves partial sums, and two for all prepare
-/// that and then add them up and decide. To copy gradients into a few large buffers first would take
-/// as many copies, their memory once more, and `COPY_SRC` of every buffer. Dispatches grow with the
-/// number of tensors in any case, since each is stepped on its own: for many small ones a
-/// `GpuOptimizer` takes far fewer.
+/// that and then add them up and decide. Nothing is copied.
+///
+/// With [`Setup::gather_gradients`] each step first copies the gradients into pages of the set's own,
+/// as large as a binding. The two dispatches and one for each page are all then: three, whatever the
+/// number of tensors, where all gradients fit one binding. That costs a copy for each tensor, 4
+/// bytes a parameter, and `COPY_SRC` of the buffers of gradients. The step itself reads gradients
+/// where they lie.
+///
+/// Dispatches grow with the number of tensors in any case, since each is stepped on its own: for many
+/// small ones a `GpuOptimizer` takes far fewer.
 #[derive(Debug)]
 pub struct GpuForeign {
     set: Set,
@@ -70,19 +75,8 @@ pub struct GpuForeign {
 struct Member {
     unit: usize,
     lent: Lent,
-    /// The chunks of the guard that are its gradient.
-    measured: Range<usize>,
     /// None without averages or elements.
     followed: Option<Followed>,
-}
-
-/// How the guard reaches gradients that lie anywhere.
-#[derive(Debug)]
-struct Measure {
-    /// The tensor of each chunk, and which of its pieces that is.
-    owners: Vec<(usize, usize)>,
-    /// Bound where definitions that change something have the parameter.
-    none: wgpu::Buffer,
 }
 
 #[derive(Debug)]
@@ -167,37 +161,6 @@ impl Followed {
     }
 }
 
-impl Measure {
-    async fn new(gpu: &Gpu, owners: Vec<(usize, usize)>) -> Result<Self> {
-        let made = gpu.checked("the guard", |device| floats(device, "gradstep none", 4, 0.0));
-        let none = made.await?.ok_or_else(|| lost("it made no buffer"))?;
-        Ok(Self { owners, none })
-    }
-
-    /// Binds the gradient of a tensor, which is these chunks.
-    fn bind(
-        &self,
-        who: Who<'_>,
-        flat: &Flat,
-        ring: &wgpu::Buffer,
-        chunks: &Range<usize>,
-        grad: wgpu::BufferSlice<'_>,
-    ) -> Result<Vec<wgpu::BindGroup>> {
-        let (gpu, none) = (&flat.core.gpu, whole(&self.none));
-        let pieces = &flat.group.layouts.pieces[0][chunks.clone()];
-        let first = pieces.first().map_or(0, |p| p.elements.start);
-        let bind = |piece: &super::cut::Piece| {
-            let elements = piece.elements.start - first..piece.elements.end - first;
-            let input = Window::new(gpu, grad, &elements);
-            who.bound(gpu, |device| {
-                let input = (Some(&input.bound), input.base);
-                flat.group.bind(device, &flat.core, ring, piece.chunk, (&none, 0), input)
-            })
-        };
-        pieces.iter().map(bind).collect()
-    }
-}
-
 impl GpuForeign {
     async fn new(setup: &Setup, gpu: &Gpu) -> Result<Self> {
         if setup.accumulation.is_some() {
@@ -217,25 +180,15 @@ impl GpuForeign {
             set.check_total(what, "leave them out, or make several sets of the tensors")?;
         }
 
-        // The guard sees the gradients as one vector: each is a chunk of it, or several.
-        let (mut lens, mut owners, mut measured) = (Vec::new(), Vec::new(), Vec::new());
-        for (i, t) in set.tensors.iter().enumerate() {
-            let (first, len) = (lens.len(), t.dims.len());
-            let pieces = (0..len).step_by(capacity).enumerate();
-            for (k, at) in pieces.filter(|_| t.class.is_some()) {
-                lens.push(capacity.min(len - at));
-                owners.push((i, k));
-            }
-            measured.push(first..lens.len());
-        }
-        if lens.is_empty() {
-            lens.push(0);
-        }
+        // The guard sees the gradients as one vector.
+        let cuts = {
+            let lens = set.tensors.iter().map(|t| t.class.map_or(0, |_| t.dims.len()));
+            if setup.gather { Cuts::gathered(gpu, lens) } else { Cuts::in_place(gpu, lens) }
+        };
         let gradients = &setup.gradients;
         let controls = gradients.needs_all().then(|| Controls::new(gradients.clone()));
-        let total = lens.iter().sum();
         let mut guard = match &controls {
-            Some(controls) => Some(Flat::core(gpu, controls, total, capacity).await?),
+            Some(controls) => Some(Flat::core(gpu, controls, cuts.total(), capacity).await?),
             None => None,
         };
         let mut average = match setup.average {
@@ -249,13 +202,12 @@ impl GpuForeign {
 
         let mut measure = None;
         if let (Some(core), Some(controls)) = (guard, controls) {
-            let this = Measure::new(gpu, owners).await?;
-            let flat = Flat::anywhere(core, &ring.buffer, &this.none, &lens).await?;
+            let (this, flat) = cuts.measure(core, &ring.buffer).await?;
             set.guard = Some(Guard { flat, controls });
             measure = Some(this);
         }
         let mut tensors = Vec::new();
-        for (t, measured) in set.tensors.iter().zip(measured) {
+        for t in &set.tensors {
             let Some((unit, class)) = t.class else {
                 tensors.push(None);
                 continue;
@@ -267,7 +219,7 @@ impl GpuForeign {
                 }
                 _ => None,
             };
-            tensors.push(Some(Member { unit, lent, measured, followed }));
+            tensors.push(Some(Member { unit, lent, followed }));
         }
         let average = match setup.average.zip(average) {
             Some((kind, mut core)) => {
@@ -321,7 +273,11 @@ impl GpuForeign {
             return Err(missing(&self.set.groups, index));
         };
         let who = Who::Name(&self.set.groups.tensors[index].info.name);
-        let pair = Pair::new(who, member.lent.dims.len(), param, grad)?;
+        let len = member.lent.dims.len();
+        let pair = Pair::new(who, len, param, grad)?;
+        if let Some(measure) = &self.measure {
+            measure.check(who, &grad, len)?;
+        }
         if self.chosen[index].is_some() {
             return Err(twice(&self.set.groups, index));
         }
@@ -329,7 +285,7 @@ impl GpuForeign {
         let more = || {
             let mut more = More::default();
             if let (Some(measure), Some(guard)) = (&self.measure, &self.set.guard) {
-                more.measures = measure.bind(who, &guard.flat, ring, &member.measured, grad)?;
+                more.measures = measure.bind(who, &guard.flat, ring, index, grad)?;
             }
             if let (Some(average), Some(followed)) = (&self.average, &member.followed) {
                 more.follows = followed.bind(who, &average.core, ring, param)?;
@@ -367,7 +323,10 @@ impl GpuForeign {
         let ticket = self.prepare()?;
         self.set.t = self.set.t.saturating_add(1);
         if let (Some(measure), Some(guard)) = (&self.measure, &self.set.guard) {
-            self.record_measure(measure, &guard.flat, encoder, &ticket);
+            measure.record(&guard.flat, encoder, &ticket, |tensor| {
+                let member = self.tensors[tensor].as_ref()?;
+                member.lent.bindings.get(self.chosen[tensor]?)
+            });
             let averages = self.average.iter().map(|a| &a.core);
             let followers = self.set.cores.iter().chain(averages);
             guard.encode_decision(encoder, &self.ring, &ticket, followers);
@@ -378,42 +337,6 @@ impl GpuForeign {
         }
         ticket.release_after(encoder);
         Ok(())
-    }
-
-    /// Records the measurement of all gradients, and the decision.
-    fn record_measure(
-        &self,
-        measure: &Measure,
-        flat: &Flat,
-        encoder: &mut wgpu::CommandEncoder,
-        ticket: &Ticket,
-    ) {
-        let chosen = |tensor: usize| {
-            let member = self.tensors[tensor].as_ref()?;
-            member.lent.bindings.get(self.chosen[tensor]?)
-        };
-        // What an earlier step left of a tensor that is skipped.
-        for (chunk, _) in measure.owners.iter().enumerate().filter(|(_, o)| chosen(o.0).is_none()) {
-            for range in flat.partials(chunk) {
-                let size = range.end - range.start;
-                encoder.clear_buffer(&flat.group.small, range.start, Some(size));
-            }
-        }
-        let program = &flat.core.classes[0].separate.program;
-        let mut pass = begin(encoder);
-        for call in &flat.calls {
-            let bind = match program.dispatches[call.pipeline] {
-                Dispatch::Sweep(_) => {
-                    let (tensor, piece) = measure.owners[call.chunk];
-                    chosen(tensor).and_then(|b| b.more.measures.get(piece))
-                }
-                Dispatch::Gather(_) | Dispatch::Settle(_) => flat.binds.first(),
-            };
-            if let Some(bind) = bind {
-                let (call, bind) = (Call { chunk: 0, ..*call }, std::slice::from_ref(bind));
-                flat.core.dispatch(&mut pass, &flat.group, &[call], bind, false, ticket);
-            }
-        }
     }
 
     /// Records the step of a tensor that was given, and of its average: step `t` is counted already.
@@ -468,7 +391,8 @@ impl GpuForeign {
 
     /// What the state takes.
     pub fn memory(&self) -> Memory {
-        self.set.memory(self.average.as_ref().map(|a| &a.spare), false)
+        let gathered = self.measure.as_ref().map_or(0, Measure::copied_bytes);
+        Memory { gathered, ..self.set.memory(self.average.as_ref().map(|a| &a.spare), false) }
     }
 
     /// Where the loss scale of the next step lies on the device, as an `f32`: the buffer and the
@@ -487,7 +411,8 @@ impl GpuForeign {
     }
 
     /// Those of them that clip, test and scale gradients: one for each tensor (or each piece of one
-    /// that is larger than a binding) and two for all.
+    /// that is larger than a binding) and two for all; with [`Setup::gather_gradients`] one for each
+    /// page, as large as a binding, and two for all.
     pub fn guard_dispatches(&self) -> usize {
         self.set.guard_dispatches()
     }
@@ -714,8 +639,9 @@ impl GpuStepping<'_> {
     ///
     /// # Errors
     /// [`Error::Tensor`] for a tensor that is not registered, frozen or given twice, and for a range
-    /// that cannot be used; [`Error::GpuLimit`] where parameter and gradient lie in one buffer
-    /// farther apart than a binding; [`Error::DeviceLost`].
+    /// that cannot be used: of another size, not at a multiple of 4 bytes, or of a buffer without the
+    /// usage `STORAGE` (and `COPY_SRC`, for gradients that are gathered); [`Error::GpuLimit`] where
+    /// parameter and gradient lie in one buffer farther apart than a binding; [`Error::DeviceLost`].
     pub fn tensor<'k>(
         &mut self,
         tensor: impl Into<Key<'k>>,

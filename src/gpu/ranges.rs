@@ -74,7 +74,8 @@ impl Who<'_> {
             ));
         }
         if !slice.buffer().usage().contains(usages) {
-            let problem = format!("its usage is {:?}", slice.buffer().usage());
+            let problem =
+                format!("its usage is {:?}, and {usages:?} is needed", slice.buffer().usage());
             return Err(self.unusable(what, problem, remedy));
         }
         Ok(())
@@ -194,6 +195,13 @@ pub(crate) struct Bindings {
 pub(crate) struct More {
     pub(crate) measures: Vec<wgpu::BindGroup>,
     pub(crate) follows: Vec<wgpu::BindGroup>,
+}
+
+impl Bindings {
+    /// The buffer of the gradient, and the byte at which it begins there.
+    pub(crate) fn grad(&self) -> (&wgpu::Buffer, u64) {
+        (&self.key.grad.0, self.key.grad.1)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -7,10 +7,23 @@ use gradstep::{Accumulation, Average, Error, Gradients, Group, LossScale, Missin
 use pollster::block_on as wait;
 
 use crate::common::gate;
-use crate::common::tolerance::F32;
+use crate::common::run::widen;
+use crate::common::tolerance::{self, F32, What};
 use crate::side::{
-    Lists, OnForeign, OnGpu, Side, bits, grads, make, model, plain, spot, starts, two_groups,
+    Lists, OnForeign, OnGathered, OnGpu, OnRanges, SEED, Side, bits, grads, make, model, plain,
+    read, spot, starts, three_hundred, two_groups,
 };
+
+/// Sets over the caller's buffers, whose steps may leave tensors out.
+trait Partial: Side {
+    fn step_of(&mut self, given: impl Fn(&str) -> bool) -> gradstep::Result<gradstep::Outcome>;
+}
+
+impl<const GATHERED: bool> Partial for OnRanges<GATHERED> {
+    fn step_of(&mut self, given: impl Fn(&str) -> bool) -> gradstep::Result<gradstep::Outcome> {
+        self.step_of(given)
+    }
+}
 
 fn norm<'g>(grads: impl IntoIterator<Item = &'g Vec<f32>>) -> f64 {
     grads.into_iter().flatten().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt()
@@ -87,7 +100,7 @@ fn a_step_that_does_not_fit_names_the_tensor_and_records_nothing() {
     assert!(error.contains("`w` has no gradient"), "{error}");
     gpu.queue().submit([encoder.finish()]);
     assert_eq!(set.steps(), 0, "no step counts");
-    assert_eq!(crate::side::read(gpu, &[w]), [[1.0; 6]], "a parameter has changed");
+    assert_eq!(read(gpu, &[w]), [[1.0; 6]], "a parameter has changed");
 
     let error = wait(setup.accumulate(Accumulation::Mean).gpu_foreign(gpu)).expect_err("no sums");
     assert!(error.to_string().contains("Setup::gpu"), "{error}");
@@ -95,17 +108,26 @@ fn a_step_that_does_not_fit_names_the_tensor_and_records_nothing() {
 
 #[test]
 fn a_skipped_tensor_is_neither_measured_nor_changed() {
+    skipped::<OnForeign>();
+}
+
+#[test]
+fn a_skipped_tensor_is_zeros_among_gathered_ones_and_is_not_changed() {
+    skipped::<OnGathered>();
+}
+
+fn skipped<S: Partial>() {
     let tensors = model();
     let start = starts(&tensors);
     let setup = plain(tensors.clone(), Gradients::new().clip_norm(1e6).check_finite())
         .average(Average::Ema { decay: 0.5 })
         .missing(Missing::Skip);
-    let mut side = make!(OnForeign, setup, start);
+    let mut side = make!(S, setup, start);
     let mut bad = grads(&tensors, 1);
     bad[2][3] = f32::NAN;
     bad[5][1] = f32::INFINITY;
     assert!(side.step(&bad).expect("a step").skipped, "NaN was taken");
-    // What is bad is left out: in its place there are only the partial sums of the step before.
+    // What is bad is left out: in its place there is only what was measured in the step before.
     let good = |name: &str| name != tensors[2].0 && name != tensors[5].0;
     let outcome = side.step_of(good).expect("a step");
     let n = norm(bad.iter().enumerate().filter(|(i, _)| *i != 2 && *i != 5).map(|(_, g)| g));
@@ -121,7 +143,8 @@ fn a_skipped_tensor_is_neither_measured_nor_changed() {
     assert_eq!((steps(0), steps(2)), (vec![1.0f32], vec![0.0f32]), "steps in averages");
     // None at all is a step as well.
     let outcome = side.step_of(|_| false).expect("a step");
-    assert_eq!((outcome.skipped, outcome.grad_norm, side.set.steps()), (false, Some(0.0), 3));
+    assert_eq!((outcome.skipped, outcome.grad_norm), (false, Some(0.0)), "{}", S::NAME);
+    assert_eq!(side.snapshot().expect("state").step, 3, "steps on the {}", S::NAME);
 }
 
 #[test]
@@ -138,6 +161,124 @@ fn the_guard_takes_a_dispatch_for_each_tensor_and_two_for_all() {
     assert!(free.set.dispatches() <= 8 * tensors.len(), "{}", free.set.dispatches());
 }
 
+#[test]
+fn the_guard_of_gathered_gradients_takes_three_dispatches_whatever_their_number() {
+    let gradients =
+        Gradients::new().clip_norm(1.0).clip_value(3.0).loss_scale(LossScale::dynamic());
+    for n in [3, 30, 300] {
+        let tensors: Vec<_> = three_hundred().into_iter().take(n).collect();
+        let start = starts(&tensors);
+        let free = make!(OnGathered, two_groups(tensors.clone()), start);
+        let setup = two_groups(tensors.clone()).gradients(gradients.clone());
+        let apart = make!(OnForeign, setup, start);
+        let side = make!(OnGathered, setup, start);
+        assert_eq!(side.set.guard_dispatches(), 3, "for {n} tensors");
+        assert_eq!(side.set.dispatches(), free.set.dispatches() + 3, "for {n} tensors");
+        assert_eq!(apart.set.guard_dispatches(), n + 2, "in place");
+        // What is bought with it; and nothing where nothing is measured.
+        let bytes = 4 * start.iter().map(Vec::len).sum::<usize>();
+        let memory = [&free, &side].map(|s| s.set.memory());
+        assert_eq!(memory.each_ref().map(|m| m.gathered), [0, bytes], "copies of {n} tensors");
+        assert_eq!(memory[1].state(), memory[0].state() + bytes);
+        assert!(memory[1].to_string().contains("(gathered)"), "{}", memory[1]);
+        assert_eq!(apart.set.memory(), memory[0], "in place");
+    }
+}
+
+#[test]
+fn gathered_gradients_give_the_steps_of_those_in_place() {
+    let tensors = model();
+    let start = starts(&tensors);
+    let scale = LossScale::Dynamic { initial: 2.0, growth: 2.0, backoff: 0.5, interval: 2 };
+    for (case, gradients) in [
+        ("tested", Gradients::new().clip_value(0.4).check_finite()),
+        ("clipped", Gradients::new().clip_norm(0.5).loss_scale(scale)),
+    ] {
+        let setup = two_groups(tensors.clone()).gradients(gradients);
+        let setup = setup.average(Average::Ema { decay: 0.9 });
+        let mut apart = make!(OnForeign, setup, start);
+        let mut side = make!(OnGathered, setup, start);
+        let mut moved = vec![0.0; tensors.len()];
+        for step in 1..=6 {
+            let g = grads(&tensors, step);
+            let [a, b] = [apart.step(&g), side.step(&g)].map(|o| o.expect("a step"));
+            assert_eq!((a.skipped, a.loss_scale), (b.skipped, b.loss_scale), "{case}, step {step}");
+            let [a, b] = [a, b].map(|o| o.grad_norm.expect("a norm"));
+            assert!((a - b).abs() <= 16.0 * F32 * a, "{case}, step {step}: {a} and {b}");
+            // Where the norm decides nothing, sums in another order change nothing.
+            if case == "tested" {
+                assert_eq!(bits(&apart.params()), bits(&side.params()), "step {step}");
+                assert_eq!(apart.snapshot().expect("state"), side.snapshot().expect("state"));
+            }
+            let (wanted, found) = (apart.params(), side.params());
+            for (i, (_, shape)) in tensors.iter().enumerate() {
+                let test = "gathered_gradients_give_the_steps_of_those_in_place";
+                let what = What { case, shape, seed: SEED + i as u64, step, test };
+                let [start, found, wanted] =
+                    [&start, &found, &wanted].map(|x: &Lists| widen(&x[i]));
+                let moved = &mut moved[i];
+                tolerance::check(tolerance::GPU, F32, &what, moved, &start, &found, &wanted);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gradient_that_cannot_be_gathered_is_refused_and_nothing_is_recorded() {
+    let Some(gpu) = gate::gpu() else { return };
+    let setup = Setup::new()
+        .tensors([("b", vec![3]), ("w", vec![2, 3])])
+        .group(Group::new("all", AdamW::new(0.1)))
+        .gather_gradients();
+    let clipped = setup.clone().gradients(Gradients::new().clip_norm(1.0));
+    let [b, db] = [(); 2].map(|()| spot(gpu, 3));
+    let [w, dw] = [(); 2].map(|()| spot(gpu, 6));
+    for (spot, len) in [(&b, 3), (&db, 3), (&w, 6), (&dw, 6)] {
+        spot.write(gpu, &vec![1.0; len]);
+    }
+    let no_copies = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 24,
+        usage: wgpu::BufferUsages::STORAGE,
+        mapped_at_creation: false,
+    });
+    let mut set = wait(clipped.gpu_foreign(gpu)).expect("valid");
+    let before = wait(set.snapshot()).expect("state");
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    let mut step = set.begin();
+    step.tensor("b", b.slice(), db.slice()).expect("it fits");
+    let error = step.tensor("w", w.slice(), no_copies.slice(..)).expect_err("no copies of it");
+    assert!(matches!(error, Error::Tensor { .. }), "{error}");
+    let error = error.to_string();
+    for has in
+        ["`w` has a gradient buffer", "BufferUsages(STORAGE)", "COPY_SRC", "gather_gradients"]
+    {
+        assert!(error.contains(has), "{error}\nlacks {has}");
+    }
+    // Nor is the step recorded without it.
+    let error = step.finish(&mut encoder).expect_err("w is missing").to_string();
+    assert!(error.contains("`w` has no gradient"), "{error}");
+    gpu.queue().submit([encoder.finish()]);
+    assert_eq!(wait(set.snapshot()).expect("state"), before, "state has changed");
+    let all = [b.clone(), db.clone(), w.clone(), dw.clone()];
+    assert!(read(gpu, &all).iter().flatten().all(|&x| x == 1.0), "a buffer has changed");
+
+    // With the usage it goes on. Nothing is asked of parameters, nor where nothing is measured.
+    let mut unmeasured = wait(setup.gpu_foreign(gpu)).expect("valid");
+    for (set, w, dw) in [
+        (&mut set, no_copies.slice(..), dw.slice()),
+        (&mut unmeasured, w.slice(), no_copies.slice(..)),
+    ] {
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        let mut step = set.begin();
+        step.tensor("b", b.slice(), db.slice()).expect("it fits");
+        step.tensor("w", w, dw).expect("it fits");
+        step.finish(&mut encoder).expect("recorded");
+        gpu.queue().submit([encoder.finish()]);
+        assert!(!wait(set.outcome()).expect("a live device").skipped && set.steps() == 1);
+    }
+}
+
 /// An instance with a device of its own, whose objects nobody else counts among.
 fn alone() -> (wgpu::Instance, Gpu) {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
@@ -149,6 +290,17 @@ fn alone() -> (wgpu::Instance, Gpu) {
 
 #[test]
 fn ranges_that_were_seen_cost_nothing_until_they_are_forgotten() {
+    // The step, its measure and its average.
+    seen_once::<false>(3);
+}
+
+#[test]
+fn gathered_ranges_that_were_seen_cost_nothing_until_they_are_forgotten() {
+    seen_once::<true>(2);
+}
+
+/// Each tensor with elements has so many bindings.
+fn seen_once<const GATHERED: bool>(bindings: usize) {
     if gate::gpu().is_none() {
         return;
     }
@@ -157,15 +309,11 @@ fn ranges_that_were_seen_cost_nothing_until_they_are_forgotten() {
     let setup = two_groups(tensors.clone())
         .gradients(Gradients::new().clip_norm(1.0))
         .average(Average::Ema { decay: 0.9 });
-    let mut side = OnForeign::on(gpu, &setup, &starts(&tensors)).expect("valid");
+    let mut side = OnRanges::<GATHERED>::on(gpu, &setup, &starts(&tensors)).expect("valid");
     side.write(&grads(&tensors, 1));
-    let step = |side: &mut OnForeign| {
+    let step = |side: &mut OnRanges<GATHERED>| {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
-        let mut step = side.set.begin();
-        for (name, [param, grad]) in side.names.iter().zip(&side.pairs) {
-            step.tensor(name, param.slice(), grad.slice()).expect("it fits");
-        }
-        step.finish(&mut encoder).expect("recorded");
+        side.record(&mut encoder, |_| true).expect("recorded");
         gpu.queue().submit([encoder.finish()]);
         gpu.device().poll(wgpu::PollType::wait_indefinitely()).expect("the device answers");
     };
@@ -176,8 +324,7 @@ fn ranges_that_were_seen_cost_nothing_until_they_are_forgotten() {
     let before = alive();
     step(&mut side);
     let seen = alive();
-    // The step, its measure and its average of each tensor with elements.
-    assert_eq!(seen.0 - before.0, 3 * (tensors.len() - 1));
+    assert_eq!(seen.0 - before.0, bindings * (tensors.len() - 1), "bindings of all tensors");
     for _ in 0..20 {
         step(&mut side);
     }
@@ -191,15 +338,28 @@ fn ranges_that_were_seen_cost_nothing_until_they_are_forgotten() {
 
 #[test]
 fn tensors_larger_than_a_binding_are_measured_and_followed_in_pieces() {
+    // Each has pieces of its own.
+    in_pieces::<false>(3 + 1 + 2);
+}
+
+#[test]
+fn tensors_larger_than_a_binding_are_gathered_in_pages() {
+    // Together they fill three, and a part of a fourth.
+    in_pieces::<true>(4);
+}
+
+/// The gradients fill so many bindings.
+fn in_pieces<const GATHERED: bool>(bindings: usize) {
     let limits = Limits { max_storage_buffer_binding_size: 1 << 16, ..Limits::defaults() };
     let Some(gpu) = &gate::own(limits) else { return };
     let tensors =
         vec![("a".into(), vec![40_001]), ("b".into(), vec![3]), ("c".into(), vec![20_000])];
     let (start, g) = (starts(&tensors), grads(&tensors, 1));
-    let setup =
-        plain(tensors, Gradients::new().clip_norm(0.5)).average(Average::Ema { decay: 0.5 });
-    let mut side = OnForeign::on(gpu, &setup, &start).expect("valid");
-    assert_eq!(side.set.guard_dispatches(), 3 + 1 + 2 + 2, "pieces, and two for all");
+    let setup = plain(tensors, Gradients::new().clip_norm(0.5).check_finite())
+        .average(Average::Ema { decay: 0.5 })
+        .missing(Missing::Skip);
+    let mut side = OnRanges::<GATHERED>::on(gpu, &setup, &start).expect("valid");
+    assert_eq!(side.set.guard_dispatches(), bindings + 2, "and two for all");
     // Parameter and gradient of the first one lie in one buffer, farther apart than a binding.
     let error = side.step(&g).expect_err("too far apart");
     assert!(matches!(error, Error::GpuLimit { .. }), "{error}");
@@ -225,9 +385,21 @@ fn tensors_larger_than_a_binding_are_measured_and_followed_in_pieces() {
     side.step(&g).expect("a step");
     let (params, averages) = (side.params(), side.averages().expect("averages"));
     side.swap().expect("swapped");
-    assert_eq!(bits(&side.params()), bits(&averages));
-    assert_eq!(bits(&side.averages().expect("the parameters")), bits(&params));
-    assert_ne!(bits(&params), bits(&averages));
+    assert_eq!(bits(&side.params()), bits(&averages), "the averages are not swapped in");
+    let kept = side.averages().expect("the parameters");
+    assert_eq!(bits(&kept), bits(&params), "the parameters are not kept");
+    assert_ne!(bits(&params), bits(&averages), "there is nothing to swap");
+    side.swap().expect("swapped back");
+    // What is skipped counts for nothing, wherever it is cut; what is given counts to its ends.
+    let outcome = side.step_of(|name| name != "a").expect("a step");
+    let (n, found) = (norm(&g[1..]), outcome.grad_norm.expect("a norm"));
+    assert!((found - n).abs() <= 64.0 * F32 * n, "the norm is {found} and not {n}");
+    for (tensor, element) in [(0, 0), (0, 16_383), (0, 16_384), (0, 40_000), (2, 0), (2, 19_999)] {
+        let mut bad = g.clone();
+        bad[tensor][element] = f32::NAN;
+        assert!(side.step(&bad).expect("a step").skipped, "{element} of {tensor}");
+    }
+    assert!(!side.step(&g).expect("a step").skipped, "something is left of a bad gradient");
 }
 
 #[test]

@@ -7,7 +7,9 @@ use gradstep::{
 };
 
 use crate::common::tolerance::F32;
-use crate::side::{Lists, Side, bits, grads, make, model, on_all, plain, starts, two_groups};
+use crate::side::{
+    Lists, Side, bits, grads, make, model, on_all, plain, starts, three_hundred, two_groups,
+};
 
 on_all! {
     a_gradient_that_is_not_finite_leaves_everything_untouched,
@@ -26,17 +28,6 @@ on_all! {
     discarded_micro_batches_leave_nothing,
     a_step_without_micro_batches_is_an_error,
     a_skipped_step_of_micro_batches_begins_anew,
-}
-
-/// Three hundred tensors of two optimizers.
-fn three_hundred() -> Vec<(String, Vec<usize>)> {
-    let shape = |i: usize| match i % 4 {
-        0 => vec![16, 20],
-        1 => vec![33],
-        2 => vec![3, 2, 2, 2],
-        _ => vec![1 + i % 7, 40],
-    };
-    (0..300).map(|i| (format!("tensor.{i}"), shape(i))).collect()
 }
 
 /// The bits of everything but the step number and the count of skipped steps.
@@ -431,23 +422,84 @@ fn norms_of_large_and_small_gradients_in_double_precision() {
 
 #[cfg(feature = "gpu")]
 mod on_the_device {
-    use gradstep::gpu::wgpu;
+    use gradstep::gpu::{Gpu, wgpu};
     use pollster::block_on as wait;
 
     use super::*;
-    use crate::side::OnGpu;
+    use crate::common::gate;
+    use crate::side::{OnForeign, OnGathered, OnGpu, OnRanges};
 
-    /// Nothing can be read back of what was not submitted: five steps, one of them skipped, and
-    /// the changes of the loss scale are recorded before the first is submitted.
+    /// A set whose steps are recorded and submitted apart.
+    trait Recorded: Side {
+        fn on(gpu: &Gpu, setup: &Setup, params: &Lists) -> gradstep::Result<Self>;
+        fn give(&self, grads: &Lists);
+        fn record(&mut self, encoder: &mut wgpu::CommandEncoder) -> gradstep::Result<()>;
+    }
+
+    impl Recorded for OnGpu {
+        fn on(gpu: &Gpu, setup: &Setup, params: &Lists) -> gradstep::Result<Self> {
+            Self::on(gpu, setup, params)
+        }
+
+        fn give(&self, grads: &Lists) {
+            self.write(grads).expect("written");
+        }
+
+        fn record(&mut self, encoder: &mut wgpu::CommandEncoder) -> gradstep::Result<()> {
+            self.optimizer.encode(encoder)
+        }
+    }
+
+    impl<const GATHERED: bool> Recorded for OnRanges<GATHERED> {
+        fn on(gpu: &Gpu, setup: &Setup, params: &Lists) -> gradstep::Result<Self> {
+            Self::on(gpu, setup, params)
+        }
+
+        fn give(&self, grads: &Lists) {
+            self.write(grads);
+        }
+
+        fn record(&mut self, encoder: &mut wgpu::CommandEncoder) -> gradstep::Result<()> {
+            self.record(encoder, |_| true)
+        }
+    }
+
+    /// How many submissions the queue of a device has taken, this one included. Whatever is read
+    /// back is copied by one.
+    fn submissions(gpu: &Gpu) -> u64 {
+        let index = format!("{:?}", gpu.queue().submit([]));
+        let digits: String = index.chars().filter(char::is_ascii_digit).collect();
+        digits.parse().expect("an index that counts")
+    }
+
     #[test]
     fn decisions_are_made_without_a_look_from_the_host() {
+        decided_without_a_look::<OnGpu>();
+    }
+
+    #[test]
+    fn decisions_in_the_callers_buffers_are_made_without_a_look_from_the_host() {
+        decided_without_a_look::<OnForeign>();
+    }
+
+    #[test]
+    fn decisions_on_gathered_gradients_are_made_without_a_look_from_the_host() {
+        decided_without_a_look::<OnGathered>();
+    }
+
+    /// Nothing can be read back of what was not submitted: steps, some of them skipped, and the
+    /// changes of the loss scale are recorded before the first is submitted. Nor is anything else
+    /// submitted meanwhile.
+    fn decided_without_a_look<S: Recorded>() {
+        // Nobody else submits to it.
+        let Some(gpu) = &gate::own(wgpu::Limits::defaults()) else { return };
         let tensors = model();
         let start = starts(&tensors);
         let scale = LossScale::Dynamic { initial: 16.0, growth: 2.0, backoff: 0.5, interval: 2 };
         let gradients = Gradients::new().clip_norm(1.0).loss_scale(scale);
         let setup = two_groups(tensors.clone()).gradients(gradients);
-        let mut watched = make!(OnGpu, setup, start);
-        let mut ahead = make!(OnGpu, setup, start);
+        let [mut watched, mut ahead] =
+            [(); 2].map(|()| <S as Recorded>::on(gpu, &setup, &start).expect("a valid setup"));
         // Gradients stay the same while steps are recorded; the second time they are bad.
         let g = scaled(&grads(&tensors, 1), 16.0);
         let mut bad = g.clone();
@@ -456,16 +508,21 @@ mod on_the_device {
             for _ in 0..steps {
                 watched.step(given).expect("a step");
             }
-            ahead.write(given).expect("written");
-            ahead.submit(|o, encoder| {
-                for _ in 0..steps {
-                    o.encode(encoder).expect("recorded");
-                }
-            });
-            assert_eq!(bits(&watched.params()), bits(&ahead.params()));
-            assert_eq!(watched.snapshot().expect("state"), ahead.snapshot().expect("state"));
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            ahead.give(given);
+            let before = submissions(gpu);
+            for _ in 0..steps {
+                Recorded::record(&mut ahead, &mut encoder).expect("recorded");
+            }
+            assert_eq!(submissions(gpu), before + 1, "steps submit on the {}", S::NAME);
+            gpu.queue().submit([encoder.finish()]);
+            assert_eq!(bits(&watched.params()), bits(&ahead.params()), "on the {}", S::NAME);
+            let [watched, ahead] = [&mut watched, &mut ahead].map(Side::snapshot);
+            assert_eq!(watched.expect("state"), ahead.expect("state"), "on the {}", S::NAME);
         }
-        assert_eq!(ahead.skipped(), 2);
+        let before = submissions(gpu);
+        assert_eq!(ahead.skipped(), 2, "on the {}", S::NAME);
+        assert!(submissions(gpu) > before + 1, "a read-back would not show");
     }
 
     #[test]
@@ -502,7 +559,7 @@ mod on_the_device {
     /// What sees all gradients as one vector counts their elements.
     #[test]
     fn too_many_elements_for_one_vector_are_an_error_of_their_own() {
-        let Some(gpu) = crate::common::gate::gpu() else { return };
+        let Some(gpu) = gate::gpu() else { return };
         let setup = Setup::new()
             .tensors([("a", [1 << 31]), ("b", [1 << 31])])
             .group(Group::new("all", Sgd::new(1.0)));

@@ -1,5 +1,5 @@
 //! One set of tensors with its parameters, on each backend: the CPU, an arena on the GPU, and buffers
-//! of the caller there.
+//! of the caller there, whose gradients are measured in place or gathered.
 
 use gradstep::optim::{AdamW, Came, Sgd};
 use gradstep::report::{Memory, Stats};
@@ -22,6 +22,17 @@ pub(crate) fn model() -> Vec<(String, Vec<usize>)> {
     }
     tensors.push(("empty".into(), vec![0, 7]));
     tensors
+}
+
+/// Three hundred tensors of two optimizers.
+pub(crate) fn three_hundred() -> Vec<(String, Vec<usize>)> {
+    let shape = |i: usize| match i % 4 {
+        0 => vec![16, 20],
+        1 => vec![33],
+        2 => vec![3, 2, 2, 2],
+        _ => vec![1 + i % 7, 40],
+    };
+    (0..300).map(|i| (format!("tensor.{i}"), shape(i))).collect()
 }
 
 /// CAME for matrices, AdamW for the others, with decay.
@@ -181,7 +192,7 @@ impl Side for OnCpu {
 }
 
 #[cfg(feature = "gpu")]
-pub(crate) use on_foreign::{OnForeign, read, spot};
+pub(crate) use on_foreign::{OnForeign, OnGathered, OnRanges, read, spot};
 #[cfg(feature = "gpu")]
 pub(crate) use on_gpu::OnGpu;
 
@@ -396,7 +407,8 @@ mod on_foreign {
         lens.map(|n| words.by_ref().take(n).collect()).collect()
     }
 
-    pub(crate) struct OnForeign {
+    /// Whether gradients are gathered before they are measured.
+    pub(crate) struct OnRanges<const GATHERED: bool> {
         pub(crate) set: GpuForeign,
         pub(crate) gpu: Gpu,
         pub(crate) names: Vec<String>,
@@ -404,8 +416,13 @@ mod on_foreign {
         pub(crate) pairs: Vec<[Spot; 2]>,
     }
 
-    impl OnForeign {
+    pub(crate) type OnForeign = OnRanges<false>;
+    pub(crate) type OnGathered = OnRanges<true>;
+
+    impl<const GATHERED: bool> OnRanges<GATHERED> {
         pub(crate) fn on(gpu: &Gpu, setup: &Setup, params: &Lists) -> Result<Self> {
+            let setup = setup.clone();
+            let setup = if GATHERED { setup.gather_gradients() } else { setup };
             let set = wait(setup.gpu_foreign(gpu))?;
             let names = set.groups().tensors().map(|t| t.name.clone()).collect();
             let place = |(i, p): (usize, &Vec<f32>)| {
@@ -421,23 +438,35 @@ mod on_foreign {
             self.pairs.iter().zip(grads).for_each(|([_, to], g)| to.write(&self.gpu, g));
         }
 
-        /// A step with those tensors that `given` is true for.
-        pub(crate) fn step_of(&mut self, given: impl Fn(&str) -> bool) -> Result<Outcome> {
-            let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        /// Records a step with those tensors that `given` is true for.
+        pub(crate) fn record(
+            &mut self,
+            encoder: &mut wgpu::CommandEncoder,
+            given: impl Fn(&str) -> bool,
+        ) -> Result<()> {
             let mut step = self.set.begin();
             for (name, [param, grad]) in self.names.iter().zip(&self.pairs) {
                 if given(name) {
                     step.tensor(name, param.slice(), grad.slice())?;
                 }
             }
-            step.finish(&mut encoder)?;
+            step.finish(encoder)
+        }
+
+        /// A step with those tensors that `given` is true for.
+        pub(crate) fn step_of(&mut self, given: impl Fn(&str) -> bool) -> Result<Outcome> {
+            let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+            self.record(&mut encoder, given)?;
             self.gpu.queue().submit([encoder.finish()]);
             wait(self.set.outcome())
         }
     }
 
-    impl Side for OnForeign {
-        const NAME: &'static str = "GPU, in the caller's buffers";
+    impl<const GATHERED: bool> Side for OnRanges<GATHERED> {
+        const NAME: &'static str = match GATHERED {
+            true => "GPU, in the caller's buffers, gathered",
+            false => "GPU, in the caller's buffers",
+        };
 
         fn make(setup: &Setup, params: &Lists) -> Option<Result<Self>> {
             Some(Self::on(gate::gpu()?, setup, params))
@@ -522,7 +551,7 @@ mod on_foreign {
 }
 
 /// Tests that run on each backend: functions that are generic over [`Side`]. Those after
-/// `not in the callers buffers` run on the other two.
+/// `not in the callers buffers` run on the CPU and on an arena.
 macro_rules! on_all {
     ($($test:ident),* $(,)? $(; not in the callers buffers: $($arena:ident),* $(,)?)?) => {
         mod cpu {
@@ -553,6 +582,14 @@ macro_rules! on_all {
             $(#[test]
             fn $test() {
                 super::$test::<crate::side::OnForeign>();
+            })*
+        }
+
+        #[cfg(feature = "gpu")]
+        mod gathered {
+            $(#[test]
+            fn $test() {
+                super::$test::<crate::side::OnGathered>();
             })*
         }
     };
