@@ -191,7 +191,7 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
                 let half = r.mean().sqrt() * c.rsqrt();
                 (w * half * half).tensor_mean().sqrt()
             }
-            (None, Some(v)) => (x * v.rsqrt()).rms(),
+            (None, Some(v)) => (x.square() / v).tensor_mean().sqrt(),
             (None, None) => x.rms(),
         }
     }

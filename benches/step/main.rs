@@ -214,11 +214,32 @@ struct FloorTensor {
     /// What each sweep reads and writes.
     sweeps: Vec<(Vec<usize>, Vec<usize>)>,
     /// Gradient, parameter, slots.
-    memory: Vec<Vec<f32>>,
+    memory: Vec<Piece>,
+    words: usize,
 }
 
-/// Pieces of a large tensor, for several threads.
-const PIECE: usize = 1 << 18;
+/// Memory that lies as that of a step does: gradient and parameter where the allocator puts them, the
+/// arrays of the state at whole cache lines, each at another place of its page.
+struct Piece {
+    memory: Vec<f32>,
+    first: usize,
+}
+
+impl Piece {
+    fn new(k: usize, words: usize) -> Self {
+        const PAGE: usize = 1024;
+        if k < 2 {
+            return Self { memory: noise(words, k as u64, 1.0), first: 0 };
+        }
+        let memory: Vec<f32> = noise(words + PAGE, k as u64, 1.0);
+        let begins = memory.as_ptr().addr() / size_of::<f32>() % PAGE;
+        let wanted = PAGE / 6 * ((k - 2) % 5 + 1) / 16 * 16;
+        Self { memory, first: (wanted + PAGE - begins) % PAGE }
+    }
+}
+
+/// What a thread takes of a large tensor.
+const SHARE: usize = 1 << 18;
 
 impl FloorTensor {
     fn new(plan: &Plan, words: usize) -> Self {
@@ -232,17 +253,18 @@ impl FloorTensor {
             plan.sweeps.iter().map(|s| (places(&s.loads), places(&s.stores))).collect();
         let used = |k| sweeps.iter().any(|(l, s)| l.contains(&k) || s.contains(&k));
         let memory = (0..2 + plan.graph.slots.len())
-            .map(|k| if used(k) { noise(words, k as u64, 1.0) } else { Vec::new() })
+            .map(|k| Piece::new(k, if used(k) { words } else { 0 }))
             .collect();
-        Self { sweeps, memory }
+        Self { sweeps, memory, words }
     }
 
     fn run(&mut self, all_threads: bool) {
-        let words = self.memory[0].len();
-        let memory: Vec<_> = self.memory.iter_mut().map(|m| m.as_mut_ptr() as usize).collect();
+        let words = self.words;
+        let begin = |m: &mut Piece| m.memory.as_mut_ptr().wrapping_add(m.first) as usize;
+        let memory: Vec<_> = self.memory.iter_mut().map(begin).collect();
         for (loads, stores) in &self.sweeps {
             let piece = |first: usize| {
-                let n = PIECE.min(words - first);
+                let n = SHARE.min(words - first);
                 let at = |k: usize| (memory[k] as *mut f32).wrapping_add(first);
                 macro_rules! pick {
                     ($(($l:literal, $s:literal))*) => {
@@ -261,13 +283,13 @@ impl FloorTensor {
                 ));
             };
             #[cfg(feature = "parallel")]
-            if all_threads && words > PIECE {
+            if all_threads && words > SHARE {
                 use rayon::prelude::*;
-                (0..words.div_ceil(PIECE)).into_par_iter().for_each(|i| piece(i * PIECE));
+                (0..words.div_ceil(SHARE)).into_par_iter().for_each(|i| piece(i * SHARE));
                 continue;
             }
             let _ = all_threads;
-            (0..words).step_by(PIECE).for_each(piece);
+            (0..words).step_by(SHARE).for_each(piece);
         }
     }
 }

@@ -18,7 +18,7 @@ struct Hosts {
     host_22: f32,
     host_30: f32,
     host_34: f32,
-    host_43: f32,
+    host_41: f32,
     host_51: f32,
     host_55: f32,
     host_59: f32,
@@ -88,15 +88,15 @@ fn tile_at(index: u32) -> Tile {
         table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
 }
 
-fn at_41(t: Tensor) -> u32 {
+fn at_39(t: Tensor) -> u32 {
     return t.small;
 }
 
-fn at_47(t: Tensor) -> u32 {
+fn at_45(t: Tensor) -> u32 {
     return t.small + 1u;
 }
 
-fn partials_41(t: Tensor) -> u32 {
+fn partials_39(t: Tensor) -> u32 {
     return t.partials;
 }
 
@@ -113,7 +113,7 @@ fn sweep_1(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 0.
-    var sum_41 = 0.0;
+    var sum_39 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -129,20 +129,18 @@ fn sweep_1(
             let v35 = v32 * hosts.host_34;
             let v36 = v31 + v35;
             let v37 = v36;
-            let v38 = inverseSqrt(v37);
-            let v39 = v6 * v38;
-            let v40 = v39 * v39;
+            let v38 = v23 / v37;
             exp_avg_sq[e] = v37;
-            sum_41 += v40;
+            sum_39 += v38;
         }
     }
-    lanes[lid] = sum_41;
+    lanes[lid] = sum_39;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_41 += lanes[i];
+            sum_39 += lanes[i];
         }
-        small[partials_41(t) + tile.index] = sum_41;
+        small[partials_39(t) + tile.index] = sum_39;
     }
     workgroupBarrier();
 }
@@ -159,23 +157,23 @@ fn settle_1(
         return;
     }
     let t = tensor_at(index);
-    var sum_41 = 0.0;
+    var sum_39 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_41 += small[partials_41(t) + i];
+        sum_39 += small[partials_39(t) + i];
     }
-    let total_41 = sum_lanes(lid, sum_41);
+    let total_39 = sum_lanes(lid, sum_39);
     if (lid == 0u) {
-        small[at_41(t)] = total_41 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_39(t)] = total_39 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v41 = small[at_41(t)];
-        let v42 = sqrt(v41);
-        let v44 = v42 * hosts.host_43;
-        let v45 = max(v44, 1.0);
-        let v46 = 1.0 / v45;
-        let v47 = hosts.host_22 * v46;
-        small[at_47(t) + i] = v47;
+        let v39 = small[at_39(t)];
+        let v40 = sqrt(v39);
+        let v42 = v40 * hosts.host_41;
+        let v43 = max(v42, 1.0);
+        let v44 = 1.0 / v43;
+        let v45 = hosts.host_22 * v44;
+        small[at_45(t) + i] = v45;
     }
 }
 
@@ -192,7 +190,7 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    let v47 = small[at_47(t)];
+    let v45 = small[at_45(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -202,9 +200,9 @@ fn sweep_2(
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
             let v37 = exp_avg_sq[e];
-            let v38 = inverseSqrt(v37);
-            let v39 = v6 * v38;
-            let v48 = v39 * v47;
+            let v46 = inverseSqrt(v37);
+            let v47 = v6 * v46;
+            let v48 = v47 * v45;
             let v50 = exp_avg[e];
             let v52 = select(v48, v50, hosts.host_51 < 0.5);
             let v53 = v48 - v50;

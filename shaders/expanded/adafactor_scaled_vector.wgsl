@@ -20,7 +20,7 @@ struct Hosts {
     host_23: f32,
     host_36: f32,
     host_40: f32,
-    host_49: f32,
+    host_47: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -90,11 +90,11 @@ fn at_25(t: Tensor) -> u32 {
     return t.small;
 }
 
-fn at_47(t: Tensor) -> u32 {
+fn at_45(t: Tensor) -> u32 {
     return t.small + 1u;
 }
 
-fn at_53(t: Tensor) -> u32 {
+fn at_51(t: Tensor) -> u32 {
     return t.small + 2u;
 }
 
@@ -106,7 +106,7 @@ fn partials_25(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_47(t: Tensor) -> u32 {
+fn partials_45(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
@@ -124,7 +124,7 @@ fn sweep_1(
     let t = tensor_at(tile.tensor);
     // Level 0.
     var sum_25 = 0.0;
-    var sum_47 = 0.0;
+    var sum_45 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -142,12 +142,10 @@ fn sweep_1(
             let v41 = v38 * hosts.host_40;
             let v42 = v37 + v41;
             let v43 = v42;
-            let v44 = inverseSqrt(v43);
-            let v45 = v6 * v44;
-            let v46 = v45 * v45;
+            let v44 = v29 / v43;
             exp_avg_sq[e] = v43;
             sum_25 += v24;
-            sum_47 += v46;
+            sum_45 += v44;
         }
     }
     lanes[lid] = sum_25;
@@ -159,13 +157,13 @@ fn sweep_1(
         small[partials_25(t) + tile.index] = sum_25;
     }
     workgroupBarrier();
-    lanes[lid] = sum_47;
+    lanes[lid] = sum_45;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_47 += lanes[i];
+            sum_45 += lanes[i];
         }
-        small[partials_47(t) + tile.index] = sum_47;
+        small[partials_45(t) + tile.index] = sum_45;
     }
     workgroupBarrier();
 }
@@ -190,13 +188,13 @@ fn settle_1(
     if (lid == 0u) {
         small[at_25(t)] = total_25 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
-    var sum_47 = 0.0;
+    var sum_45 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_47 += small[partials_47(t) + i];
+        sum_45 += small[partials_45(t) + i];
     }
-    let total_47 = sum_lanes(lid, sum_47);
+    let total_45 = sum_lanes(lid, sum_45);
     if (lid == 0u) {
-        small[at_47(t)] = total_47 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_45(t)] = total_45 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
@@ -204,13 +202,13 @@ fn settle_1(
         let v26 = sqrt(v25);
         let v27 = max(v26, hosts.eps2);
         let v28 = hosts.host_23 * v27;
-        let v47 = small[at_47(t)];
-        let v48 = sqrt(v47);
-        let v50 = v48 * hosts.host_49;
-        let v51 = max(v50, 1.0);
-        let v52 = 1.0 / v51;
-        let v53 = v28 * v52;
-        small[at_53(t) + i] = v53;
+        let v45 = small[at_45(t)];
+        let v46 = sqrt(v45);
+        let v48 = v46 * hosts.host_47;
+        let v49 = max(v48, 1.0);
+        let v50 = 1.0 / v49;
+        let v51 = v28 * v50;
+        small[at_51(t) + i] = v51;
         let v55 = v28 * hosts.weight_decay;
         small[at_55(t) + i] = v55;
     }
@@ -229,7 +227,7 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    let v53 = small[at_53(t)];
+    let v51 = small[at_51(t)];
     let v55 = small[at_55(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
@@ -240,9 +238,9 @@ fn sweep_2(
             let v6 = v5 * hosts.grad_scale;
             let v7 = param[window.param + e];
             let v43 = exp_avg_sq[e];
-            let v44 = inverseSqrt(v43);
-            let v45 = v6 * v44;
-            let v54 = v45 * v53;
+            let v52 = inverseSqrt(v43);
+            let v53 = v6 * v52;
+            let v54 = v53 * v51;
             let v56 = v7 * v55;
             let v57 = v54 + v56;
             let v58 = v7 - v57;

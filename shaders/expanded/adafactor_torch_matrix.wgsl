@@ -20,7 +20,7 @@ struct Hosts {
     host_41: f32,
     eps2: f32,
     host_52: f32,
-    host_63: f32,
+    host_61: f32,
     host_69: f32,
 }
 
@@ -123,11 +123,11 @@ fn at_57(t: Tensor) -> u32 {
     return t.small + 1u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_61(t: Tensor) -> u32 {
+fn at_59(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_67(t: Tensor) -> u32 {
+fn at_65(t: Tensor) -> u32 {
     return t.small + 3u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
@@ -143,7 +143,7 @@ fn partials_54(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_61(t: Tensor) -> u32 {
+fn partials_59(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
@@ -338,7 +338,7 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    var sum_61 = 0.0;
+    var sum_59 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         let v36 = small[at_36(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
@@ -348,21 +348,20 @@ fn sweep_2(
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
+            let v12 = v6 * v6;
             let v40 = v39 * v36;
             let v42 = max(v40, hosts.host_41);
-            let v58 = inverseSqrt(v42);
-            let v59 = v6 * v58;
-            let v60 = v59 * v59;
-            sum_61 += v60;
+            let v58 = v12 / v42;
+            sum_59 += v58;
         }
     }
-    lanes[lid] = sum_61;
+    lanes[lid] = sum_59;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_61 += lanes[i];
+            sum_59 += lanes[i];
         }
-        small[partials_61(t) + tile.index] = sum_61;
+        small[partials_59(t) + tile.index] = sum_59;
     }
     workgroupBarrier();
 }
@@ -379,24 +378,24 @@ fn settle_2(
         return;
     }
     let t = tensor_at(index);
-    var sum_61 = 0.0;
+    var sum_59 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_61 += small[partials_61(t) + i];
+        sum_59 += small[partials_59(t) + i];
     }
-    let total_61 = sum_lanes(lid, sum_61);
+    let total_59 = sum_lanes(lid, sum_59);
     if (lid == 0u) {
-        small[at_61(t)] = total_61 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_59(t)] = total_59 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v61 = small[at_61(t)];
-        let v62 = sqrt(v61);
-        let v64 = v62 * hosts.host_63;
-        let v65 = max(v64, 1.0);
-        let v66 = 1.0 / v65;
+        let v59 = small[at_59(t)];
+        let v60 = sqrt(v59);
+        let v62 = v60 * hosts.host_61;
+        let v63 = max(v62, 1.0);
+        let v64 = 1.0 / v63;
         let v57 = small[at_57(t)];
-        let v67 = v57 * v66;
-        small[at_67(t) + i] = v67;
+        let v65 = v57 * v64;
+        small[at_65(t) + i] = v65;
     }
 }
 
@@ -413,7 +412,7 @@ fn sweep_3(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    let v67 = small[at_67(t)];
+    let v65 = small[at_65(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         let v36 = small[at_36(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
@@ -426,9 +425,9 @@ fn sweep_3(
             let v7 = param[window.param + e];
             let v40 = v39 * v36;
             let v42 = max(v40, hosts.host_41);
-            let v58 = inverseSqrt(v42);
-            let v59 = v6 * v58;
-            let v68 = v59 * v67;
+            let v66 = inverseSqrt(v42);
+            let v67 = v6 * v66;
+            let v68 = v67 * v65;
             let v70 = v7 * hosts.host_69;
             let v71 = v68 + v70;
             let v72 = v7 - v71;

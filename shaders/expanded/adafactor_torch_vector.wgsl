@@ -19,7 +19,7 @@ struct Hosts {
     host_30: f32,
     eps2: f32,
     host_41: f32,
-    host_52: f32,
+    host_50: f32,
     host_58: f32,
 }
 
@@ -90,11 +90,11 @@ fn at_43(t: Tensor) -> u32 {
     return t.small;
 }
 
-fn at_50(t: Tensor) -> u32 {
+fn at_48(t: Tensor) -> u32 {
     return t.small + 1u;
 }
 
-fn at_56(t: Tensor) -> u32 {
+fn at_54(t: Tensor) -> u32 {
     return t.small + 2u;
 }
 
@@ -102,7 +102,7 @@ fn partials_43(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_50(t: Tensor) -> u32 {
+fn partials_48(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
@@ -120,7 +120,7 @@ fn sweep_1(
     let t = tensor_at(tile.tensor);
     // Level 0.
     var sum_43 = 0.0;
-    var sum_50 = 0.0;
+    var sum_48 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -139,12 +139,10 @@ fn sweep_1(
             let v29 = v28;
             let v31 = max(v29, hosts.host_30);
             let v42 = v7 * v7;
-            let v47 = inverseSqrt(v31);
-            let v48 = v6 * v47;
-            let v49 = v48 * v48;
+            let v47 = v12 / v31;
             exp_avg_sq[e] = v29;
             sum_43 += v42;
-            sum_50 += v49;
+            sum_48 += v47;
         }
     }
     lanes[lid] = sum_43;
@@ -156,13 +154,13 @@ fn sweep_1(
         small[partials_43(t) + tile.index] = sum_43;
     }
     workgroupBarrier();
-    lanes[lid] = sum_50;
+    lanes[lid] = sum_48;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_50 += lanes[i];
+            sum_48 += lanes[i];
         }
-        small[partials_50(t) + tile.index] = sum_50;
+        small[partials_48(t) + tile.index] = sum_48;
     }
     workgroupBarrier();
 }
@@ -187,13 +185,13 @@ fn settle_1(
     if (lid == 0u) {
         small[at_43(t)] = total_43 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
-    var sum_50 = 0.0;
+    var sum_48 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_50 += small[partials_50(t) + i];
+        sum_48 += small[partials_48(t) + i];
     }
-    let total_50 = sum_lanes(lid, sum_50);
+    let total_48 = sum_lanes(lid, sum_48);
     if (lid == 0u) {
-        small[at_50(t)] = total_50 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_48(t)] = total_48 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
@@ -201,13 +199,13 @@ fn settle_1(
         let v44 = sqrt(v43);
         let v45 = max(v44, hosts.eps2);
         let v46 = hosts.host_41 * v45;
-        let v50 = small[at_50(t)];
-        let v51 = sqrt(v50);
-        let v53 = v51 * hosts.host_52;
-        let v54 = max(v53, 1.0);
-        let v55 = 1.0 / v54;
-        let v56 = v46 * v55;
-        small[at_56(t) + i] = v56;
+        let v48 = small[at_48(t)];
+        let v49 = sqrt(v48);
+        let v51 = v49 * hosts.host_50;
+        let v52 = max(v51, 1.0);
+        let v53 = 1.0 / v52;
+        let v54 = v46 * v53;
+        small[at_54(t) + i] = v54;
     }
 }
 
@@ -224,7 +222,7 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    let v56 = small[at_56(t)];
+    let v54 = small[at_54(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -235,9 +233,9 @@ fn sweep_2(
             let v7 = param[window.param + e];
             let v29 = exp_avg_sq[e];
             let v31 = max(v29, hosts.host_30);
-            let v47 = inverseSqrt(v31);
-            let v48 = v6 * v47;
-            let v57 = v48 * v56;
+            let v55 = inverseSqrt(v31);
+            let v56 = v6 * v55;
+            let v57 = v56 * v54;
             let v59 = v7 * hosts.host_58;
             let v60 = v57 + v59;
             let v61 = v7 - v60;

@@ -18,7 +18,7 @@ struct Hosts {
     host_20: f32,
     host_25: f32,
     host_34: f32,
-    host_41: f32,
+    host_39: f32,
     host_47: f32,
     host_51: f32,
     host_59: f32,
@@ -89,15 +89,15 @@ fn tile_at(index: u32) -> Tile {
         table[i + 5u], table[i + 6u], table[i + 7u], table[i + 8u], table[i + 9u]);
 }
 
-fn at_39(t: Tensor) -> u32 {
+fn at_37(t: Tensor) -> u32 {
     return t.small;
 }
 
-fn at_44(t: Tensor) -> u32 {
+fn at_42(t: Tensor) -> u32 {
     return t.small + 1u;
 }
 
-fn partials_39(t: Tensor) -> u32 {
+fn partials_37(t: Tensor) -> u32 {
     return t.partials;
 }
 
@@ -114,7 +114,7 @@ fn sweep_1(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 0.
-    var sum_39 = 0.0;
+    var sum_37 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -131,20 +131,18 @@ fn sweep_1(
             let v27 = v22 + v26;
             let v28 = v27;
             let v35 = v28 * hosts.host_34;
-            let v36 = inverseSqrt(v35);
-            let v37 = v6 * v36;
-            let v38 = v37 * v37;
+            let v36 = v16 / v35;
             exp_avg_sq[e] = v28;
-            sum_39 += v38;
+            sum_37 += v36;
         }
     }
-    lanes[lid] = sum_39;
+    lanes[lid] = sum_37;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_39 += lanes[i];
+            sum_37 += lanes[i];
         }
-        small[partials_39(t) + tile.index] = sum_39;
+        small[partials_37(t) + tile.index] = sum_37;
     }
     workgroupBarrier();
 }
@@ -161,22 +159,22 @@ fn settle_1(
         return;
     }
     let t = tensor_at(index);
-    var sum_39 = 0.0;
+    var sum_37 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_39 += small[partials_39(t) + i];
+        sum_37 += small[partials_37(t) + i];
     }
-    let total_39 = sum_lanes(lid, sum_39);
+    let total_37 = sum_lanes(lid, sum_37);
     if (lid == 0u) {
-        small[at_39(t)] = total_39 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_37(t)] = total_37 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v39 = small[at_39(t)];
-        let v40 = sqrt(v39);
-        let v42 = v40 * hosts.host_41;
-        let v43 = max(v42, 1.0);
-        let v44 = 1.0 / v43;
-        small[at_44(t) + i] = v44;
+        let v37 = small[at_37(t)];
+        let v38 = sqrt(v37);
+        let v40 = v38 * hosts.host_39;
+        let v41 = max(v40, 1.0);
+        let v42 = 1.0 / v41;
+        small[at_42(t) + i] = v42;
     }
 }
 
@@ -193,7 +191,7 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    let v44 = small[at_44(t)];
+    let v42 = small[at_42(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
@@ -204,9 +202,9 @@ fn sweep_2(
             let v7 = param[window.param + e];
             let v28 = exp_avg_sq[e];
             let v35 = v28 * hosts.host_34;
-            let v36 = inverseSqrt(v35);
-            let v37 = v6 * v36;
-            let v45 = v37 * v44;
+            let v43 = inverseSqrt(v35);
+            let v44 = v6 * v43;
+            let v45 = v44 * v42;
             let v46 = exp_avg[e];
             let v48 = select(v45, v46, hosts.host_47 < 0.5);
             let v49 = v45 - v46;

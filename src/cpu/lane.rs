@@ -551,7 +551,7 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, W, L
 /// # Safety
 /// As for [`Kernel`].
 #[inline(always)]
-unsafe fn unary<V: Simd>(op: Unary, v: V) -> V {
+pub(super) unsafe fn unary<V: Simd>(op: Unary, v: V) -> V {
     // SAFETY: the caller's contract.
     unsafe {
         let (zero, one) = (V::splat(V::T::zero()), V::splat(V::T::one()));
@@ -574,7 +574,7 @@ unsafe fn unary<V: Simd>(op: Unary, v: V) -> V {
 /// # Safety
 /// As for [`Kernel`].
 #[inline(always)]
-unsafe fn binary<V: Simd>(op: Binary, x: V, y: V) -> V {
+pub(super) unsafe fn binary<V: Simd>(op: Binary, x: V, y: V) -> V {
     // SAFETY: the caller's contract.
     unsafe {
         match op {
@@ -747,18 +747,16 @@ kernels!(#[cfg(all(target_arch = "x86_64", not(miri)))] avx512_quad_later: "avx5
 /// The compiled loops of one level for one instruction set.
 #[derive(Clone, Copy)]
 pub(crate) struct LevelKernel<T: Lanes> {
-    /// Over one row.
+    /// Over one row, over many narrow ones, and over what does not fill a vector.
     pub(crate) one: Kernel<T>,
     /// Over this many rows together.
     pub(crate) together: Kernel<T>,
     pub(crate) rows: usize,
-    /// Over narrow rows, and over what does not fill a vector.
-    pub(crate) narrow: Kernel<T>,
 }
 
 impl<T: Lanes> LevelKernel<T> {
     const fn single(one: Kernel<T>) -> Self {
-        Self { one, together: one, rows: 1, narrow: one }
+        Self { one, together: one, rows: 1 }
     }
 }
 
@@ -784,9 +782,8 @@ pub struct Kernels<T: Lanes> {
 struct At<D, T, const LEVEL: u8, const MATRIX: bool>(std::marker::PhantomData<(D, T)>);
 
 impl<D: Definition, T: Element, const LEVEL: u8, const MATRIX: bool> At<D, T, LEVEL, MATRIX> {
-    // Loops are compiled where a constant names them, so few are named: narrow rows and what does
-    // not fill a vector make do with the instructions that every processor has, one row of a matrix
-    // with AVX2.
+    // Loops are compiled where a constant names them, so few are named: one row of a matrix and many
+    // narrow ones take the same loop, and AVX-512 is for several rows together.
     const BASELINE: LevelKernel<T> = LevelKernel::single(if MATRIX {
         baseline::kernel::<D, Narrow<T::Baseline>, LEVEL, MATRIX>
     } else {
@@ -794,14 +791,16 @@ impl<D: Definition, T: Element, const LEVEL: u8, const MATRIX: bool> At<D, T, LE
     });
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     const AVX2: LevelKernel<T> = {
-        let one = avx2::kernel::<D, Single<T::Avx2>, LEVEL, MATRIX>;
-        if MATRIX && T::WIDE {
-            let together = avx2_pair::kernel::<D, Pair<T::Avx2>, LEVEL, MATRIX>;
-            LevelKernel { one, together, rows: 2, ..Self::BASELINE }
-        } else if MATRIX {
-            LevelKernel { one, together: one, ..Self::BASELINE }
+        if MATRIX {
+            let one = LevelKernel::single(avx2::kernel::<D, Narrow<T::Avx2>, LEVEL, MATRIX>);
+            if T::WIDE {
+                let together = avx2_pair::kernel::<D, Pair<T::Avx2>, LEVEL, MATRIX>;
+                LevelKernel { together, rows: 2, ..one }
+            } else {
+                one
+            }
         } else {
-            LevelKernel::single(one)
+            LevelKernel::single(avx2::kernel::<D, Single<T::Avx2>, LEVEL, MATRIX>)
         }
     };
     #[cfg(all(target_arch = "x86_64", not(miri)))]

@@ -1,8 +1,13 @@
 //! Many tensors on the CPU.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
 #[cfg(feature = "parallel")]
 use super::Threads;
-use super::{Cpu, CpuTensor, Element, Lent, LentMut, Prepared, TensorMut, TensorRef};
+use super::runner::{Hosts, Program};
+use super::{Cpu, CpuTensor, Element, Lent, LentMut, TensorMut, TensorRef};
 use crate::error::{Error, Result};
 use crate::gradients::{
     Average, Control, Controls, DECISION, FOLLOWED, First, Measuring, REMEMBERED,
@@ -40,8 +45,10 @@ pub struct CpuOptimizer<T: Element> {
     threads: Threads,
     /// By number; none for frozen ones.
     tensors: Vec<Option<CpuTensor<T>>>,
-    /// One for each optimizer and kind of tensors.
+    /// Host values of a step, for each optimizer and kind of tensors.
     prepared: Vec<Prepared<T>>,
+    /// Which of them are a tensor's, by number; anything for frozen ones.
+    prepared_of: Vec<usize>,
     guard: Option<Guard<T>>,
     sums: Option<Sums<T>>,
     average: Option<Averages<T>>,
@@ -50,6 +57,18 @@ pub struct CpuOptimizer<T: Element> {
     lent: Vec<Lending<'static, T>>,
     watched: bool,
 }
+
+/// What all tensors of an optimizer and kind have in common in a step.
+#[derive(Debug)]
+struct Prepared<T: Element> {
+    unit: usize,
+    /// One of their programs: the Host values of all of them are the same.
+    program: Arc<Program<T>>,
+    hosts: Hosts<T>,
+}
+
+/// Programs that several tensors have in common, by optimizer, shape and layout.
+type Programs<T> = HashMap<(usize, Vec<usize>, Layout), Arc<Program<T>>>;
 
 /// What decides on a step before any parameter changes.
 #[derive(Debug)]
@@ -133,18 +152,47 @@ impl Setup {
     }
 }
 
+/// A tensor of optimizer `unit`, by the program that others of its shape have.
+fn shared<T: Element, O: Optimizer + ?Sized>(
+    programs: &mut Programs<T>,
+    cpu: &Cpu,
+    (unit, optimizer): (usize, &O),
+    shape: &[usize],
+    layout: Layout,
+    watch: Watch,
+) -> Result<CpuTensor<T>> {
+    let program = match programs.entry((unit, shape.to_vec(), layout)) {
+        Entry::Occupied(known) => known.get().clone(),
+        Entry::Vacant(place) => {
+            let program = CpuTensor::program(cpu, optimizer, shape, layout, watch)?;
+            place.insert(program.into()).clone()
+        }
+    };
+    Ok(CpuTensor::of(program, shape))
+}
+
+/// The same for a definition of the library that goes over all tensors as vectors.
+fn side<T: Element>(
+    groups: &Groups,
+    cpu: &Cpu,
+    settings: &impl Optimizer,
+) -> Result<Vec<Option<CpuTensor<T>>>> {
+    let mut programs = Programs::new();
+    let mut tensor = |shape: &[usize]| {
+        shared(&mut programs, cpu, (0, settings), shape, Layout::Vector, Watch::Nothing)
+    };
+    let tensors = groups.tensors.iter();
+    tensors.map(|t| t.unit.map(|_| tensor(&t.info.shape)).transpose()).collect()
+}
+
 impl<T: Element> Kept<T> {
     fn all(groups: &Groups, cpu: &Cpu, settings: &impl Optimizer) -> Result<Vec<Option<Self>>> {
-        let kept = groups.tensors.iter().map(|t| {
-            t.unit
-                .map(|_| {
-                    let tensor = CpuTensor::new(cpu, settings, &t.info.shape, Layout::Vector)?;
-                    let values = vec![T::zero(); tensor.runner.dims.len()];
-                    Ok(Self { tensor, values, count: 0 })
-                })
-                .transpose()
-        });
-        kept.collect()
+        let kept = |tensor: CpuTensor<T>| {
+            let values = vec![T::zero(); tensor.runner.dims().len()];
+            Self { tensor, values, count: 0 }
+        };
+        let tensors = side(groups, cpu, settings)?;
+        Ok(tensors.into_iter().map(|t| t.map(kept)).collect())
     }
 
     /// How many steps are in an average.
@@ -155,27 +203,28 @@ impl<T: Element> Kept<T> {
     /// Runs its definition with these settings.
     fn run(&mut self, settings: &impl Optimizer, input: &Lent<'_, T>) {
         let hyper = |name: &str| crate::host::hyper(settings, GRAD_NEUTRAL, name);
-        self.tensor.runner.prepare_step(1, hyper);
-        self.tensor.update(LentMut::Slice(&mut self.values), input);
+        self.tensor.prepare(1, hyper);
+        self.tensor.update(None, LentMut::Slice(&mut self.values), input);
     }
 }
 
 impl<T: Element> CpuOptimizer<T> {
     fn new(setup: &Setup, cpu: &Cpu) -> Result<Self> {
         let groups = setup.assign()?;
+        let watch = if setup.watch { Watch::Updates } else { Watch::Nothing };
+        let mut programs = Programs::new();
         let tensors = groups.tensors.iter().map(|t| {
-            let watch = if setup.watch { Watch::Updates } else { Watch::Nothing };
-            let make = |u: usize| {
-                let optimizer = &groups.units[u].optimizer;
-                let made = CpuTensor::watched(cpu, optimizer, &t.info.shape, t.layout, watch);
+            let mut make = |u: usize| {
+                let of = (u, &groups.units[u].optimizer);
+                let made = shared(&mut programs, cpu, of, &t.info.shape, t.layout, watch);
                 made.map_err(|e| e.of("tensor", &t.info.name))
             };
-            t.unit.map(make).transpose()
+            t.unit.map(&mut make).transpose()
         });
-        let mut tensors = tensors.collect::<Result<Vec<_>>>()?;
+        let tensors = tensors.collect::<Result<Vec<_>>>()?;
         if setup.gradients != Gradients::default() || setup.accumulation.is_some() {
             // Now, and not in the first step that clips something.
-            tensors.iter_mut().flatten().for_each(|t| t.runner.make_room());
+            programs.values().for_each(|p| p.make_room());
         }
         let gradients = setup.gradients.clone();
         let guard = match gradients.needs_all() {
@@ -191,12 +240,17 @@ impl<T: Element> CpuOptimizer<T> {
             None => None,
         };
         let mut prepared: Vec<Prepared<T>> = Vec::new();
-        for (tensor, t) in tensors.iter().zip(&groups.tensors) {
-            if let (Some(tensor), Some(unit)) = (tensor, t.unit)
-                && !prepared.iter().any(|p| p.is_of(unit, &tensor.runner))
-            {
-                prepared.push(Prepared::new(unit, &tensor.runner));
-            }
+        let mut prepared_of = vec![0; tensors.len()];
+        for ((tensor, t), of) in tensors.iter().zip(&groups.tensors).zip(&mut prepared_of) {
+            let (Some(tensor), Some(unit)) = (tensor, t.unit) else { continue };
+            let program = &tensor.runner.program;
+            let is_of =
+                |p: &Prepared<T>| p.unit == unit && p.program.dims.kind == program.dims.kind;
+            *of = prepared.iter().position(is_of).unwrap_or_else(|| {
+                let hosts = Hosts::new(&program.plan);
+                prepared.push(Prepared { unit, program: program.clone(), hosts });
+                prepared.len() - 1
+            });
         }
         let lent = Vec::with_capacity(tensors.len());
         debug!("prepared {} tensors in {} groups on the CPU", tensors.len(), groups.names.len());
@@ -208,6 +262,7 @@ impl<T: Element> CpuOptimizer<T> {
             threads: cpu.threads.clone(),
             tensors,
             prepared,
+            prepared_of,
             guard,
             sums,
             average,
@@ -351,7 +406,7 @@ impl<T: Element> CpuOptimizer<T> {
         for (i, measure) in guard.measures.iter_mut().enumerate() {
             let (Some(measure), Lending(Some(_), given)) = (measure, &lent[i]) else { continue };
             let sum = self.sums.as_ref().and_then(|s| s.tensors[i].as_ref());
-            measure.runner.prepare_step(1, hyper);
+            measure.prepare(1, hyper);
             // Views of different lifetimes are different types, hence two calls.
             match (given, sum) {
                 (Some(grad), _) => measure.measure(grad),
@@ -385,39 +440,25 @@ impl<T: Element> CpuOptimizer<T> {
 
     fn update(&mut self, lent: &mut [Lending<'_, T>], grad: [f64; 3]) {
         let t = self.t;
-        // What all tensors of a kind have in common is computed once.
-        for prepared in &mut self.prepared {
-            let unit_of = |i: usize| self.groups.tensors[i].unit;
-            let mut tensors = self.tensors.iter_mut().enumerate();
-            let first = tensors.find_map(|(i, tensor)| {
-                let is_of = |t: &&mut CpuTensor<T>| {
-                    unit_of(i).is_some_and(|unit| prepared.is_of(unit, &t.runner))
-                };
-                tensor.as_mut().filter(is_of)
-            });
-            let Some(first) = first else { continue };
-            let optimizer = &self.groups.units[prepared.unit].optimizer;
-            first.runner.prepare_step(t, |name| crate::host::hyper(optimizer, grad, name));
-            first.runner.keep(prepared);
+        for Prepared { unit, program, hosts } in &mut self.prepared {
+            let optimizer = &self.groups.units[*unit].optimizer;
+            hosts.prepare(&program.plan, t, |name| crate::host::hyper(optimizer, grad, name));
         }
-        let prepared = self.prepared.as_slice();
+        let (prepared, prepared_of) = (self.prepared.as_slice(), self.prepared_of.as_slice());
         let kind = self.average.as_ref().and_then(|a| a.counting(t));
         let sums = self.sums.as_ref().map(|s| s.tensors.as_slice());
         let averages = self.average.as_mut().map(|a| a.tensors.as_mut_slice());
         let work = |(i, tensor): (usize, &mut Option<CpuTensor<T>>),
                     lending: &mut Lending<'_, T>,
                     average: Option<&mut Kept<T>>| {
-            let (Some(tensor), Some(unit)) = (tensor, self.groups.tensors[i].unit) else { return };
+            let Some(tensor) = tensor else { return };
             let Lending(Some(param), given) = std::mem::take(lending) else { return };
-            let of = |p: &&Prepared<T>| p.is_of(unit, &tensor.runner);
-            if let Some(prepared) = prepared.iter().find(of) {
-                tensor.runner.prepare_like(prepared);
-            }
+            let hosts = Some(&prepared[prepared_of[i]].hosts);
             let average = average.zip(kind);
             match (given, sums.and_then(|s| s[i].as_ref())) {
-                (Some(grad), _) => tensor.update_and_follow(param, &grad, average),
+                (Some(grad), _) => tensor.update_and_follow(hosts, param, &grad, average),
                 (None, Some(kept)) => {
-                    tensor.update_and_follow(param, &Lent::Slice(&kept.values), average);
+                    tensor.update_and_follow(hosts, param, &Lent::Slice(&kept.values), average);
                 }
                 (None, None) => {}
             }
@@ -485,7 +526,7 @@ impl<T: Element> CpuOptimizer<T> {
     /// # Errors
     /// [`Error::Tensor`].
     pub fn plan<'k>(&self, tensor: impl Into<Key<'k>>) -> Result<&Plan> {
-        Ok(&self.active(tensor.into())?.runner.plan)
+        Ok(self.active(tensor.into())?.runner.plan())
     }
 
     /// What the last step did to a tensor. After a step that was skipped: the one before.
@@ -651,11 +692,12 @@ impl<T: Element> CpuTensor<T> {
     /// A step, and then the average of the parameter with this weight.
     fn update_and_follow(
         &mut self,
+        hosts: Option<&Hosts<T>>,
         mut param: LentMut<'_, T>,
         grad: &Lent<'_, T>,
         average: Option<(&mut Kept<T>, Average)>,
     ) {
-        self.update(param.reborrow(), grad);
+        self.update(hosts, param.reborrow(), grad);
         if let Some((kept, kind)) = average {
             kept.run(&kind, &param.as_lent());
         }
@@ -672,14 +714,11 @@ impl<T: Element> Averages<T> {
 impl<T: Element> Guard<T> {
     fn new(groups: &Groups, gradients: &Gradients, cpu: &Cpu) -> Result<Self> {
         let settings = Measuring { most: f64::INFINITY, unscale: 1.0 };
-        let measures = groups.tensors.iter().map(|t| {
-            let measure = || CpuTensor::new(cpu, &settings, &t.info.shape, Layout::Vector);
-            t.unit.map(|_| measure()).transpose()
-        });
+        let measures = side(groups, cpu, &settings)?;
         let controls = Controls::new(gradients.clone());
         let told = Told(&controls);
         let control = CpuTensor::new(&Cpu::single_threaded(), &told, &[1], Layout::Vector)?;
-        Ok(Self { measures: measures.collect::<Result<_>>()?, control, controls })
+        Ok(Self { measures, control, controls })
     }
 
     fn number(&self, slot: &str) -> f64 {
@@ -693,7 +732,7 @@ impl<T: Element> Guard<T> {
     fn decide(&mut self) -> ([f64; 3], Outcome) {
         let told = Told(&self.controls);
         let hyper = |name: &str| crate::host::hyper(&told, GRAD_NEUTRAL, name);
-        self.control.runner.prepare_step(1, hyper);
+        self.control.prepare(1, hyper);
         self.control.measure(&Lent::Slice(&[0.0]));
         let [go, min, max, scale] = DECISION.map(|name| self.number(name));
         let outcome = Outcome {
@@ -851,8 +890,8 @@ impl<T: Element> CpuRelease<'_, T> {
         });
         if let Some(tensor) = &mut set.tensors[index] {
             let hyper = |name: &str| crate::host::hyper(optimizer, fixed, name);
-            tensor.runner.prepare_step(set.t, hyper);
-            tensor.update_and_follow(param, &grad, average);
+            tensor.prepare(set.t, hyper);
+            tensor.update_and_follow(None, param, &grad, average);
         }
         Ok(())
     }
@@ -881,7 +920,7 @@ impl<T: Element> CpuOptimizer<T> {
     fn outline(&self) -> Snapshot {
         let hypers = |u: usize| {
             let of = |(i, t): (usize, &Option<CpuTensor<T>>)| {
-                let graph = &t.as_ref()?.runner.plan.graph;
+                let graph = &t.as_ref()?.runner.plan().graph;
                 let same = self.groups.tensors[i].unit == Some(u);
                 same.then(|| graph.hypers.iter().copied().filter(|h| !GRAD.contains(h)).collect())
             };
@@ -891,9 +930,9 @@ impl<T: Element> CpuOptimizer<T> {
         for (i, tensor) in self.tensors.iter().enumerate() {
             let Some(tensor) = tensor else { continue };
             let state = &mut outline.tensors[i];
-            let slots = tensor.slots().map(|(name, shape)| (name, tensor.runner.dims, shape));
+            let slots = tensor.slots().map(|(name, shape)| (name, tensor.runner.dims(), shape));
             let averaged = [(AVERAGED, Shape::Full), (FOLLOWED, Shape::Scalar)];
-            let averaged = averaged.map(|(name, shape)| (name, tensor.runner.dims, shape));
+            let averaged = averaged.map(|(name, shape)| (name, tensor.runner.dims(), shape));
             let averaged = averaged.into_iter().filter(|_| self.average.is_some());
             state.slots.extend(slots.chain(averaged).map(|(name, dims, shape)| SlotState {
                 name: name.into(),

@@ -1,179 +1,149 @@
-//! The small values between sweeps: tables of them, and the little interpreter that fills them.
+//! The small values between sweeps: where they lie, and the little interpreter that fills them.
 //!
-//! Small values are few (a row value is one in `cols` elements), so they are interpreted from the
-//! graph, one whole array per operation, in the precision of the state. Means of them are summed
-//! in `f64`.
+//! Small values are few (a row value is one in `cols` elements), so they are interpreted: in the
+//! order of the graph, in the precision of the state, a stretch at a time that stays in the nearest
+//! cache through all operations. Means of them are summed in `f64`.
 
-use std::ops::Range;
-
+use crate::cpu::lane::{binary, unary};
 use crate::cpu::memory::Aligned;
+use crate::cpu::simd::Simd;
 use crate::cpu::{Element, Isa, Lanes};
 use crate::layout::Dims;
 use crate::plan::Plan;
-use crate::trace::{NodeId, Op};
+use crate::trace::{NodeId, Op, SlotId};
 use crate::value::{Axis, Binary, Reduction, Shape, Unary};
 
-/// Where the small values of one tensor lie: one array per node and per slot.
+/// Values that go through all operations of a run together.
+const STRETCH: usize = 1024;
+
+/// Where the small values of a tensor lie: one array for each node and each slot, the same for all
+/// tensors of one definition and size.
 #[derive(Debug)]
-pub(crate) struct Small<T: Lanes> {
-    pub(crate) dims: Dims,
-    isa: Isa,
+pub(crate) struct Places {
+    dims: Dims,
     /// Columns of a batch entry, padded to whole vectors.
     pub(crate) stride: usize,
-    memory: Aligned<T>,
+    len: usize,
     nodes: Vec<usize>,
     slots: Vec<usize>,
-    /// Host values by node.
-    pub(crate) hosts: Vec<T>,
-    host_values: Vec<f64>,
 }
 
-/// A place among the small values of one batch entry, or of all.
-#[derive(Clone, Copy)]
-struct Operand<T> {
-    from: *const T,
-    /// Elements per batch entry; 0 for one value for all.
-    stride: usize,
-    /// True if there is one value per batch entry or less.
-    constant: bool,
-}
-
-impl<T: Element> Operand<T> {
-    /// # Safety
-    /// `i` is below the number of values of the shape.
-    #[inline(always)]
-    unsafe fn get(self, b: usize, i: usize) -> T {
-        let i = if self.constant { 0 } else { i };
-        // SAFETY: the caller's contract.
-        unsafe { *self.from.add(b * self.stride + i) }
-    }
-}
-
-impl<T: Element> Small<T> {
-    pub(crate) fn new(plan: &Plan, dims: Dims, isa: Isa) -> Self {
-        let stride = dims.cols.next_multiple_of(T::LANES);
-        let mut len = 0;
-        let mut place = |shape: Shape| {
-            let at = len;
-            len += Self::extent(dims, stride, shape).next_multiple_of(T::LANES);
-            at
-        };
-        let slots: Vec<usize> = plan.graph.slots.iter().map(|s| place(small(s.shape))).collect();
-        let nodes: Vec<usize> = plan
-            .graph
-            .nodes
-            .iter()
-            .enumerate()
-            .map(|(id, n)| match n.op {
-                // An old value is the slot itself, unless it becomes another slot's new one: slots
-                // are committed one after the other, so that one is copied first.
-                Op::Old(s) if !plan.graph.stores.contains(&id) => slots[s],
-                _ => place(small(n.shape)),
-            })
-            .collect();
+impl Places {
+    /// `temporary`: nodes without a place.
+    fn new(plan: &Plan, dims: Dims, lanes: usize, temporary: &[bool]) -> Self {
+        let graph = &plan.graph;
         let mut this = Self {
             dims,
-            isa,
-            stride,
-            memory: Aligned::filled(len, T::zero()),
-            hosts: vec![T::zero(); nodes.len()],
-            host_values: vec![0.0; nodes.len()],
-            nodes,
-            slots,
+            stride: dims.cols.next_multiple_of(lanes),
+            len: 0,
+            nodes: Vec::new(),
+            slots: Vec::new(),
         };
+        let mut place = |shape: Shape| {
+            let at = this.len;
+            this.len += extent(dims, this.stride, shape).next_multiple_of(lanes);
+            at
+        };
+        this.slots = graph.slots.iter().map(|s| place(s.shape)).collect();
+        let of = |n: NodeId| match lies_in(plan, n) {
+            Some(s) => this.slots[s],
+            None if temporary[n] => usize::MAX,
+            None => place(graph.nodes[n].shape),
+        };
+        this.nodes = (0..graph.nodes.len()).map(of).collect();
+        this
+    }
+
+    /// The small values of a tensor before its first step.
+    pub(crate) fn memory<T: Element>(&self, plan: &Plan) -> Aligned<T> {
+        let mut memory = Aligned::filled(self.len, T::zero());
         for (s, decl) in plan.graph.slots.iter().enumerate() {
-            let n = Self::extent(dims, stride, small(decl.shape));
-            let at = this.slots[s];
-            this.memory[at..at + n].fill(T::narrow(decl.init));
+            let n = extent(self.dims, self.stride, decl.shape);
+            memory[self.slots[s]..][..n].fill(T::narrow(decl.init));
         }
         for (n, node) in plan.graph.nodes.iter().enumerate() {
             if let Op::Count(axis) = node.op {
                 #[allow(clippy::cast_precision_loss, reason = "a count of elements, rounded once")]
-                let count = count(dims, axis) as f64;
-                let at = this.nodes[n];
-                this.memory[at] = T::narrow(count);
+                let count = count(self.dims, axis) as f64;
+                memory[self.nodes[n]] = T::narrow(count);
             }
         }
-        this
+        memory
     }
 
-    fn extent(dims: Dims, stride: usize, shape: Shape) -> usize {
-        match shape {
-            Shape::Cols => dims.batch * stride,
-            Shape::Full => 0,
-            _ => dims.count(shape),
-        }
+    /// Where the array of a node begins.
+    pub(crate) fn node(&self, n: NodeId) -> usize {
+        self.nodes[n]
     }
 
-    /// Evaluates all Host values in `f64`.
-    pub(crate) fn eval_hosts(&mut self, plan: &Plan, t: u64, hyper: impl Fn(&str) -> f64) {
-        crate::host::eval_all(plan, &mut self.host_values, t, hyper);
-        for &n in &plan.hosts {
-            self.hosts[n] = T::narrow(self.host_values[n]);
-        }
-    }
-
-    /// The array of a node, for tables of pointers.
-    pub(crate) fn node_ptr(&mut self, n: NodeId) -> *mut T {
-        let at = self.nodes[n];
-        // SAFETY: the place was laid out within the memory.
-        unsafe { self.memory.as_mut_ptr().add(at) }
-    }
-
-    /// The value of a slot of shape Scalar.
-    pub(crate) fn scalar(&self, s: usize) -> T {
-        self.memory[self.slots[s]]
+    /// Where a slot of shape Scalar is.
+    pub(crate) fn scalar(&self, s: SlotId) -> usize {
+        self.slots[s]
     }
 
     /// The values of a small slot, without padding.
-    pub(crate) fn slot(&self, s: usize, shape: Shape) -> Vec<T> {
+    pub(crate) fn slot<T: Element>(&self, memory: &[T], s: SlotId, shape: Shape) -> Vec<T> {
         let at = self.slots[s];
         match shape {
             Shape::Cols => (0..self.dims.batch)
-                .flat_map(|b| &self.memory[at + b * self.stride..][..self.dims.cols])
+                .flat_map(|b| &memory[at + b * self.stride..][..self.dims.cols])
                 .copied()
                 .collect(),
-            _ => self.memory[at..at + self.dims.count(shape)].to_vec(),
+            _ => memory[at..at + self.dims.count(shape)].to_vec(),
         }
     }
 
     /// Overwrites the values of a small slot. The length has been checked.
-    pub(crate) fn set_slot(&mut self, s: usize, shape: Shape, values: &[T]) {
+    pub(crate) fn set_slot<T: Element>(
+        &self,
+        memory: &mut [T],
+        s: SlotId,
+        shape: Shape,
+        values: &[T],
+    ) {
         let at = self.slots[s];
         match shape {
             Shape::Cols if self.dims.cols > 0 => {
                 for (b, row) in values.chunks(self.dims.cols).enumerate() {
-                    self.memory[at + b * self.stride..][..row.len()].copy_from_slice(row);
+                    memory[at + b * self.stride..][..row.len()].copy_from_slice(row);
                 }
             }
-            _ => self.memory[at..at + values.len()].copy_from_slice(values),
-        }
-    }
-
-    /// A table for a settle, by raw pointers: workers settle disjoint rows at the same time.
-    pub(crate) fn table(&mut self) -> Table<'_, T> {
-        Table {
-            dims: self.dims,
-            isa: self.isa,
-            stride: self.stride,
-            memory: self.memory.as_mut_ptr(),
-            nodes: &self.nodes,
-            slots: &self.slots,
-            hosts: &self.hosts,
+            _ => memory[at..at + values.len()].copy_from_slice(values),
         }
     }
 }
 
-macro_rules! each {
-    ($op:ident in $enum:ident [$($variant:ident)*] => |$bound:ident| $body:block) => {
-        match $op {
-            $($enum::$variant => { let $bound = $enum::$variant; $body })*
-        }
+/// The slot in whose memory a value lies.
+fn lies_in(plan: &Plan, n: NodeId) -> Option<SlotId> {
+    match plan.graph.nodes[n].op {
+        // Unless it becomes another slot's new value: slots are committed one after the other, so
+        // that one is copied first.
+        Op::Old(s) if !plan.graph.stores.contains(&n) => Some(s),
+        _ => made_in_place(plan, n),
+    }
+}
+
+/// The slot in whose memory a new value is made, because nothing reads the old one afterwards.
+fn made_in_place(plan: &Plan, n: NodeId) -> Option<SlotId> {
+    let graph = &plan.graph;
+    let by_index = matches!(graph.nodes[n].op, Op::Unary(..) | Op::Binary(..) | Op::Select(..));
+    let s = graph.stores.iter().position(|&stored| stored == n).filter(|_| by_index)?;
+    let shape = graph.slots[s].shape;
+    if shape != graph.nodes[n].shape || matches!(shape, Shape::Full | Shape::Host) {
+        return None;
+    }
+    let reads_old = |node: &crate::trace::Node| {
+        node.op.args().any(|a| matches!(graph.nodes[a].op, Op::Old(of) if of == s))
     };
+    (!graph.nodes[n + 1..].iter().any(reads_old)).then_some(s)
 }
 
-fn small(shape: Shape) -> Shape {
-    if shape == Shape::Full { Shape::Host } else { shape }
+fn extent(dims: Dims, stride: usize, shape: Shape) -> usize {
+    match shape {
+        Shape::Cols => dims.batch * stride,
+        Shape::Full => 0,
+        _ => dims.count(shape),
+    }
 }
 
 /// The number of elements that a reduction over `axis` runs over.
@@ -186,16 +156,350 @@ pub(crate) fn count(dims: Dims, axis: Axis) -> usize {
     }
 }
 
-/// The small values, open to several workers.
+// ---------------------------------------------------------------------- what is done
+
+/// How a value is found, given an index into the run's shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moves {
+    /// One for all.
+    Not,
+    /// One for each batch entry.
+    WithBatch,
+    WithIndex,
+}
+
+/// Where a value lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Memory {
+    Host,
+    Small,
+    /// What is needed for the stretch at hand only.
+    Scratch,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Operand {
+    memory: Memory,
+    at: usize,
+    moves: Moves,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Work {
+    Unary(Unary),
+    Binary(Binary),
+    Select,
+    Copy,
+}
+
+/// One operation on all values of a run.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    work: Work,
+    to: Operand,
+    args: [Operand; 4],
+}
+
+/// A node, or the old or new value in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Node(NodeId),
+    Slot(SlotId),
+}
+
+/// The same before places are known.
+#[derive(Clone, Debug)]
+struct Draft {
+    work: Work,
+    to: Name,
+    args: Vec<Name>,
+}
+
+/// Operations that go from index to index of one shape.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    shape: Shape,
+    drafts: Vec<Draft>,
+    calls: Vec<Call>,
+    /// Whether any operand goes with the batch.
+    by_batch: bool,
+}
+
+/// A mean or maximum of small values.
+#[derive(Clone, Copy, Debug)]
+struct Reduce {
+    kind: Reduction,
+    nodes: [NodeId; 2],
+    from: usize,
+    /// Values of a batch entry, and from one to the next.
+    len: usize,
+    stride: usize,
+    to: usize,
+    /// One for each batch entry; else one for all.
+    by_batch: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Run(Run),
+    Reduce(Reduce),
+}
+
+/// What happens to the small values between two sweeps.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settle(Vec<Stage>);
+
+const BY_INDEX: [Shape; 4] = [Shape::Scalar, Shape::Matrix, Shape::Rows, Shape::Cols];
+
+/// Collects runs: an operation waits for others of its shape until something needs it.
+struct Builder<'a> {
+    plan: &'a Plan,
+    dims: Dims,
+    stages: Vec<Stage>,
+    /// One for each of [`BY_INDEX`].
+    open: [Run; 4],
+    /// Nodes that wait, and in which run.
+    waits: Vec<(NodeId, usize)>,
+}
+
+impl Run {
+    fn new(shape: Shape) -> Self {
+        Self { shape, drafts: Vec::new(), calls: Vec::new(), by_batch: false }
+    }
+
+    fn uses(&self, n: NodeId) -> bool {
+        self.drafts.iter().any(|d| d.args.contains(&Name::Node(n)))
+    }
+
+    /// Finds out where everything lies. Values without a place get one in the scratch memory, which
+    /// is free again after their last use; returns how many there are at a time.
+    fn place(&mut self, plan: &Plan, places: &Places) -> usize {
+        let shape_of = |name: Name| match name {
+            Name::Node(n) => plan.graph.nodes[n].shape,
+            Name::Slot(s) => plan.graph.slots[s].shape,
+        };
+        let moves = |name: Name| match shape_of(name) {
+            of if of == self.shape => Moves::WithIndex,
+            Shape::Matrix => Moves::WithBatch,
+            _ => Moves::Not,
+        };
+        // Whose places of the scratch memory are whose.
+        let mut scratch: Vec<Option<Name>> = Vec::new();
+        let mut calls = Vec::new();
+        for (i, draft) in self.drafts.iter().enumerate() {
+            let find = |scratch: &[Option<Name>], name: Name| {
+                let small = |at| Operand { memory: Memory::Small, at, moves: moves(name) };
+                match name {
+                    Name::Slot(s) => small(places.slots[s]),
+                    Name::Node(n) if shape_of(name) == Shape::Host => {
+                        Operand { memory: Memory::Host, at: n, moves: Moves::Not }
+                    }
+                    Name::Node(n) if places.nodes[n] != usize::MAX => small(places.nodes[n]),
+                    Name::Node(_) => {
+                        let at = scratch.iter().position(|&s| s == Some(name)).unwrap_or(0);
+                        let moves = Moves::WithIndex;
+                        Operand { memory: Memory::Scratch, at: at * STRETCH, moves }
+                    }
+                }
+            };
+            let none = Operand { memory: Memory::Host, at: 0, moves: Moves::Not };
+            let mut args = [none; 4];
+            for (arg, &name) in args.iter_mut().zip(&draft.args) {
+                *arg = find(&scratch, name);
+            }
+            // One vector is read before it is written, so what is used here last may lie there.
+            let later = |name: Name| self.drafts[i + 1..].iter().any(|d| d.args.contains(&name));
+            for place in &mut scratch {
+                *place = place.filter(|&name| later(name));
+            }
+            if matches!(draft.to, Name::Node(n) if places.nodes[n] == usize::MAX) {
+                match scratch.iter().position(Option::is_none) {
+                    Some(free) => scratch[free] = Some(draft.to),
+                    None => scratch.push(Some(draft.to)),
+                }
+            }
+            calls.push(Call { work: draft.work, to: find(&scratch, draft.to), args });
+        }
+        self.by_batch = calls.iter().any(|c| c.args.iter().any(|a| a.moves == Moves::WithBatch));
+        self.calls = calls;
+        scratch.len()
+    }
+}
+
+impl<'a> Builder<'a> {
+    fn new(plan: &'a Plan, dims: Dims) -> Self {
+        let open = BY_INDEX.map(Run::new);
+        Self { plan, dims, stages: Vec::new(), open, waits: Vec::new() }
+    }
+
+    fn close(&mut self, run: usize) {
+        self.waits.retain(|w| w.1 != run);
+        let next = Run::new(self.open[run].shape);
+        let run = std::mem::replace(&mut self.open[run], next);
+        if !run.drafts.is_empty() {
+            self.stages.push(Stage::Run(run));
+        }
+    }
+
+    /// Closes what `n` waits in, unless that is the run `but`.
+    fn need(&mut self, n: NodeId, but: Option<usize>) {
+        if let Some(&(_, run)) = self.waits.iter().find(|w| w.0 == n)
+            && Some(run) != but
+        {
+            self.close(run);
+        }
+    }
+
+    fn push(&mut self, shape: Shape, draft: Draft) {
+        let Some(run) = BY_INDEX.iter().position(|&s| s == shape) else { return };
+        for &arg in &draft.args {
+            if let Name::Node(n) = arg {
+                self.need(n, Some(run));
+            }
+        }
+        let in_slot = match draft.to {
+            Name::Slot(_) => true,
+            Name::Node(n) => made_in_place(self.plan, n).is_some(),
+        };
+        if in_slot && matches!(shape, Shape::Scalar | Shape::Matrix) {
+            // Values of other shapes that wait may be made of the old one.
+            (0..BY_INDEX.len()).filter(|&r| r != run).for_each(|r| self.close(r));
+        }
+        if let Name::Node(n) = draft.to {
+            self.waits.push((n, run));
+        }
+        self.open[run].drafts.push(draft);
+    }
+
+    fn node(&mut self, n: NodeId) {
+        let node = &self.plan.graph.nodes[n];
+        let of = |a: NodeId| &self.plan.graph.nodes[a];
+        let work = match node.op {
+            Op::Unary(op, _) => Work::Unary(op),
+            Op::Binary(op, ..) => Work::Binary(op),
+            Op::Select(_) => Work::Select,
+            Op::Old(s) if lies_in(self.plan, n).is_none() => {
+                let draft =
+                    Draft { work: Work::Copy, to: Name::Node(n), args: vec![Name::Slot(s)] };
+                return self.push(node.shape, draft);
+            }
+            Op::Reduce(kind, _, a) if of(a).shape != Shape::Full => {
+                let len = match of(a).shape {
+                    Shape::Rows => self.dims.rows,
+                    Shape::Cols => self.dims.cols,
+                    _ => 1,
+                };
+                let by_batch = node.shape == Shape::Matrix;
+                self.need(a, None);
+                let nodes = [a, n];
+                let reduce = Reduce { kind, nodes, from: 0, len, stride: len, to: 0, by_batch };
+                self.stages.push(Stage::Reduce(reduce));
+                return;
+            }
+            // Counts are written once, full-size reductions by their sweep.
+            _ => return,
+        };
+        let args = node.op.args().map(Name::Node).collect();
+        self.push(node.shape, Draft { work, to: Name::Node(n), args });
+    }
+
+    fn commit(&mut self, slot: SlotId, n: NodeId) {
+        if made_in_place(self.plan, n) != Some(slot) {
+            let draft = Draft { work: Work::Copy, to: Name::Slot(slot), args: vec![Name::Node(n)] };
+            self.push(self.plan.graph.slots[slot].shape, draft);
+        }
+    }
+}
+
+/// All that happens to the small values of a plan.
+pub(crate) struct Settling {
+    pub(crate) places: Places,
+    /// Before each sweep, and after the last one.
+    pub(crate) settles: Vec<Settle>,
+    /// For each level the row values that are settled for each block of rows before it.
+    pub(crate) local: Vec<Option<Run>>,
+    /// Elements of scratch memory that a worker needs.
+    pub(crate) scratch: usize,
+}
+
+impl Settling {
+    pub(crate) fn new(plan: &Plan, dims: Dims, lanes: usize) -> Self {
+        let locals: Vec<_> = plan.sweeps.iter().flat_map(|s| s.local.iter().copied()).collect();
+        let local = |k: usize| {
+            let of_level = |n: &NodeId| usize::from(plan.graph.nodes[*n].level) == k;
+            let mut builder = Builder::new(plan, dims);
+            locals.iter().copied().filter(of_level).for_each(|n| builder.node(n));
+            let [_, _, rows, _] = builder.open;
+            Some(rows).filter(|r| !r.drafts.is_empty())
+        };
+        let mut local: Vec<_> = (0..plan.levels.len()).map(local).collect();
+        let ends = plan.sweeps.iter().map(|s| s.levels.start + 1).chain([plan.settles.len()]);
+        let mut settled = 0;
+        let settle = |end: usize| {
+            let mut builder = Builder::new(plan, dims);
+            for k in std::mem::replace(&mut settled, end)..end {
+                let nodes = plan.settles[k].iter().filter(|n| !locals.contains(n));
+                nodes.for_each(|&n| builder.node(n));
+                plan.commits(k).for_each(|(slot, n)| builder.commit(slot, n));
+            }
+            (0..BY_INDEX.len()).for_each(|run| builder.close(run));
+            Settle(builder.stages)
+        };
+        let mut settles: Vec<_> = ends.map(settle).collect();
+
+        let temporary = temporary(plan, &settles, &local);
+        let places = Places::new(plan, dims, lanes, &temporary);
+        let mut scratch = 0;
+        for run in local.iter_mut().flatten() {
+            scratch = scratch.max(run.place(plan, &places));
+        }
+        for stage in settles.iter_mut().flat_map(|s| &mut s.0) {
+            match stage {
+                Stage::Run(run) => scratch = scratch.max(run.place(plan, &places)),
+                Stage::Reduce(reduce) => {
+                    [reduce.from, reduce.to] = reduce.nodes.map(|n| places.nodes[n]);
+                    if plan.graph.nodes[reduce.nodes[0]].shape == Shape::Cols {
+                        reduce.stride = places.stride;
+                    }
+                }
+            }
+        }
+        Self { places, settles, local, scratch: scratch * STRETCH }
+    }
+}
+
+/// Which nodes are made in a run and needed nowhere else.
+fn temporary(plan: &Plan, settles: &[Settle], local: &[Option<Run>]) -> Vec<bool> {
+    let graph = &plan.graph;
+    let stages = || settles.iter().flat_map(|s| &s.0);
+    let of_stages = stages().filter_map(|s| match s {
+        Stage::Run(run) => Some(run),
+        Stage::Reduce(_) => None,
+    });
+    let runs: Vec<&Run> = local.iter().flatten().chain(of_stages).collect();
+    let mut temporary = vec![false; graph.nodes.len()];
+    for (r, run) in runs.iter().enumerate() {
+        for draft in &run.drafts {
+            let Name::Node(n) = draft.to else { continue };
+            let reduced = |s: &Stage| matches!(s, Stage::Reduce(r) if r.nodes[0] == n);
+            temporary[n] = lies_in(plan, n).is_none()
+                && !plan.levels.iter().any(|l| l.reads.contains(&n))
+                && !stages().any(reduced)
+                && !runs.iter().enumerate().any(|(other, run)| other != r && run.uses(n));
+        }
+    }
+    temporary
+}
+
+// ---------------------------------------------------------------------- how it is done
+
+/// The small values of a tensor, open to several workers.
 #[derive(Clone, Copy)]
 pub(crate) struct Table<'a, T> {
-    dims: Dims,
-    isa: Isa,
-    stride: usize,
-    memory: *mut T,
-    nodes: &'a [usize],
-    slots: &'a [usize],
-    hosts: &'a [T],
+    pub(crate) places: &'a Places,
+    pub(crate) isa: Isa,
+    pub(crate) memory: *mut T,
+    pub(crate) hosts: &'a [T],
 }
 
 // SAFETY: workers settle disjoint rows, and read only what is settled.
@@ -203,166 +507,252 @@ unsafe impl<T: Send + Sync> Send for Table<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send + Sync> Sync for Table<'_, T> {}
 
+macro_rules! each {
+    ($op:ident in $enum:ident [$($variant:ident)*] => |$bound:ident| $body:block) => {
+        match $op {
+            $($enum::$variant => { let $bound = $enum::$variant; $body })*
+        }
+    };
+}
+
+/// A value, and elements to the next one: 1, or 0 for one that is the same for all.
+#[derive(Clone, Copy)]
+struct Source<T> {
+    from: *const T,
+    step: usize,
+}
+
 impl<T: Element> Table<'_, T> {
-    /// A Host value.
-    pub(crate) fn host(&self, n: NodeId) -> T {
-        self.hosts[n]
+    /// Where a place is.
+    pub(crate) fn at(&self, place: usize) -> *mut T {
+        // SAFETY: places were laid out within the memory.
+        unsafe { self.memory.add(place) }
     }
 
-    /// The array of a node.
-    pub(crate) fn ptr(&self, n: NodeId) -> *mut T {
-        // SAFETY: the place was laid out within the memory.
-        unsafe { self.memory.add(self.nodes[n]) }
-    }
-
-    fn operand(&self, plan: &Plan, n: NodeId) -> Operand<T> {
-        let shape = plan.graph.nodes[n].shape;
-        let (from, stride): (*const T, usize) = match shape {
-            Shape::Host => (&raw const self.hosts[n], 0),
-            Shape::Scalar | Shape::Full => (self.ptr(n), 0),
-            Shape::Matrix => (self.ptr(n), 1),
-            Shape::Rows => (self.ptr(n), self.dims.rows),
-            Shape::Cols => (self.ptr(n), self.stride),
-        };
-        Operand { from, stride, constant: shape.fits(Shape::Matrix) }
-    }
-
-    /// Settles one node. Row values only for rows `rows` of the batch entries `batch`, everything
-    /// else whole.
+    /// Settles everything between two sweeps.
     ///
     /// # Safety
-    /// Operands are settled, and nobody else reads or writes this node's values now.
-    pub(crate) unsafe fn settle(
+    /// No sweep is running, and the scratch memory is large enough.
+    pub(crate) unsafe fn settle(&self, settle: &Settle, scratch: *mut T) {
+        for stage in &settle.0 {
+            // SAFETY: the caller's contract; operands were settled by stages before.
+            unsafe {
+                match stage {
+                    Stage::Run(run) => self.whole(run, scratch),
+                    Stage::Reduce(reduce) => self.reduce(reduce),
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`settle`](Self::settle).
+    unsafe fn whole(&self, run: &Run, scratch: *mut T) {
+        let (dims, stride) = (self.places.dims, self.places.stride);
+        let (len, stride) = match run.shape {
+            Shape::Rows => (dims.rows, dims.rows),
+            Shape::Cols => (dims.cols, stride),
+            Shape::Matrix => (1, 1),
+            // SAFETY: one value.
+            _ => return unsafe { self.run(run, 0, 0..1, scratch) },
+        };
+        if run.by_batch || dims.batch == 1 {
+            for b in 0..dims.batch {
+                // SAFETY: the values of a batch entry.
+                unsafe { self.run(run, b, b * stride..b * stride + len, scratch) };
+            }
+        } else {
+            // SAFETY: those of all entries, padding between them included, which nobody reads.
+            unsafe { self.run(run, 0, 0..dims.batch * stride, scratch) };
+        }
+    }
+
+    /// Runs over `range` of the values of its shape, which belong to batch entry `b`.
+    ///
+    /// # Safety
+    /// Operands are settled, nobody else reads or writes these values or the scratch memory now, and
+    /// that is large enough.
+    pub(crate) unsafe fn run(
         &self,
-        plan: &Plan,
-        n: NodeId,
-        batch: Range<usize>,
-        rows: Range<usize>,
+        run: &Run,
+        b: usize,
+        range: std::ops::Range<usize>,
+        scratch: *mut T,
     ) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         if self.isa >= Isa::Avx2 {
             // SAFETY: the instruction set was checked, and the caller's contract.
-            return unsafe { self.settle_avx2(plan, n, batch, rows) };
+            return unsafe { self.run_avx2(run, b, range, scratch) };
         }
-        let _ = self.isa;
         // SAFETY: the caller's contract.
-        unsafe { self.settle_anywhere(plan, n, batch, rows) }
+        unsafe { self.run_over::<T::Baseline>(run, b, range, scratch) }
     }
 
-    /// The same loops in wider registers. No bit depends on it: nothing is fused or reordered.
-    ///
+    /// # Safety
+    /// As for [`run`](Self::run), and the instruction set is present.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[target_feature(enable = "avx2")]
+    unsafe fn run_avx2(&self, run: &Run, b: usize, range: std::ops::Range<usize>, scratch: *mut T) {
+        // SAFETY: the caller's contract.
+        unsafe { self.run_over::<T::Avx2>(run, b, range, scratch) }
+    }
+
+    /// # Safety
+    /// As for [`run`](Self::run), and the instruction set of the vectors is present.
+    #[inline(always)]
+    unsafe fn run_over<V: Simd<T = T>>(
+        &self,
+        run: &Run,
+        b: usize,
+        range: std::ops::Range<usize>,
+        scratch: *mut T,
+    ) {
+        let mut at = range.start;
+        while at < range.end {
+            let n = STRETCH.min(range.end - at);
+            for call in &run.calls {
+                // SAFETY: the caller's contract; operations come in order.
+                unsafe { self.call::<V>(call, b, at, n, scratch) };
+            }
+            at += n;
+        }
+    }
+
+    /// # Safety
+    /// As for [`run_over`](Self::run_over), for the `n` values from `at` on.
+    #[inline(always)]
+    unsafe fn call<V: Simd<T = T>>(
+        &self,
+        call: &Call,
+        b: usize,
+        at: usize,
+        n: usize,
+        scratch: *mut T,
+    ) {
+        let find = |operand: &Operand| {
+            let &Operand { memory, at: place, moves } = operand;
+            let (offset, step) = match moves {
+                Moves::Not => (0, 0),
+                Moves::WithBatch => (b, 0),
+                Moves::WithIndex => (at, 1),
+            };
+            let from = match memory {
+                Memory::Host => self.hosts.as_ptr().wrapping_add(place),
+                Memory::Small => self.memory.cast_const().wrapping_add(place + offset),
+                Memory::Scratch => scratch.cast_const().wrapping_add(place),
+            };
+            Source { from, step }
+        };
+        let arg = |i: usize| find(&call.args[i]);
+        let to = find(&call.to).from.cast_mut();
+        // SAFETY: the caller's contract; indices are within the shapes' extents.
+        unsafe {
+            // One loop for each operation: the `match` stays outside.
+            match call.work {
+                Work::Unary(op) => each!(op in Unary [Neg Sqrt Rsqrt Abs Sign Finite] => |op| {
+                    each_value::<V, 1>(to, n, [arg(0)], |[x]| op.apply(x), |[x]| unary(op, x));
+                }),
+                Work::Binary(op) => {
+                    each!(op in Binary [Add Sub Mul Div Min Max Pow Differ] => |op| {
+                        let args = [arg(0), arg(1)];
+                        let vector = |[x, y]: [V; 2]| binary(op, x, y);
+                        each_value::<V, 2>(to, n, args, |[x, y]| op.apply(x, y), vector);
+                    });
+                }
+                Work::Copy => each_value::<V, 1>(to, n, [arg(0)], |[x]| x, |[x]| x),
+                Work::Select => {
+                    let args = [arg(0), arg(1), arg(2), arg(3)];
+                    let one = |[a, b, x, y]: [T; 4]| if a < b { x } else { y };
+                    let vector = |[a, b, x, y]: [V; 4]| V::select_less(a, b, x, y);
+                    each_value::<V, 4>(to, n, args, one, vector);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`settle`](Self::settle).
+    unsafe fn reduce(&self, reduce: &Reduce) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if self.isa >= Isa::Avx2 {
+            // SAFETY: the instruction set was checked, and the caller's contract.
+            return unsafe { self.reduce_avx2(reduce) };
+        }
+        // SAFETY: the caller's contract.
+        unsafe { self.reduce_anywhere(reduce) }
+    }
+
     /// # Safety
     /// As for [`settle`](Self::settle), and the instruction set is present.
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     #[target_feature(enable = "avx2")]
-    unsafe fn settle_avx2(&self, plan: &Plan, n: NodeId, batch: Range<usize>, rows: Range<usize>) {
+    unsafe fn reduce_avx2(&self, reduce: &Reduce) {
         // SAFETY: the caller's contract.
-        unsafe { self.settle_anywhere(plan, n, batch, rows) }
+        unsafe { self.reduce_anywhere(reduce) }
     }
 
     /// # Safety
     /// As for [`settle`](Self::settle).
     #[inline(always)]
-    unsafe fn settle_anywhere(
-        &self,
-        plan: &Plan,
-        n: NodeId,
-        batch: Range<usize>,
-        rows: Range<usize>,
-    ) {
-        let node = &plan.graph.nodes[n];
-        let (batch, range) = match node.shape {
-            Shape::Host | Shape::Full => return,
-            Shape::Scalar => (0..1, 0..1),
-            Shape::Matrix => (batch, 0..1),
-            Shape::Rows => (batch, rows),
-            Shape::Cols => (batch, 0..self.dims.cols),
-        };
-        let out = self.operand(plan, n);
-        let arg = |a: NodeId| self.operand(plan, a);
-        // SAFETY: the caller's contract; indices are within the shapes' extents.
-        unsafe {
-            match node.op {
-                // One loop per operation: the `match` stays outside.
-                Op::Unary(op, a) => each!(op in Unary [Neg Sqrt Rsqrt Abs Sign Finite] => |op| {
-                    map1(out, batch, range, arg(a), |x| op.apply(x));
-                }),
-                Op::Binary(op, a, b) => {
-                    each!(op in Binary [Add Sub Mul Div Min Max Pow Differ] => |op| {
-                        map2(out, batch, range, arg(a), arg(b), |x, y| op.apply(x, y));
-                    });
-                }
-                Op::Select([a, b, x, y]) => {
-                    let (a, b, x, y) = (arg(a), arg(b), arg(x), arg(y));
-                    for e in batch {
-                        for i in range.clone() {
-                            let less = a.get(e, i) < b.get(e, i);
-                            let v = if less { x.get(e, i) } else { y.get(e, i) };
-                            out.from.cast_mut().add(e * out.stride + i).write(v);
-                        }
-                    }
-                }
-                Op::Reduce(kind, _, a) => self.reduce(plan, kind, a, out, node.shape),
-                Op::Old(s) if self.nodes[n] != self.slots[s] => {
-                    let from = self.memory.add(self.slots[s]).cast_const();
-                    map1(out, batch, range, Operand { from, ..out }, |x| x);
-                }
-                // Counts are written once, other old values are the slots themselves.
-                _ => {}
-            }
-        }
-    }
-
-    /// A reduction of small values.
-    ///
-    /// # Safety
-    /// As for [`settle`](Self::settle).
-    #[inline(always)]
-    unsafe fn reduce(&self, plan: &Plan, kind: Reduction, a: NodeId, out: Operand<T>, to: Shape) {
-        let from = plan.graph.nodes[a].shape;
-        if from == Shape::Full {
-            return; // Full-size reductions are finished by the sweep.
-        }
-        let a = self.operand(plan, a);
-        let n = match from {
-            Shape::Rows => self.dims.rows,
-            Shape::Cols => self.dims.cols,
-            _ => 1,
-        };
+    unsafe fn reduce_anywhere(&self, reduce: &Reduce) {
+        let &Reduce { kind, from, len, stride, to, by_batch, .. } = reduce;
+        let batch = self.places.dims.batch;
         let mut acc = Acc::new(kind);
-        for b in 0..self.dims.batch {
+        for b in 0..batch {
+            let values = self.at(from + b * stride).cast_const();
             // SAFETY: the caller's contract: that many values lie side by side.
-            acc.add(unsafe { std::slice::from_raw_parts(a.from.add(b * a.stride), n) });
-            if to == Shape::Matrix {
+            acc.add(unsafe { std::slice::from_raw_parts(values, len) });
+            if by_batch {
                 // SAFETY: one value per batch entry.
-                unsafe { out.from.cast_mut().add(b).write(acc.finished(n)) };
+                unsafe { self.at(to + b).write(acc.finished(len)) };
                 acc = Acc::new(kind);
             }
         }
-        if to == Shape::Scalar {
+        if !by_batch {
             // SAFETY: one value.
-            unsafe { out.from.cast_mut().write(acc.finished(n * self.dims.batch)) };
+            unsafe { self.at(to).write(acc.finished(len * batch)) };
         }
     }
+}
 
-    /// Copies the new value of a slot into it, broadcast to the slot's shape.
-    ///
-    /// # Safety
-    /// Nobody else uses the slot now.
-    pub(crate) unsafe fn commit(&self, plan: &Plan, slot: usize, value: NodeId) {
-        let shape = plan.graph.slots[slot].shape;
-        let (batch, n, stride) = match shape {
-            Shape::Host | Shape::Full => return,
-            Shape::Scalar => (1, 1, 0),
-            Shape::Matrix => (self.dims.batch, 1, 1),
-            Shape::Rows => (self.dims.batch, self.dims.rows, self.dims.rows),
-            Shape::Cols => (self.dims.batch, self.dims.cols, self.stride),
-        };
-        // SAFETY: the slot's place was laid out within the memory, with this extent.
-        unsafe {
-            let from = self.memory.add(self.slots[slot]);
-            let out = Operand { from: from.cast_const(), stride, constant: false };
-            map1(out, 0..batch, 0..n, self.operand(plan, value), |x| x);
+/// `to[i] = f(args[i])`, a vector at a time: what is read may lie where is written.
+///
+/// # Safety
+/// The instruction set of the vectors is present, and `n` values lie behind each pointer that moves.
+#[inline(always)]
+unsafe fn each_value<V: Simd, const N: usize>(
+    to: *mut V::T,
+    n: usize,
+    args: [Source<V::T>; N],
+    one: impl Fn([V::T; N]) -> V::T,
+    vector: impl Fn([V; N]) -> V,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut i = 0;
+        if n >= V::T::LANES {
+            // What is the same for all is read once.
+            let mut values = [V::splat(*args[0].from); N];
+            for (value, arg) in values.iter_mut().zip(&args) {
+                *value = V::splat(*arg.from);
+            }
+            while i + V::T::LANES <= n {
+                for (value, arg) in values.iter_mut().zip(&args) {
+                    if arg.step == 1 {
+                        *value = V::load(arg.from.wrapping_add(i));
+                    }
+                }
+                vector(values).store(to.wrapping_add(i));
+                i += V::T::LANES;
+            }
+        }
+        while i < n {
+            let mut values = [*args[0].from; N];
+            for (value, arg) in values.iter_mut().zip(&args) {
+                *value = *arg.from.wrapping_add(i * arg.step);
+            }
+            to.wrapping_add(i).write(one(values));
+            i += 1;
         }
     }
 }
@@ -380,10 +770,14 @@ impl Acc {
     /// Element i goes to sum i mod 8.
     #[inline(always)]
     pub(crate) fn add<T: Element>(&mut self, values: &[T]) {
-        for values in values.chunks(8) {
+        let (whole, rest) = values.as_chunks::<8>();
+        for values in whole {
             for (sum, x) in self.0.iter_mut().zip(values) {
                 *sum = join(self.1, *sum, x.widen());
             }
+        }
+        for (sum, x) in self.0.iter_mut().zip(rest) {
+            *sum = join(self.1, *sum, x.widen());
         }
     }
 
@@ -420,68 +814,5 @@ pub(crate) fn join(kind: Reduction, a: f64, b: f64) -> f64 {
         // One compare-and-select, as in the lanes: `f64::max` may pick either of two zeros.
         Reduction::Max if a < b => b,
         Reduction::Max => a,
-    }
-}
-
-/// # Safety
-/// As for [`Table::settle`].
-#[inline(always)]
-unsafe fn map1<T: Element>(
-    out: Operand<T>,
-    batch: Range<usize>,
-    range: Range<usize>,
-    a: Operand<T>,
-    f: impl Fn(T) -> T,
-) {
-    for b in batch {
-        for i in range.clone() {
-            // SAFETY: the caller's contract.
-            unsafe { out.from.cast_mut().add(b * out.stride + i).write(f(a.get(b, i))) };
-        }
-    }
-}
-
-/// # Safety
-/// As for [`Table::settle`].
-#[inline(always)]
-unsafe fn map2<T: Element>(
-    out: Operand<T>,
-    batch: Range<usize>,
-    range: Range<usize>,
-    a: Operand<T>,
-    b: Operand<T>,
-    f: impl Fn(T, T) -> T,
-) {
-    for e in batch {
-        // One value for the whole range is read once, so that the inner loop is a plain map.
-        // SAFETY: the caller's contract.
-        unsafe {
-            let to = out.from.cast_mut().add(e * out.stride);
-            match (a.constant, b.constant) {
-                (false, false) => {
-                    for i in range.clone() {
-                        to.add(i).write(f(a.get(e, i), b.get(e, i)));
-                    }
-                }
-                (true, false) => {
-                    let x = a.get(e, 0);
-                    for i in range.clone() {
-                        to.add(i).write(f(x, b.get(e, i)));
-                    }
-                }
-                (false, true) => {
-                    let y = b.get(e, 0);
-                    for i in range.clone() {
-                        to.add(i).write(f(a.get(e, i), y));
-                    }
-                }
-                (true, true) => {
-                    let v = f(a.get(e, 0), b.get(e, 0));
-                    for i in range.clone() {
-                        to.add(i).write(v);
-                    }
-                }
-            }
-        }
     }
 }

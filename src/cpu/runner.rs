@@ -1,0 +1,1410 @@
+//! Runs a plan over tensors: what tensors of one size have in common, and the loops' driver.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+#[cfg(feature = "parallel")]
+use super::Threads;
+use super::lane::{LevelKernel, MAX_ROWS, Reduced, Span, Tables, Uniform};
+use super::memory::Aligned;
+use super::settle::{Acc, Places, Run, Settle, Settling, Table, count, identity, join};
+use super::{
+    APART, BLOCK, Cpu, Element, FOLD, Isa, MAX_CALLS, MAX_FULL_SLOTS, MAX_REDUCTIONS, MAX_SEGMENTS,
+    NARROW, SEGMENT, TILE,
+};
+use crate::definition::Recipe;
+use crate::error::{Error, Result};
+use crate::layout::Dims;
+use crate::plan::{Buffer, Plan};
+use crate::trace::{Kind, NodeId, Op, SlotId};
+use crate::value::{Axis, CONDITION, GRAD, GRAD_NEUTRAL, Reduction, Shape};
+
+/// A piece of the tensor for one worker.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    b: (usize, usize),
+    rows: (usize, usize),
+    cols: (usize, usize),
+    /// Which piece of a matrix, by rows and by columns.
+    row_piece: usize,
+    col_piece: usize,
+}
+
+/// How the sums of one reduction are kept: one array of `f64` per piece.
+#[derive(Clone, Copy, Debug)]
+struct Sums {
+    /// The reduction's number among the calls.
+    r: usize,
+    /// The place of its result.
+    to: usize,
+    axis: Axis,
+    kind: Reduction,
+    level: usize,
+    /// Where its `f64` arrays begin, their number, and the length of each.
+    at: usize,
+    pieces: usize,
+    len: usize,
+}
+
+impl Sums {
+    /// Where the array of a segment's piece begins. Row sums are cut by column pieces only, column
+    /// sums by row pieces only.
+    fn piece(&self, s: &Segment) -> usize {
+        let piece = match self.axis {
+            Axis::Row => s.col_piece,
+            Axis::Col => s.row_piece,
+            // A tensor is cut one way or the other, so one of them is 0.
+            Axis::Matrix | Axis::Tensor => s.row_piece + s.col_piece,
+        };
+        self.at + piece * self.len
+    }
+}
+
+/// Room to see what a tile changes.
+struct Watching<T> {
+    /// Sums over the elements: the squares of the gradient and of the update, and the updates that
+    /// are zero.
+    sums: [f64; 3],
+    /// The parameter of a tile before it changes.
+    before: Vec<T>,
+}
+
+impl<T: Element> Watching<T> {
+    /// Looks at elements that have changed.
+    fn look(&mut self, after: &[T], gradient: &[T]) {
+        let [mut g_sum, mut u_sum, mut zeros] = self.sums;
+        for ((&after, &before), &g) in after.iter().zip(&self.before).zip(gradient) {
+            let g = g.widen();
+            let u = (after - before).widen();
+            g_sum += g * g;
+            u_sum += u * u;
+            zeros += f64::from(u8::from(u == 0.0));
+        }
+        self.sums = [g_sum, u_sum, zeros];
+    }
+}
+
+/// A row value that a loop reads.
+#[derive(Clone, Copy, Debug)]
+struct RowRead {
+    call: usize,
+    /// Where the values are settled.
+    from: usize,
+    /// Its place among a context's row values.
+    place: usize,
+}
+
+/// What a level does in the tables' terms.
+#[derive(Clone, Debug, Default)]
+struct LevelRun {
+    /// What is read and written, by its place in staged memory.
+    loads: Vec<usize>,
+    stores: Vec<usize>,
+    /// Indices into `Runner::sums`.
+    sums: Vec<usize>,
+    /// The row values that the level reads.
+    rows: Vec<RowRead>,
+    /// Row values that are settled for each block of rows before the level.
+    local: Option<Run>,
+    /// Whether it sets the parameter.
+    updates: bool,
+}
+
+struct Context<T: Element> {
+    uniform: Uniform<T>,
+    /// What the loops reduced along the rows at hand.
+    reduced: Reduced<T>,
+    /// For the last elements of a row, which do not fill a vector: the tables of `staged` memory,
+    /// where they are copied to make one.
+    tail: Tables<T>,
+    staged: Vec<T>,
+    /// Column accumulators in the element's precision: a spare row, then one for each column
+    /// reduction, `step` elements apart.
+    acc: Aligned<T>,
+    step: usize,
+    /// Row values as the loops read them, `room` elements for each call, the first of them spare.
+    _row_values: Aligned<T>,
+    /// Where rows are narrow: column values repeated row after row, for each call, and the operands
+    /// of row reductions, for each of them. Again `room` elements each, the first of them spare.
+    col_values: Aligned<T>,
+    _operands: Aligned<T>,
+    room: usize,
+    watching: Option<Watching<T>>,
+    /// Where gradients are clipped or scaled: a tile of them.
+    conditioned: Vec<T>,
+    /// The tables of the step, but for what is the context's own.
+    tables: Tables<T>,
+    /// For row values on the way.
+    scratch: Aligned<T>,
+    /// The step whose Host values are in `uniform`.
+    hosts: u64,
+}
+
+/// The gradient as definitions see it: what the text of [`grad`](crate::value::Step::grad) says.
+fn condition<T: Element>(values: [T; 3], from: &[T], to: &mut [T]) {
+    let [(a, first), (b, second), (c, third)] =
+        [(values[0], CONDITION[0]), (values[1], CONDITION[1]), (values[2], CONDITION[2])];
+    for (to, &g) in to.iter_mut().zip(from) {
+        *to = third.apply(second.apply(first.apply(g, a), b), c);
+    }
+}
+
+/// Cuts a tensor into segments. The shape alone decides, so that the order of every sum does.
+fn segments(dims: Dims, by_rows: bool, lanes: usize) -> (Vec<Segment>, usize, usize) {
+    if dims.is_empty() {
+        return (Vec::new(), 1, 1);
+    }
+    let matrix = dims.rows * dims.cols;
+    let wanted = (matrix / SEGMENT).clamp(1, (MAX_SEGMENTS / dims.batch.max(1)).max(1));
+    let (row_step, col_step) = if by_rows {
+        (dims.rows.div_ceil(wanted).max(1), dims.cols.max(1))
+    } else {
+        (dims.rows.max(1), dims.cols.max(1).div_ceil(wanted).next_multiple_of(lanes))
+    };
+    let (row_pieces, col_pieces) = (dims.rows.div_ceil(row_step), dims.cols.div_ceil(col_step));
+    let mut list = Vec::new();
+    let batch_step = if wanted == 1 {
+        dims.batch.div_ceil(MAX_SEGMENTS).max((SEGMENT / matrix).max(1))
+    } else {
+        1
+    };
+    for b in (0..dims.batch).step_by(batch_step) {
+        for row_piece in 0..row_pieces {
+            for col_piece in 0..col_pieces {
+                let (r, c) = (row_piece * row_step, col_piece * col_step);
+                list.push(Segment {
+                    b: (b, (b + batch_step).min(dims.batch)),
+                    rows: (r, (r + row_step).min(dims.rows)),
+                    cols: (c, (c + col_step).min(dims.cols)),
+                    row_piece,
+                    col_piece,
+                });
+            }
+        }
+    }
+    (list, row_pieces, col_pieces)
+}
+
+/// The Host values of a step, for all tensors of one optimizer and kind.
+#[derive(Debug)]
+pub(super) struct Hosts<T> {
+    /// A number that no other step of any optimizer has.
+    step: u64,
+    /// The values of [`GRAD`].
+    grad: [f64; 3],
+    /// By node, as tensors see them and as they were computed.
+    values: Vec<T>,
+    exact: Vec<f64>,
+}
+
+static STEPS: AtomicU64 = AtomicU64::new(1);
+
+impl<T: Element> Hosts<T> {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let n = plan.graph.nodes.len();
+        Self { step: 0, grad: GRAD_NEUTRAL, values: vec![T::zero(); n], exact: vec![0.0; n] }
+    }
+
+    /// Evaluates those of step `t` in `f64`.
+    pub(super) fn prepare(&mut self, plan: &Plan, t: u64, hyper: impl Fn(&str) -> f64) {
+        self.step = STEPS.fetch_add(1, Ordering::Relaxed);
+        self.grad = GRAD.map(&hyper);
+        crate::host::eval_all(plan, &mut self.exact, t, hyper);
+        for &n in &plan.hosts {
+            self.values[n] = T::narrow(self.exact[n]);
+        }
+    }
+
+    /// What gradients are clipped to and multiplied by, where that changes them.
+    fn conditions(&self) -> Option<[T; 3]> {
+        (self.grad != GRAD_NEUTRAL).then(|| self.grad.map(T::narrow))
+    }
+}
+
+/// What tensors of one definition and size have in common.
+pub(super) struct Program<T: Element> {
+    cpu: Cpu,
+    pub(super) plan: Plan,
+    pub(super) dims: Dims,
+    kernels: Vec<LevelKernel<T>>,
+    /// Whether rows are so short that one loop goes over many of them.
+    narrow: bool,
+    watch: bool,
+    places: Places,
+    /// What happens to small values before each sweep, and after the last one.
+    settles: Vec<Settle>,
+    segments: Vec<Segment>,
+    sums: Vec<Sums>,
+    /// For each sweep, which of them are finished after it.
+    finished: Vec<Vec<usize>>,
+    /// Elements of all partial sums.
+    partials: usize,
+    /// Numbers of the column reductions.
+    col_reductions: Vec<usize>,
+    levels: Vec<LevelRun>,
+    /// (call, node) of Host values.
+    hosts: Vec<(usize, NodeId)>,
+    /// (call, place) of the values constant over the tensor, and over a matrix.
+    fixed: Vec<(usize, usize)>,
+    per_matrix: Vec<(usize, usize)>,
+    /// (call, place) of column values.
+    cols: Vec<(usize, usize)>,
+    /// What each reduction starts from.
+    identity: [T; MAX_REDUCTIONS],
+    /// Sizes of a worker's memory.
+    scratch: usize,
+    row_places: usize,
+    room: usize,
+    step: usize,
+    /// Memory that no tensor uses now.
+    idle: Mutex<Vec<Box<Workspace<T>>>>,
+}
+
+/// What a tensor needs during a step and no longer. Tensors of one size use it one after the other,
+/// so that it stays in the cache.
+struct Workspace<T: Element> {
+    tables: Tables<T>,
+    /// One for each segment: uniforms and column accumulators.
+    contexts: Vec<Context<T>>,
+    partials: Vec<f64>,
+    scratch: Aligned<T>,
+    /// What unused entries of `tables.cols` point to.
+    _spare: Vec<T>,
+}
+
+/// The state of one tensor, and how it is stepped.
+pub(super) struct Runner<T: Element> {
+    pub(super) program: Arc<Program<T>>,
+    small: Aligned<T>,
+    full: Vec<Aligned<T>>,
+    /// Sums of what was watched in the last step.
+    seen: [f64; 3],
+}
+
+impl<T: Element> fmt::Debug for Program<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Program")
+            .field("definition", &self.plan.graph.name)
+            .field("dims", &self.dims)
+            .field("segments", &self.segments.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Element> fmt::Debug for Runner<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runner").field("program", &self.program).finish_non_exhaustive()
+    }
+}
+
+impl<T: Element> Program<T> {
+    /// `watch`: whether it is seen what steps do to elements.
+    pub(super) fn new(cpu: Cpu, recipe: Recipe, plan: Plan, dims: Dims, watch: bool) -> Self {
+        let compiled = recipe.kernels::<T>();
+        let compiled = match dims.kind {
+            Kind::Vector => &compiled.vector,
+            Kind::Matrix => &compiled.matrix,
+        };
+        // The tracer has compared the number of levels with what is compiled.
+        let kernels: Vec<_> = compiled.iter().flatten().map(|k| cpu.isa.kernel(k)).collect();
+        let Settling { places, settles, local, scratch } = Settling::new(&plan, dims, T::LANES);
+        let by_rows = dims.kind == Kind::Matrix && plan.fused;
+        let (segments, row_pieces, col_pieces) = segments(dims, by_rows, T::LANES);
+
+        let place = |buffer: Buffer| match buffer {
+            Buffer::Grad => 0,
+            Buffer::Param => 1,
+            Buffer::Slot(s) => 2 + plan.graph.full_slots().take_while(|&f| f != s).count(),
+        };
+        let level_run = |level: &crate::plan::Level| LevelRun {
+            loads: level.loads.iter().map(|&b| place(b)).collect(),
+            stores: level.stores.iter().map(|&(b, _)| place(b)).collect(),
+            updates: level.stores.iter().any(|s| s.0 == Buffer::Param),
+            ..LevelRun::default()
+        };
+        let mut levels: Vec<_> = plan.levels.iter().map(level_run).collect();
+        for (level, local) in levels.iter_mut().zip(local) {
+            level.local = local;
+        }
+
+        let (mut sums, mut partials) = (Vec::new(), 0);
+        let mut identity = [T::zero(); MAX_REDUCTIONS];
+        let mut seen = Vec::new();
+        let mut col_reductions = Vec::new();
+        let used = plan.graph.reachable();
+        for (r, &(a, node)) in plan.graph.reductions.iter().enumerate() {
+            let Op::Reduce(kind, axis, _) = plan.graph.nodes[node].op else {
+                continue;
+            };
+            if axis == Axis::Col {
+                col_reductions.push(r);
+            }
+            if kind == Reduction::Max {
+                identity[r] = T::neg_infinity();
+            }
+            if !used[node] || seen.contains(&node) {
+                continue;
+            }
+            seen.push(node);
+            let level = usize::from(plan.graph.nodes[a].level);
+            let extent = match axis {
+                Axis::Row => dims.batch * dims.rows,
+                Axis::Col => dims.batch * places.stride,
+                Axis::Matrix | Axis::Tensor => dims.batch,
+            };
+            let pieces = match axis {
+                Axis::Row => col_pieces,
+                Axis::Col => row_pieces,
+                Axis::Matrix | Axis::Tensor => row_pieces.max(col_pieces),
+            };
+            levels[level].sums.push(sums.len());
+            let to = places.node(node);
+            sums.push(Sums { r, to, axis, kind, level, at: partials, pieces, len: extent });
+            partials += extent * pieces;
+        }
+        let of_sweep = |sweep: &crate::plan::Sweep| {
+            let open = |s: &Sums| {
+                // Other row sums are finished row by row.
+                sweep.levels.contains(&s.level) && (s.axis != Axis::Row || s.pieces > 1)
+            };
+            (0..sums.len()).filter(|&i| open(&sums[i])).collect()
+        };
+        let finished = plan.sweeps.iter().map(of_sweep).collect();
+
+        // Which calls the loops read from tables, by shape.
+        let (mut hosts, mut fixed) = (Vec::new(), Vec::new());
+        let (mut per_matrix, mut cols) = (Vec::new(), Vec::new());
+        let mut row_places = 1;
+        for (call, &n) in plan.graph.calls.iter().enumerate() {
+            let read = |l: &crate::plan::Level| l.reads.contains(&n);
+            let any = plan.hosts.contains(&n) || plan.levels.iter().any(read);
+            match plan.graph.nodes[n].shape {
+                Shape::Host if any => hosts.push((call, n)),
+                Shape::Scalar if any => fixed.push((call, places.node(n))),
+                Shape::Matrix if any => per_matrix.push((call, places.node(n))),
+                Shape::Cols if any => cols.push((call, places.node(n))),
+                Shape::Rows if any => {
+                    let read_row = RowRead { call, from: places.node(n), place: row_places };
+                    for (run, level) in levels.iter_mut().zip(&plan.levels) {
+                        if read(level) {
+                            run.rows.push(read_row);
+                        }
+                    }
+                    row_places += 1;
+                }
+                _ => {}
+            }
+        }
+
+        let narrow = by_rows && dims.cols < NARROW;
+        let widest = segments.iter().map(|s| s.cols.1 - s.cols.0).max().unwrap_or(0);
+        let room = if narrow {
+            let rows = segments.iter().map(|s| s.rows.1 - s.rows.0).max().unwrap_or(0);
+            // A vector more, because values are written as whole vectors.
+            (tile_rows(dims).min(rows) * dims.cols).next_multiple_of(T::LANES) + T::LANES
+        } else {
+            MAX_ROWS * T::LANES
+        };
+        // A distance that is no multiple of 4096 bytes: accumulators of one column must not
+        // compete for the same place in the cache.
+        let step = widest.next_multiple_of(T::LANES).max(room) + 2 * T::LANES;
+        let this = Self {
+            cpu,
+            plan,
+            dims,
+            kernels,
+            narrow,
+            watch,
+            places,
+            settles,
+            segments,
+            sums,
+            finished,
+            partials,
+            col_reductions,
+            levels,
+            hosts,
+            fixed,
+            per_matrix,
+            cols,
+            identity,
+            scratch,
+            row_places,
+            room,
+            step,
+            idle: Mutex::default(),
+        };
+        let first = Box::new(this.workspace());
+        this.idle().push(first);
+        this
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Box<Workspace<T>>>> {
+        // What a panic of another thread left there is whole: it is only pushed and popped.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn workspace(&self) -> Workspace<T> {
+        let (dims, room, narrow) = (self.dims, self.room, self.narrow);
+        let spare = vec![T::zero(); dims.batch * self.places.stride];
+        let context = |_: &Segment| {
+            let mut row_memory = Aligned::filled(self.row_places * room, T::zero());
+            let row_values = row_memory.as_mut_ptr();
+            let if_narrow =
+                |places| Aligned::filled(if narrow { places * room } else { 0 }, T::zero());
+            let mut operand_memory = if_narrow(1 + MAX_REDUCTIONS);
+            let operands = operand_memory.as_mut_ptr();
+            let col_values = if_narrow(1 + self.cols.len());
+            let unused_cols = if narrow { col_values.as_ptr() } else { spare.as_ptr() };
+            let watching = self
+                .watch
+                .then(|| Watching { sums: [0.0; 3], before: vec![T::zero(); TILE.max(T::LANES)] });
+            Context {
+                uniform: Uniform {
+                    values: [T::zero(); MAX_CALLS],
+                    together: [[T::zero(); MAX_ROWS]; MAX_CALLS],
+                    rows: [row_values; MAX_CALLS],
+                    col_acc: [std::ptr::null_mut(); MAX_REDUCTIONS],
+                    row_acc: [operands; MAX_REDUCTIONS],
+                    row_values,
+                    operands,
+                },
+                reduced: [[T::zero(); MAX_ROWS]; MAX_REDUCTIONS],
+                tail: Tables::new(unused_cols, self.identity),
+                staged: vec![T::zero(); (2 + MAX_FULL_SLOTS) * T::LANES],
+                acc: Aligned::filled((self.col_reductions.len() + 1) * self.step, T::zero()),
+                step: self.step,
+                _row_values: row_memory,
+                col_values,
+                _operands: operand_memory,
+                room,
+                watching,
+                conditioned: Vec::new(),
+                tables: Tables::new(unused_cols, self.identity),
+                scratch: Aligned::filled(self.scratch, T::zero()),
+                hosts: 0,
+            }
+        };
+        Workspace {
+            contexts: self.segments.iter().map(context).collect(),
+            tables: Tables::new(spare.as_ptr(), self.identity),
+            partials: vec![0.0; self.partials],
+            scratch: Aligned::filled(self.scratch, T::zero()),
+            _spare: spare,
+        }
+    }
+
+    /// Makes room for gradients that are clipped or scaled, where there is none yet.
+    pub(super) fn make_room(&self) {
+        self.idle().iter_mut().for_each(|w| self.make_room_in(w));
+    }
+
+    fn make_room_in(&self, workspace: &mut Workspace<T>) {
+        for (context, segment) in workspace.contexts.iter_mut().zip(&self.segments) {
+            let tile = TILE.max(T::LANES);
+            let room = if self.narrow {
+                context.room
+            } else {
+                tile.min(segment.cols.1 - segment.cols.0) * MAX_ROWS
+            };
+            context.conditioned.resize(room, T::zero());
+        }
+    }
+
+    fn slot_index(&self, slot: SlotId) -> Option<usize> {
+        self.plan.graph.full_slots().position(|s| s == slot)
+    }
+}
+
+impl<T: Element> Runner<T> {
+    pub(super) fn new(program: Arc<Program<T>>) -> Self {
+        let plan = &program.plan;
+        let init = |s: SlotId| T::narrow(plan.graph.slots[s].init);
+        let full = plan.graph.full_slots().enumerate();
+        let full = full.map(|(i, s)| Aligned::apart(i, program.dims.len(), init(s)));
+        Self { full: full.collect(), small: program.places.memory(plan), seen: [0.0; 3], program }
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.program.plan
+    }
+
+    pub(super) fn dims(&self) -> Dims {
+        self.program.dims
+    }
+
+    /// The means over the elements of what was watched in the last step.
+    pub(super) fn watched(&self) -> [f64; 3] {
+        #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
+        let n = self.program.dims.len().max(1) as f64;
+        self.seen.map(|sum| sum / n)
+    }
+
+    fn find(&self, name: &str) -> Result<SlotId> {
+        let graph = &self.program.plan.graph;
+        graph.slots.iter().position(|s| s.name == name).ok_or_else(|| Error::NoSlot {
+            definition: graph.name,
+            name: name.into(),
+            known: graph.slots.iter().map(|s| s.name).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    pub(super) fn slot(&self, name: &str) -> Result<Vec<T>> {
+        let s = self.find(name)?;
+        let program = &self.program;
+        let shape = program.plan.graph.slots[s].shape;
+        Ok(match program.slot_index(s) {
+            Some(i) => self.full[i].to_vec(),
+            None => program.places.slot(&self.small, s, shape),
+        })
+    }
+
+    /// The number in a slot of shape Scalar, by its place in the definition.
+    pub(super) fn scalar(&self, slot: SlotId) -> T {
+        self.small[self.program.places.scalar(slot)]
+    }
+
+    pub(super) fn set_slot(&mut self, name: &str, values: &[T]) -> Result<()> {
+        let s = self.find(name)?;
+        let program = &self.program;
+        let shape = program.plan.graph.slots[s].shape;
+        let expected = program.dims.count(shape);
+        if values.len() != expected {
+            return Err(Error::Shape {
+                what: format!("slot `{name}`"),
+                expected: vec![expected],
+                found: vec![values.len()],
+            });
+        }
+        match program.slot_index(s) {
+            Some(i) => self.full[i].copy_from_slice(values),
+            None => program.places.set_slot(&mut self.small, s, shape, values),
+        }
+        Ok(())
+    }
+
+    /// One step over contiguous memory of the right length.
+    pub(super) fn run(&mut self, hosts: &Hosts<T>, param: &mut [T], grad: &[T]) {
+        // Whoever calls has checked it, and the memory's safety rests on it.
+        let n = self.program.dims.len();
+        assert!(param.len() == n && grad.len() == n, "memory of {n} elements");
+        if n > 0 {
+            self.run_over(hosts, param.as_mut_ptr(), grad.as_ptr());
+        }
+    }
+
+    /// Runs a definition that only measures: it has no place for a parameter.
+    pub(super) fn measure(&mut self, hosts: &Hosts<T>, grad: &[T]) {
+        let dims = self.program.dims;
+        let stores = |l: &crate::plan::Level| !l.stores.is_empty();
+        let writes = self.program.plan.levels.iter().any(stores);
+        debug_assert!(!writes, "a definition that measures stores nothing of full size");
+        assert!(grad.len() == dims.len(), "memory of {} elements", dims.len());
+        if !dims.is_empty() && !writes {
+            // Nothing is written through this pointer: the plan has no full-size store.
+            self.run_over(hosts, grad.as_ptr().cast_mut(), grad.as_ptr());
+        }
+    }
+
+    fn run_over(&mut self, hosts: &Hosts<T>, param: *mut T, grad: *const T) {
+        let program = &*self.program;
+        let idle = program.idle().pop();
+        let mut workspace = idle.unwrap_or_else(|| Box::new(program.workspace()));
+        let conditions = hosts.conditions();
+        if conditions.is_some() {
+            program.make_room_in(&mut workspace);
+        }
+        let Workspace { tables, contexts, partials, scratch, .. } = &mut *workspace;
+        let scratch = scratch.as_mut_ptr();
+        tables.grad = grad;
+        tables.param = param;
+        tables.slots = [tables.param; MAX_FULL_SLOTS];
+        for (to, slot) in tables.slots.iter_mut().zip(&mut self.full) {
+            *to = slot.as_mut_ptr();
+        }
+        let table = Table {
+            places: &program.places,
+            isa: program.cpu.isa,
+            memory: self.small.as_mut_ptr(),
+            hosts: &hosts.values,
+        };
+        for &(call, place) in &program.cols {
+            tables.cols[call] = table.at(place);
+        }
+        for watching in contexts.iter_mut().filter_map(|c| c.watching.as_mut()) {
+            watching.sums = [0.0; 3];
+        }
+        let partials = Partials(partials.as_mut_ptr());
+        for (i, sweep) in program.plan.sweeps.iter().enumerate() {
+            let job = Job { program, sweep, hosts, tables, table, partials, conditions };
+            // SAFETY: no sweep is running; then segments are disjoint, each has its own context, and
+            // all of them lie within the tensor.
+            unsafe {
+                table.settle(&program.settles[i], scratch);
+                job.run(contexts);
+                job.finish(i);
+            }
+        }
+        if let Some(last) = program.settles.last() {
+            // SAFETY: no sweep is running.
+            unsafe { table.settle(last, scratch) };
+        }
+        if program.watch {
+            self.seen = [0.0; 3];
+            for watching in contexts.iter().filter_map(|c| c.watching.as_ref()) {
+                self.seen.iter_mut().zip(watching.sums).for_each(|(sum, x)| *sum += x);
+            }
+        }
+        program.idle().push(workspace);
+    }
+}
+
+/// The `f64` partial sums, open to several workers.
+#[derive(Clone, Copy)]
+struct Partials(*mut f64);
+
+// SAFETY: each segment writes only its own piece.
+unsafe impl Send for Partials {}
+// SAFETY: as above.
+unsafe impl Sync for Partials {}
+
+/// One sweep, as all workers see it.
+struct Job<'a, T: Element> {
+    program: &'a Program<T>,
+    sweep: &'a crate::plan::Sweep,
+    hosts: &'a Hosts<T>,
+    tables: &'a Tables<T>,
+    table: Table<'a, T>,
+    partials: Partials,
+    /// What gradients are clipped to and multiplied by, where that changes them.
+    conditions: Option<[T; 3]>,
+}
+
+impl<T: Element> Job<'_, T> {
+    /// # Safety
+    /// There is a context for each segment, and nobody else uses what this step was lent.
+    unsafe fn run(&self, contexts: &mut [Context<T>]) {
+        let segments = &self.program.segments;
+        let work = |(segment, context): (&Segment, &mut Context<T>)| {
+            // SAFETY: segments are disjoint, each has its own context, and all of them lie within
+            // the tensor.
+            unsafe { self.segment(segment, context) };
+        };
+        match &self.program.cpu.threads {
+            #[cfg(feature = "parallel")]
+            Threads::Current if segments.len() > 1 => {
+                use rayon::prelude::*;
+                segments.par_iter().zip(contexts).for_each(work);
+            }
+            #[cfg(feature = "parallel")]
+            Threads::Own(pool) if segments.len() > 1 => {
+                use rayon::prelude::*;
+                pool.install(|| segments.par_iter().zip(contexts).for_each(work));
+            }
+            _ => segments.iter().zip(contexts).for_each(work),
+        }
+    }
+
+    /// Turns the sums of sweep `index` into the values of their nodes.
+    ///
+    /// # Safety
+    /// The sweep is over.
+    unsafe fn finish(&self, index: usize) {
+        for &i in &self.program.finished[index] {
+            let sums = &self.program.sums[i];
+            let out = self.table.at(sums.to);
+            // SAFETY: the partial sums have room for all pieces of all reductions.
+            let partials = unsafe {
+                std::slice::from_raw_parts_mut(self.partials.0.add(sums.at), sums.len * sums.pieces)
+            };
+            #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
+            let n = count(self.program.dims, sums.axis) as f64;
+            // Piece after piece, each from end to end: their columns lie far apart.
+            let (totals, pieces) = partials.split_at_mut(sums.len);
+            for piece in pieces.chunks_exact(sums.len) {
+                for (total, &x) in totals.iter_mut().zip(piece) {
+                    *total = join(sums.kind, *total, x);
+                }
+            }
+            let value = |total: f64| {
+                T::narrow(if sums.kind == Reduction::Mean { total / n } else { total })
+            };
+            let write = |i: usize, x: T| {
+                // SAFETY: the node's array has the extent of its shape.
+                unsafe { out.add(i).write(x) };
+            };
+            if sums.axis == Axis::Tensor {
+                let all = totals.iter().fold(identity(sums.kind), |a, &b| join(sums.kind, a, b));
+                write(0, value(all));
+            } else {
+                for (i, &total) in totals.iter().enumerate() {
+                    write(i, value(total));
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// The segment lies within the tensor and no other worker has it.
+    unsafe fn segment(&self, s: &Segment, context: &mut Context<T>) {
+        let program = self.program;
+        if context.hosts != self.hosts.step {
+            context.hosts = self.hosts.step;
+            for &(call, n) in &program.hosts {
+                context.uniform.values[call] = self.hosts.values[n];
+            }
+        }
+        for &(call, place) in &program.fixed {
+            // SAFETY: the value was settled before the sweep.
+            context.uniform.values[call] = unsafe { *self.table.at(place) };
+        }
+        let Context { tail, staged, tables, .. } = context;
+        let staged = staged.as_mut_ptr();
+        // SAFETY: staged memory has a vector for the gradient, the parameter and each slot.
+        unsafe {
+            (tail.grad, tail.param) = (staged, staged.add(T::LANES));
+            for (k, slot) in tail.slots.iter_mut().enumerate() {
+                *slot = staged.add((2 + k) * T::LANES);
+            }
+        }
+        (tables.grad, tables.param) = (self.tables.grad, self.tables.param);
+        tables.slots = self.tables.slots;
+        if !self.program.narrow {
+            for &(call, _) in &self.program.cols {
+                tail.cols[call] = self.tables.cols[call];
+                tables.cols[call] = self.tables.cols[call];
+            }
+        }
+        for b in s.b.0..s.b.1 {
+            // SAFETY: the caller's contract; `b` is one of the segment's batch entries.
+            unsafe { self.matrix(s, b, context) };
+        }
+    }
+
+    /// The sums of the sweep's levels.
+    fn sums(&self) -> impl Iterator<Item = &Sums> {
+        self.sweep
+            .levels
+            .clone()
+            .flat_map(|k| &self.program.levels[k].sums)
+            .map(|&i| &self.program.sums[i])
+    }
+
+    /// One batch entry of a segment.
+    ///
+    /// # Safety
+    /// As for [`segment`](Self::segment); `b` is one of its batch entries.
+    unsafe fn matrix(&self, s: &Segment, b: usize, context: &mut Context<T>) {
+        let (c0, cols) = (s.cols.0, s.cols.1 - s.cols.0);
+        let step = context.step;
+        // Accumulators are addressed by the column that the loops count, which starts elsewhere.
+        let first_col = b * self.program.places.stride + c0;
+        let counted_from = if self.program.narrow { 0 } else { first_col };
+        let acc = context.acc.as_mut_ptr();
+        let uniform = &mut context.uniform;
+        let acc_of = |place: usize| acc.wrapping_add(place * step);
+        uniform.col_acc = [acc_of(0).wrapping_sub(counted_from); MAX_REDUCTIONS];
+        for (&r, place) in self.program.col_reductions.iter().zip(1..) {
+            uniform.col_acc[r] = acc_of(place).wrapping_sub(counted_from);
+        }
+        for &(call, place) in &self.program.per_matrix {
+            // SAFETY: settled before the sweep; one value per batch entry.
+            uniform.values[call] = unsafe { *self.table.at(place).add(b) };
+        }
+        for sums in self.sums() {
+            let identity = identity(sums.kind);
+            match sums.axis {
+                Axis::Row => {}
+                // SAFETY: this segment's own piece.
+                Axis::Matrix | Axis::Tensor => unsafe {
+                    *self.partials.0.add(sums.piece(s) + b) = identity;
+                },
+                Axis::Col => {
+                    // SAFETY: this segment's own piece and its own accumulators.
+                    unsafe {
+                        let to = self.partials.0.add(sums.piece(s) + first_col);
+                        std::slice::from_raw_parts_mut(to, cols).fill(identity);
+                        let acc = acc_of(1 + self.place(sums.r));
+                        let len = if self.program.narrow { context.room } else { cols };
+                        std::slice::from_raw_parts_mut(acc, len).fill(T::narrow(identity));
+                    }
+                }
+            }
+        }
+
+        if self.program.narrow {
+            let Context { col_values, room, tables, tail, .. } = &mut *context;
+            for (&(call, _), to) in
+                self.program.cols.iter().zip(col_values.chunks_exact_mut(*room).skip(1))
+            {
+                // SAFETY: settled before the sweep; the segment has all columns.
+                let from = unsafe {
+                    std::slice::from_raw_parts(self.tables.cols[call].add(first_col), cols)
+                };
+                to.chunks_mut(cols).for_each(|row| row.copy_from_slice(&from[..row.len()]));
+                (tables.cols[call], tail.cols[call]) = (to.as_ptr(), to.as_ptr());
+            }
+        }
+
+        let levels = self.sweep.levels.clone();
+        let block = match () {
+            () if self.program.narrow => tile_rows(self.program.dims),
+            () if levels.len() > 1 => (BLOCK / cols).clamp(MAX_ROWS, FOLD),
+            () => FOLD,
+        };
+        // Rows that an accumulator of a column has summed in the element's precision.
+        let mut unfolded = 0;
+        let mut row = s.rows.0;
+        while row < s.rows.1 {
+            let end = (row + block).min(s.rows.1);
+            for k in levels.clone() {
+                if let Some(local) = &self.program.levels[k].local {
+                    let first = b * self.program.dims.rows;
+                    // SAFETY: these rows are this worker's own, operands come first.
+                    unsafe {
+                        let scratch = context.scratch.as_mut_ptr();
+                        self.table.run(local, b, first + row..first + end, scratch);
+                    }
+                }
+                // SAFETY: the rows' pieces lie within the segment.
+                unsafe {
+                    if self.program.narrow {
+                        self.tile(s, b, row..end, k, context);
+                    } else {
+                        self.block(s, b, row..end, k, context);
+                    }
+                }
+            }
+            let summed = if self.program.narrow { 1 } else { block };
+            unfolded += summed;
+            row = end;
+            if unfolded + summed > FOLD || row == s.rows.1 {
+                unfolded = 0;
+                for sums in self.sums().filter(|sums| sums.axis == Axis::Col) {
+                    let from = acc_of(1 + self.place(sums.r));
+                    // Of narrow rows as many as a tile has.
+                    let len = if self.program.narrow { context.room / cols * cols } else { cols };
+                    // SAFETY: this segment's own piece and its own accumulators.
+                    unsafe {
+                        let to = self.partials.0.add(sums.piece(s) + first_col);
+                        let from = std::slice::from_raw_parts_mut(from, len);
+                        fold(
+                            self.program.cpu.isa,
+                            sums.kind,
+                            from,
+                            std::slice::from_raw_parts_mut(to, cols),
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// The place of a column reduction among the accumulators.
+    fn place(&self, r: usize) -> usize {
+        self.program.col_reductions.iter().position(|&c| c == r).unwrap_or(0)
+    }
+
+    /// One level over a block of rows of a segment.
+    ///
+    /// # Safety
+    /// As for [`matrix`](Self::matrix); the rows are the segment's.
+    unsafe fn block(
+        &self,
+        s: &Segment,
+        b: usize,
+        rows: std::ops::Range<usize>,
+        k: usize,
+        context: &mut Context<T>,
+    ) {
+        // Statistics are summed row after row, whatever the instruction set.
+        let watched = self.program.levels[k].updates && context.watching.is_some();
+        // Where nothing is reduced, long rows have nothing in common but the memory's attention.
+        let apart = self.program.levels[k].sums.is_empty() && s.cols.1 - s.cols.0 >= APART;
+        let together = if watched || apart { 1 } else { self.program.kernels[k].rows };
+        // Most rows are whole vectors, no more than a tile, and as they lie.
+        let (width, run) = (s.cols.1 - s.cols.0, &self.program.levels[k]);
+        let conditioned = self.conditions.is_some() && run.loads.contains(&0);
+        let plain = width.is_multiple_of(T::LANES) && width <= TILE && !conditioned && !watched;
+        let mut i = rows.start;
+        while i < rows.end {
+            let n = if i + together <= rows.end { together } else { 1 };
+            // SAFETY: the caller's contract.
+            unsafe {
+                if plain {
+                    self.plain_rows(s, b, i, n, k, context);
+                } else {
+                    self.rows(s, b, i, n, k, context);
+                }
+            }
+            i += n;
+        }
+    }
+
+    /// [`rows`](Self::rows) for rows of whole vectors and no more than a tile, whose gradient is
+    /// neither clipped nor scaled, without statistics.
+    ///
+    /// # Safety
+    /// As for [`rows`](Self::rows).
+    #[inline(always)]
+    unsafe fn plain_rows(
+        &self,
+        s: &Segment,
+        b: usize,
+        i: usize,
+        n: usize,
+        k: usize,
+        context: &mut Context<T>,
+    ) {
+        let run = &self.program.levels[k];
+        let pitch = self.program.dims.cols;
+        let first = b * self.program.dims.rows + i;
+        let (at, col) = (first * pitch + s.cols.0, b * self.program.places.stride + s.cols.0);
+        let vectors = (s.cols.1 - s.cols.0) / T::LANES;
+        let lanes = T::LANES;
+        let span =
+            Span { at, pitch, grad_pitch: pitch, col, row: 0, n: vectors, lanes, narrow: false };
+        let kernel = self.program.kernels[k];
+        let kernel = if n == 1 { kernel.one } else { kernel.together };
+        // SAFETY: the caller's contract; the instruction set was checked.
+        unsafe {
+            self.give_rows(run, first, n, n == 1, context);
+            let Context { tables, uniform, reduced, .. } = &mut *context;
+            tables.grad = self.tables.grad;
+            kernel(tables, uniform, span, reduced);
+            self.leave_rows(s, run, b, first, n, |r, q| reduced[r][q].widen());
+        }
+    }
+
+    /// One level over one row of a segment, or over as many as its loop takes together.
+    ///
+    /// # Safety
+    /// As for [`matrix`](Self::matrix); the `n` rows from `i` on are the segment's.
+    unsafe fn rows(
+        &self,
+        s: &Segment,
+        b: usize,
+        i: usize,
+        n: usize,
+        k: usize,
+        context: &mut Context<T>,
+    ) {
+        let run = &self.program.levels[k];
+        let first = b * self.program.dims.rows + i;
+        // The loop over one row, which is also for what does not fill a vector, reads them as vectors.
+        let vectors = n == 1 || !(s.cols.1 - s.cols.0).is_multiple_of(T::LANES);
+        // SAFETY: the caller's contract.
+        unsafe { self.give_rows(run, first, n, vectors, context) };
+        let mut out = [[0.0; MAX_ROWS]; MAX_REDUCTIONS];
+        for &x in &run.sums {
+            out[self.program.sums[x].r] = [identity(self.program.sums[x].kind); MAX_ROWS];
+        }
+        let cols = self.program.dims.cols;
+        let (c0, c1) = s.cols;
+        let (mut at, mut col) = (first * cols + c0, b * self.program.places.stride + c0);
+        let mut left = c1 - c0;
+        while left > 0 {
+            let len = left.min(TILE.max(T::LANES));
+            let len = if len < T::LANES { len } else { len / T::LANES * T::LANES };
+            let piece = Piece { at, col, len, rows: n, narrow: false };
+            // SAFETY: the elements lie within the rows.
+            unsafe { self.piece(k, piece, context, &mut out) };
+            (at, col, left) = (at + len, col + len, left - len);
+        }
+        // SAFETY: the caller's contract.
+        unsafe { self.leave_rows(s, run, b, first, n, |r, q| out[r][q]) };
+    }
+
+    /// Hands the values of `n` rows from `first` on to the loops, as vectors too where those are
+    /// asked for.
+    ///
+    /// # Safety
+    /// They are settled.
+    #[inline(always)]
+    unsafe fn give_rows(
+        &self,
+        run: &LevelRun,
+        first: usize,
+        n: usize,
+        vectors: bool,
+        context: &mut Context<T>,
+    ) {
+        for read in &run.rows {
+            // SAFETY: each place has `room` elements, a vector for each row at least.
+            let values = unsafe { context.uniform.row_values.add(read.place * context.room) };
+            for q in 0..n {
+                // SAFETY: the caller's contract; one value per row.
+                let value = unsafe { *self.table.at(read.from).add(first + q) };
+                context.uniform.together[read.call][q] = value;
+                if vectors {
+                    // SAFETY: as above.
+                    unsafe {
+                        std::slice::from_raw_parts_mut(values.add(q * T::LANES), T::LANES)
+                            .fill(value);
+                    }
+                }
+            }
+            context.uniform.rows[read.call] = values;
+        }
+    }
+
+    /// Keeps what `n` rows from `first` on were reduced to: `value` of a reduction and a row.
+    ///
+    /// # Safety
+    /// The rows are this segment's.
+    #[inline(always)]
+    unsafe fn leave_rows(
+        &self,
+        s: &Segment,
+        run: &LevelRun,
+        b: usize,
+        first: usize,
+        n: usize,
+        value: impl Fn(usize, usize) -> f64,
+    ) {
+        for &x in &run.sums {
+            let sums = &self.program.sums[x];
+            if sums.axis == Axis::Col {
+                continue;
+            }
+            for q in 0..n {
+                let value = value(sums.r, q);
+                // SAFETY: this row's and this segment's own places.
+                unsafe {
+                    match sums.axis {
+                        Axis::Row if sums.pieces == 1 => self.finish_row(sums, first + q, value),
+                        Axis::Row => *self.partials.0.add(sums.piece(s) + first + q) = value,
+                        _ => {
+                            let sum = self.partials.0.add(sums.piece(s) + b);
+                            *sum = join(sums.kind, *sum, value);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// One level over rows so short that one loop goes over all of them.
+    ///
+    /// # Safety
+    /// As for [`matrix`](Self::matrix); the rows are the segment's and no more than a tile holds.
+    unsafe fn tile(
+        &self,
+        s: &Segment,
+        b: usize,
+        rows: std::ops::Range<usize>,
+        k: usize,
+        context: &mut Context<T>,
+    ) {
+        let run = &self.program.levels[k];
+        let cols = self.program.dims.cols;
+        let first = b * self.program.dims.rows + rows.start;
+        for read in &run.rows {
+            let values = context.uniform.row_values.wrapping_add(read.place * context.room);
+            // SAFETY: each place has `room` elements.
+            let values = unsafe { std::slice::from_raw_parts_mut(values, context.room) };
+            // SAFETY: settled before; one value per row.
+            let from = unsafe {
+                std::slice::from_raw_parts(self.table.at(read.from).add(first), rows.len())
+            };
+            expand(self.program.cpu.isa, from, cols, values);
+            context.uniform.rows[read.call] = values.as_ptr();
+        }
+        for &x in &run.sums {
+            let (r, base) = (self.program.sums[x].r, context.uniform.operands);
+            context.uniform.row_acc[r] = base.wrapping_add((1 + r) * context.room);
+        }
+        let mut out = [[0.0; MAX_ROWS]; MAX_REDUCTIONS];
+        for &x in &run.sums {
+            out[self.program.sums[x].r] = [identity(self.program.sums[x].kind); MAX_ROWS];
+        }
+        let all = rows.len() * cols;
+        let whole = all / T::LANES * T::LANES;
+        for (from, to) in [(0, whole), (whole, all)] {
+            if from < to {
+                let at = first * cols + from;
+                let piece = Piece { at, col: from, len: to - from, rows: 1, narrow: true };
+                // SAFETY: the elements lie within the rows.
+                unsafe { self.piece(k, piece, context, &mut out) };
+            }
+        }
+        for &x in &run.sums {
+            let sums = &self.program.sums[x];
+            // SAFETY: these rows' and this segment's own places.
+            unsafe {
+                match sums.axis {
+                    Axis::Col => {}
+                    Axis::Row => {
+                        let operands = context.uniform.row_acc[sums.r].cast_const();
+                        let operands = std::slice::from_raw_parts(operands, all);
+                        let to = self.table.at(sums.to).add(first);
+                        let to = std::slice::from_raw_parts_mut(to, rows.len());
+                        reduce_rows(self.program.cpu.isa, sums.kind, operands, cols, to);
+                    }
+                    Axis::Matrix | Axis::Tensor => {
+                        let sum = self.partials.0.add(sums.piece(s) + b);
+                        *sum = join(sums.kind, *sum, out[sums.r][0]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes what a whole row was reduced to.
+    ///
+    /// # Safety
+    /// The row is this worker's own.
+    unsafe fn finish_row(&self, sums: &Sums, row: usize, value: f64) {
+        #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
+        let row_len = self.program.dims.cols as f64;
+        let value = match sums.kind {
+            Reduction::Mean => value / row_len,
+            Reduction::Max => value,
+        };
+        // SAFETY: the caller's contract; one value per row.
+        unsafe { *self.table.at(sums.to).add(row) = T::narrow(value) };
+    }
+
+    /// One level over whole vectors, or over less than one, of one row or more. Joins what it reduces
+    /// along each of them to `out`.
+    ///
+    /// # Safety
+    /// As for [`matrix`](Self::matrix); the elements lie within the segment's rows.
+    unsafe fn piece(
+        &self,
+        k: usize,
+        piece: Piece,
+        context: &mut Context<T>,
+        out: &mut [[f64; MAX_ROWS]; MAX_REDUCTIONS],
+    ) {
+        let Piece { at, col, len, rows, narrow } = piece;
+        let Context { uniform, reduced, tail, watching, conditioned, tables, .. } = context;
+        let run = &self.program.levels[k];
+        let mut watching = watching.as_mut().filter(|_| run.updates);
+        let pitch = self.program.dims.cols;
+        // SAFETY: the elements lie within the rows.
+        let given = |q: usize| unsafe {
+            std::slice::from_raw_parts(self.tables.grad.add(at + q * pitch), len)
+        };
+        let mut grad_pitch = pitch;
+        tables.grad = self.tables.grad;
+        if let Some(values) = self.conditions
+            && (run.loads.contains(&0) || watching.is_some())
+        {
+            grad_pitch = len;
+            for (q, to) in conditioned.chunks_exact_mut(len).take(rows).enumerate() {
+                condition(values, given(q), to);
+            }
+            tables.grad = conditioned.as_ptr().wrapping_sub(at);
+        }
+        if let Some(watching) = &mut watching {
+            // SAFETY: the elements lie within the row, and a tile fits.
+            unsafe { self.tables.param.add(at).copy_to(watching.before.as_mut_ptr(), len) };
+        }
+        let whole = len >= T::LANES;
+        if whole {
+            let kernel = self.program.kernels[k];
+            let kernel = if rows == 1 { kernel.one } else { kernel.together };
+            let row = if narrow { col } else { 0 };
+            let (n, lanes) = (len / T::LANES, T::LANES);
+            let span = Span { at, pitch, grad_pitch, col, row, n, lanes, narrow };
+            // SAFETY: the span lies within the rows; the instruction set was checked.
+            unsafe { kernel(tables, uniform, span, reduced) };
+            self.join(run, reduced, rows, 0, out);
+        } else {
+            for q in 0..rows {
+                let row = if narrow { col } else { q * T::LANES };
+                let span =
+                    Span { at: 0, pitch: 0, grad_pitch: 0, col, row, n: 1, lanes: len, narrow };
+                let grad = tables.grad.wrapping_add(at + q * grad_pitch);
+                // SAFETY: the elements lie within the row, and staged memory has a vector for each
+                // buffer; the tail's tables point there.
+                unsafe {
+                    for &x in &run.loads {
+                        let from = match x {
+                            0 => grad,
+                            _ => self.tables.buffer(x).add(at + q * pitch),
+                        };
+                        from.copy_to(tail.buffer(x).cast_mut(), len);
+                    }
+                    // What follows in the accumulators of narrow rows belongs to other elements.
+                    let mut kept = [T::padded(); MAX_REDUCTIONS];
+                    for (kept, &r) in kept.iter_mut().zip(&self.program.col_reductions) {
+                        let from = uniform.col_acc[r].wrapping_add(col + len);
+                        from.copy_to(kept.as_mut().as_mut_ptr(), T::LANES - len);
+                    }
+                    (self.program.kernels[k].one)(tail, uniform, span, reduced);
+                    for (kept, &r) in kept.iter_mut().zip(&self.program.col_reductions) {
+                        let to = uniform.col_acc[r].wrapping_add(col + len);
+                        kept.as_mut().as_ptr().copy_to(to, T::LANES - len);
+                    }
+                    for &x in &run.stores {
+                        let to = self.tables.buffer(x).cast_mut().add(at + q * pitch);
+                        tail.buffer(x).copy_to(to, len);
+                    }
+                }
+                self.join(run, reduced, 1, q, out);
+            }
+        }
+        if let Some(watching) = &mut watching {
+            // SAFETY: the elements lie within the row, and the loops are done with them.
+            let (after, grad) = unsafe {
+                (
+                    std::slice::from_raw_parts(self.tables.param.cast_const().add(at), len),
+                    std::slice::from_raw_parts(tables.grad.wrapping_add(at), len),
+                )
+            };
+            watching.look(after, grad);
+        }
+    }
+
+    /// Joins what `rows` rows were reduced to to the sums from row `first` on.
+    fn join(
+        &self,
+        run: &LevelRun,
+        reduced: &Reduced<T>,
+        rows: usize,
+        first: usize,
+        out: &mut [[f64; MAX_ROWS]; MAX_REDUCTIONS],
+    ) {
+        for sums in run.sums.iter().map(|&x| &self.program.sums[x]).filter(|s| s.axis != Axis::Col)
+        {
+            for (x, out) in reduced[sums.r][..rows].iter().zip(&mut out[sums.r][first..]) {
+                *out = join(sums.kind, *out, x.widen());
+            }
+        }
+    }
+}
+
+/// Elements that a loop goes over: `len` of each of `rows` rows.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    at: usize,
+    col: usize,
+    len: usize,
+    rows: usize,
+    narrow: bool,
+}
+
+/// Rows that make a tile where rows are narrow.
+fn tile_rows(dims: Dims) -> usize {
+    (TILE / dims.cols.max(1)).max(1)
+}
+
+/// Calls a function that is inlined, in AVX2 where that is there. No bit depends on it: nothing is
+/// fused or reordered.
+macro_rules! in_wide_registers {
+    ($isa:expr, $name:ident<$t:ident>($($arg:ident: $type:ty),*)) => {{
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        #[target_feature(enable = "avx2")]
+        fn avx2<$t: Element>($($arg: $type),*) {
+            $name($($arg),*);
+        }
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if $isa >= Isa::Avx2 {
+            // SAFETY: the instruction set was checked.
+            return unsafe { avx2($($arg),*) };
+        }
+        let _ = $isa;
+        $name($($arg),*);
+    }};
+}
+
+/// Moves column sums from the element's precision to `f64`. Those of narrow rows, of which many lie
+/// one after the other, first become one row, each half joining the other.
+fn fold<T: Element>(isa: Isa, kind: Reduction, from: &mut [T], to: &mut [f64]) {
+    #[inline(always)]
+    fn anywhere<T: Element>(kind: Reduction, from: &mut [T], to: &mut [f64]) {
+        let cols = to.len().max(1);
+        let mut rows = from.len() / cols;
+        while rows > 1 {
+            let kept = rows.div_ceil(2);
+            let (first, second) = from[..rows * cols].split_at_mut(kept * cols);
+            for (a, &b) in first.iter_mut().zip(&*second) {
+                *a = match kind {
+                    Reduction::Mean => *a + b,
+                    Reduction::Max if *a < b => b,
+                    Reduction::Max => *a,
+                };
+            }
+            second.fill(T::narrow(identity(kind)));
+            rows = kept;
+        }
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = join(kind, *to, from.widen());
+            *from = T::narrow(identity(kind));
+        }
+    }
+    in_wide_registers!(isa, anywhere<T>(kind: Reduction, from: &mut [T], to: &mut [f64]));
+}
+
+/// Writes each of `from` for all columns of its row, row after row.
+fn expand<T: Element>(isa: Isa, from: &[T], cols: usize, to: &mut [T]) {
+    #[inline(always)]
+    fn anywhere<T: Element>(from: &[T], cols: usize, to: &mut [T]) {
+        if cols == 1 {
+            to[..from.len()].copy_from_slice(from);
+            return;
+        }
+        let mut at = 0;
+        for &value in from {
+            // Whole vectors: the next row overwrites what is too much.
+            for j in (0..cols).step_by(T::LANES) {
+                to[at + j..][..T::LANES].fill(value);
+            }
+            at += cols;
+        }
+    }
+    in_wide_registers!(isa, anywhere<T>(from: &[T], cols: usize, to: &mut [T]));
+}
+
+/// Reduces rows of `cols` elements that lie one after the other.
+fn reduce_rows<T: Element>(isa: Isa, kind: Reduction, from: &[T], cols: usize, to: &mut [T]) {
+    /// Rows that are finished together.
+    const ROWS: usize = 32;
+
+    #[inline(always)]
+    fn in_sequence<T: Element, const COLS: usize>(kind: Reduction, from: &[T], sums: &mut [f64]) {
+        let (rows, _) = from.as_chunks::<COLS>();
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            *sum = row.iter().fold(identity(kind), |a, b| join(kind, a, b.widen()));
+        }
+    }
+    #[inline(always)]
+    fn of_kind<T: Element>(kind: Reduction, from: &[T], cols: usize, to: &mut [T]) {
+        for (from, to) in from.chunks(ROWS * cols).zip(to.chunks_mut(ROWS)) {
+            let sums = &mut [0.0; ROWS];
+            match cols {
+                2 => in_sequence::<T, 2>(kind, from, sums),
+                3 => in_sequence::<T, 3>(kind, from, sums),
+                4 => in_sequence::<T, 4>(kind, from, sums),
+                5 => in_sequence::<T, 5>(kind, from, sums),
+                6 => in_sequence::<T, 6>(kind, from, sums),
+                7 => in_sequence::<T, 7>(kind, from, sums),
+                _ => {
+                    for (sum, row) in sums.iter_mut().zip(from.chunks_exact(cols)) {
+                        let mut acc = Acc::new(kind);
+                        acc.add(row);
+                        *sum = acc.total();
+                    }
+                }
+            }
+            #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
+            let n = if kind == Reduction::Mean { cols as f64 } else { 1.0 };
+            for (to, sum) in to.iter_mut().zip(sums) {
+                *to = T::narrow(*sum / n);
+            }
+        }
+    }
+    #[inline(always)]
+    fn anywhere<T: Element>(kind: Reduction, from: &[T], cols: usize, to: &mut [T]) {
+        match kind {
+            _ if cols == 1 => to.copy_from_slice(from),
+            // One loop for each kind.
+            Reduction::Mean => of_kind(Reduction::Mean, from, cols, to),
+            Reduction::Max => of_kind(Reduction::Max, from, cols, to),
+        }
+    }
+    in_wide_registers!(isa, anywhere<T>(kind: Reduction, from: &[T], cols: usize, to: &mut [T]));
+}
