@@ -7,9 +7,12 @@
 //! everything above a block is summed in `f64` in an order that the shape alone decides.
 //!
 //! Where sums go down the columns, two or four rows are taken together, so that one load and store of
-//! a column's accumulator serves all of them. Rows of few columns are gone over as one, a tile at a
-//! time: row and column values are written out for each element, and what rows reduce is left per
-//! element and summed afterwards.
+//! a column's accumulator serves all of them. Rows of few columns that fill no vectors are gone over as
+//! one, a tile at a time: row and column values are written out for each element, and what rows reduce
+//! is left per element and summed afterwards.
+//!
+//! What tensors of one size have in common, the plan and the memory that a step needs and no longer, is
+//! kept once for all of them: in a list of many small tensors it stays in the cache.
 
 mod lane;
 pub(crate) mod many;
@@ -59,7 +62,10 @@ const SEGMENT: usize = if cfg!(miri) { 64 } else { 256 * 1024 };
 const MAX_SEGMENTS: usize = 64;
 /// Columns from which on rows are taken one by one where nothing is reduced.
 const APART: usize = 1024;
-/// Matrices of fewer columns are gone over many rows at a time.
+/// Elements of narrow rows that are gone over together: what the loops read and write for them stays
+/// in the nearest cache.
+const NARROW_TILE: usize = if cfg!(miri) { 32 } else { 1024 };
+/// Matrices of fewer columns, of which some fill no vector, are gone over many rows at a time.
 const NARROW: usize = if cfg!(miri) { 24 } else { 128 };
 
 /// A number that tensors are made of: `f32` or `f64`.

@@ -11,7 +11,7 @@ use super::memory::Aligned;
 use super::settle::{Acc, Places, Run, Settle, Settling, Table, count, identity, join};
 use super::{
     APART, BLOCK, Cpu, Element, FOLD, Isa, MAX_CALLS, MAX_FULL_SLOTS, MAX_REDUCTIONS, MAX_SEGMENTS,
-    NARROW, SEGMENT, TILE,
+    NARROW, NARROW_TILE, SEGMENT, TILE,
 };
 use crate::definition::Recipe;
 use crate::error::{Error, Result};
@@ -41,6 +41,8 @@ struct Sums {
     axis: Axis,
     kind: Reduction,
     level: usize,
+    /// Whether it is finished with each row, which no other piece or tile has part of.
+    by_row: bool,
     /// Where its `f64` arrays begin, their number, and the length of each.
     at: usize,
     pieces: usize,
@@ -230,6 +232,8 @@ pub(super) struct Program<T: Element> {
     kernels: Vec<LevelKernel<T>>,
     /// Whether rows are so short that one loop goes over many of them.
     narrow: bool,
+    /// Whether rows are so few that a column's sum is complete after one walk down.
+    shallow: bool,
     watch: bool,
     places: Places,
     /// What happens to small values before each sweep, and after the last one.
@@ -328,6 +332,7 @@ impl<T: Element> Program<T> {
             level.local = local;
         }
 
+        let shallow = !by_rows && dims.rows <= FOLD;
         let (mut sums, mut partials) = (Vec::new(), 0);
         let mut identity = [T::zero(); MAX_REDUCTIONS];
         let mut seen = Vec::new();
@@ -360,13 +365,14 @@ impl<T: Element> Program<T> {
             };
             levels[level].sums.push(sums.len());
             let to = places.node(node);
-            sums.push(Sums { r, to, axis, kind, level, at: partials, pieces, len: extent });
+            let by_row = axis == Axis::Row && pieces == 1 && !shallow;
+            sums.push(Sums { r, to, axis, kind, level, by_row, at: partials, pieces, len: extent });
             partials += extent * pieces;
         }
         let of_sweep = |sweep: &crate::plan::Sweep| {
             let open = |s: &Sums| {
-                // Other row sums are finished row by row.
-                sweep.levels.contains(&s.level) && (s.axis != Axis::Row || s.pieces > 1)
+                // The others are finished row by row, or with their columns.
+                sweep.levels.contains(&s.level) && !(s.by_row || s.axis == Axis::Col && shallow)
             };
             (0..sums.len()).filter(|&i| open(&sums[i])).collect()
         };
@@ -397,7 +403,8 @@ impl<T: Element> Program<T> {
             }
         }
 
-        let narrow = by_rows && dims.cols < NARROW;
+        // Rows of whole vectors are gone over one by one, however short they are.
+        let narrow = by_rows && dims.cols < NARROW && !dims.cols.is_multiple_of(T::LANES);
         let widest = segments.iter().map(|s| s.cols.1 - s.cols.0).max().unwrap_or(0);
         let room = if narrow {
             let rows = segments.iter().map(|s| s.rows.1 - s.rows.0).max().unwrap_or(0);
@@ -415,6 +422,7 @@ impl<T: Element> Program<T> {
             dims,
             kernels,
             narrow,
+            shallow,
             watch,
             places,
             settles,
@@ -777,8 +785,13 @@ impl<T: Element> Job<'_, T> {
             }
         }
         for b in s.b.0..s.b.1 {
-            // SAFETY: the caller's contract; `b` is one of the segment's batch entries.
-            unsafe { self.matrix(s, b, context) };
+            // Where columns are complete after one walk, their sums stay in the nearest cache.
+            let width = if program.shallow { TILE.max(T::LANES) } else { s.cols.1 - s.cols.0 };
+            for c in (s.cols.0..s.cols.1).step_by(width) {
+                let part = Segment { cols: (c, (c + width).min(s.cols.1)), ..*s };
+                // SAFETY: the caller's contract; `b` is one of the segment's batch entries.
+                unsafe { self.matrix(&part, b, context, c == s.cols.0) };
+            }
         }
     }
 
@@ -791,11 +804,11 @@ impl<T: Element> Job<'_, T> {
             .map(|&i| &self.program.sums[i])
     }
 
-    /// One batch entry of a segment.
+    /// One batch entry of a segment, or of some of its columns: the `first` ones or others.
     ///
     /// # Safety
     /// As for [`segment`](Self::segment); `b` is one of its batch entries.
-    unsafe fn matrix(&self, s: &Segment, b: usize, context: &mut Context<T>) {
+    unsafe fn matrix(&self, s: &Segment, b: usize, context: &mut Context<T>, first: bool) {
         let (c0, cols) = (s.cols.0, s.cols.1 - s.cols.0);
         let step = context.step;
         // Accumulators are addressed by the column that the loops count, which starts elsewhere.
@@ -815,7 +828,16 @@ impl<T: Element> Job<'_, T> {
         for sums in self.sums() {
             let identity = identity(sums.kind);
             match sums.axis {
+                Axis::Row if !sums.by_row && first => {
+                    let rows = b * self.program.dims.rows + s.rows.0;
+                    // SAFETY: this segment's own piece.
+                    unsafe {
+                        let to = self.partials.0.add(sums.piece(s) + rows);
+                        std::slice::from_raw_parts_mut(to, s.rows.1 - s.rows.0).fill(identity);
+                    }
+                }
                 Axis::Row => {}
+                Axis::Matrix | Axis::Tensor if !first => {}
                 // SAFETY: this segment's own piece.
                 Axis::Matrix | Axis::Tensor => unsafe {
                     *self.partials.0.add(sums.piece(s) + b) = identity;
@@ -823,8 +845,10 @@ impl<T: Element> Job<'_, T> {
                 Axis::Col => {
                     // SAFETY: this segment's own piece and its own accumulators.
                     unsafe {
-                        let to = self.partials.0.add(sums.piece(s) + first_col);
-                        std::slice::from_raw_parts_mut(to, cols).fill(identity);
+                        if !self.program.shallow {
+                            let to = self.partials.0.add(sums.piece(s) + first_col);
+                            std::slice::from_raw_parts_mut(to, cols).fill(identity);
+                        }
                         let acc = acc_of(1 + self.place(sums.r));
                         let len = if self.program.narrow { context.room } else { cols };
                         std::slice::from_raw_parts_mut(acc, len).fill(T::narrow(identity));
@@ -885,16 +909,19 @@ impl<T: Element> Job<'_, T> {
                     let from = acc_of(1 + self.place(sums.r));
                     // Of narrow rows as many as a tile has.
                     let len = if self.program.narrow { context.room / cols * cols } else { cols };
-                    // SAFETY: this segment's own piece and its own accumulators.
+                    let isa = self.program.cpu.isa;
+                    // SAFETY: this segment's own columns, piece and accumulators.
                     unsafe {
-                        let to = self.partials.0.add(sums.piece(s) + first_col);
                         let from = std::slice::from_raw_parts_mut(from, len);
-                        fold(
-                            self.program.cpu.isa,
-                            sums.kind,
-                            from,
-                            std::slice::from_raw_parts_mut(to, cols),
-                        );
+                        if self.program.shallow {
+                            let to = self.table.at(sums.to).add(first_col);
+                            let to = std::slice::from_raw_parts_mut(to, cols);
+                            complete(isa, sums.kind, from, self.program.dims.rows, to);
+                        } else {
+                            let to = self.partials.0.add(sums.piece(s) + first_col);
+                            let to = std::slice::from_raw_parts_mut(to, cols);
+                            fold(isa, sums.kind, from, to);
+                        }
                     }
                 }
             }
@@ -1073,8 +1100,11 @@ impl<T: Element> Job<'_, T> {
                 // SAFETY: this row's and this segment's own places.
                 unsafe {
                     match sums.axis {
-                        Axis::Row if sums.pieces == 1 => self.finish_row(sums, first + q, value),
-                        Axis::Row => *self.partials.0.add(sums.piece(s) + first + q) = value,
+                        Axis::Row if sums.by_row => self.finish_row(sums, first + q, value),
+                        Axis::Row => {
+                            let sum = self.partials.0.add(sums.piece(s) + first + q);
+                            *sum = join(sums.kind, *sum, value);
+                        }
                         _ => {
                             let sum = self.partials.0.add(sums.piece(s) + b);
                             *sum = join(sums.kind, *sum, value);
@@ -1289,7 +1319,7 @@ struct Piece {
 
 /// Rows that make a tile where rows are narrow.
 fn tile_rows(dims: Dims) -> usize {
-    (TILE / dims.cols.max(1)).max(1)
+    (NARROW_TILE / dims.cols.max(1)).max(1)
 }
 
 /// Calls a function that is inlined, in AVX2 where that is there. No bit depends on it: nothing is
@@ -1339,13 +1369,44 @@ fn fold<T: Element>(isa: Isa, kind: Reduction, from: &mut [T], to: &mut [f64]) {
     in_wide_registers!(isa, anywhere<T>(kind: Reduction, from: &mut [T], to: &mut [f64]));
 }
 
+/// Turns column sums of `rows` rows in the element's precision into what they are reduced to.
+fn complete<T: Element>(isa: Isa, kind: Reduction, from: &[T], rows: usize, to: &mut [T]) {
+    #[inline(always)]
+    fn anywhere<T: Element>(kind: Reduction, from: &[T], rows: usize, to: &mut [T]) {
+        #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
+        let n = rows as f64;
+        match kind {
+            Reduction::Mean if rows > 1 => {
+                for (to, &sum) in to.iter_mut().zip(from) {
+                    *to = T::narrow(sum.widen() / n);
+                }
+            }
+            _ => to.copy_from_slice(from),
+        }
+    }
+    in_wide_registers!(isa, anywhere<T>(kind: Reduction, from: &[T], rows: usize, to: &mut [T]));
+}
+
 /// Writes each of `from` for all columns of its row, row after row.
 fn expand<T: Element>(isa: Isa, from: &[T], cols: usize, to: &mut [T]) {
     #[inline(always)]
+    fn of<T: Element, const COLS: usize>(from: &[T], to: &mut [T]) {
+        let (rows, _) = to.as_chunks_mut::<COLS>();
+        for (row, &value) in rows.iter_mut().zip(from) {
+            *row = [value; COLS];
+        }
+    }
+    #[inline(always)]
     fn anywhere<T: Element>(from: &[T], cols: usize, to: &mut [T]) {
-        if cols == 1 {
-            to[..from.len()].copy_from_slice(from);
-            return;
+        match cols {
+            1 => return to[..from.len()].copy_from_slice(from),
+            2 => return of::<T, 2>(from, to),
+            3 => return of::<T, 3>(from, to),
+            4 => return of::<T, 4>(from, to),
+            5 => return of::<T, 5>(from, to),
+            6 => return of::<T, 6>(from, to),
+            7 => return of::<T, 7>(from, to),
+            _ => {}
         }
         let mut at = 0;
         for &value in from {
