@@ -4,12 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::device::{Gpu, lost};
-use super::engine::{Call, Core, Group, Ring, Ticket, begin, floats};
+use super::engine::{Core, Group, Ring, Ticket, begin, floats};
 use super::flat::{Flat, Guard, whole};
 use super::ranges::{Lent, More, Pair, Who, Window};
 use super::set::Set;
 use crate::Outcome;
+use crate::blueprint::{AsOne, Call};
 use crate::cpu::many::{AVERAGED, cannot_release, missing, no_average, not_begun, swapped, twice};
+use crate::cut::{Chunk, Piece};
 use crate::error::{Error, Result};
 use crate::gradients::{Average, Between, Controls, FOLLOWED};
 use crate::layout::Layout;
@@ -121,12 +123,12 @@ impl Setup {
 
 impl Followed {
     async fn new(core: &Core, len: usize, capacity: usize) -> Result<Self> {
-        let (dims, _) = Layout::Vector.resolve(core.recipe, &[len])?;
+        let (dims, _) = Layout::Vector.resolve(core.classes.recipe, &[len])?;
         let group = Group::new(core, 0, &[dims], capacity).await?;
         let made = core
             .gpu
             .checked("the averages", |device| {
-                let page = |c: &super::cut::Chunk| floats(device, "gradstep average", c.len, 0.0);
+                let page = |c: &Chunk| floats(device, "gradstep average", c.len, 0.0);
                 group.layouts.chunks.iter().map(page).collect::<Option<Vec<_>>>()
             })
             .await?;
@@ -142,7 +144,7 @@ impl Followed {
         ring: &wgpu::Buffer,
         param: wgpu::BufferSlice<'_>,
     ) -> Result<Vec<wgpu::BindGroup>> {
-        let bind = |piece: &super::cut::Piece| {
+        let bind = |piece: &Piece| {
             let input = Window::new(&core.gpu, param, &piece.elements);
             let page = whole(&self.pages[piece.chunk]);
             who.bound(&core.gpu, |device| {
@@ -186,7 +188,7 @@ impl Measure {
         let (gpu, none) = (&flat.core.gpu, whole(&self.none));
         let pieces = &flat.group.layouts.pieces[0][chunks.clone()];
         let first = pieces.first().map_or(0, |p| p.elements.start);
-        let bind = |piece: &super::cut::Piece| {
+        let bind = |piece: &Piece| {
             let elements = piece.elements.start - first..piece.elements.end - first;
             let input = Window::new(gpu, grad, &elements);
             who.bound(gpu, |device| {
@@ -217,20 +219,9 @@ impl GpuForeign {
             set.check_total(what, "leave them out, or make several sets of the tensors")?;
         }
 
-        // The guard sees the gradients as one vector: each is a chunk of it, or several.
-        let (mut lens, mut owners, mut measured) = (Vec::new(), Vec::new(), Vec::new());
-        for (i, t) in set.tensors.iter().enumerate() {
-            let (first, len) = (lens.len(), t.dims.len());
-            let pieces = (0..len).step_by(capacity).enumerate();
-            for (k, at) in pieces.filter(|_| t.class.is_some()) {
-                lens.push(capacity.min(len - at));
-                owners.push((i, k));
-            }
-            measured.push(first..lens.len());
-        }
-        if lens.is_empty() {
-            lens.push(0);
-        }
+        // The guard sees the gradients as one vector.
+        let lens = set.tensors.iter().map(|t| t.class.map(|_| t.dims.len()));
+        let AsOne { lens, owners, chunks: measured } = AsOne::new(lens, capacity);
         let gradients = &setup.gradients;
         let controls = gradients.needs_all().then(|| Controls::new(gradients.clone()));
         let total = lens.iter().sum();
@@ -275,7 +266,7 @@ impl GpuForeign {
                     set.tensors.iter().map(|t| t.dims.len()).max().unwrap_or(0).min(capacity);
                 let spare = gpu.checked("the averages", |d| floats(d, "gradstep spare", most, 0.0));
                 let spare = spare.await?.ok_or_else(|| lost("it made no buffer"))?;
-                core.constants(&Between(kind), 1, GRAD_NEUTRAL, &mut ring.constants);
+                core.classes.constants(&Between(kind), 1, GRAD_NEUTRAL, &mut ring.constants);
                 let fill = ring.keep(gpu)?;
                 Some(Averages { kind, core, spare, fill })
             }
@@ -357,7 +348,7 @@ impl GpuForeign {
         let constants = &mut self.ring.constants;
         self.set.constants(1.0, constants)?;
         if let Some(average) = self.average.as_mut().filter(|a| a.kind.counts(t)) {
-            average.core.constants(&average.kind, t, GRAD_NEUTRAL, constants);
+            average.core.classes.constants(&average.kind, t, GRAD_NEUTRAL, constants);
         }
         self.ring.take(&self.set.gpu)
     }
@@ -399,7 +390,7 @@ impl GpuForeign {
                 encoder.clear_buffer(&flat.group.small, range.start, Some(size));
             }
         }
-        let program = &flat.core.classes[0].separate.program;
+        let program = &flat.core.classes[0].program;
         let mut pass = begin(encoder);
         for call in &flat.calls {
             let bind = match program.dispatches[call.pipeline] {
