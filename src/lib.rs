@@ -53,7 +53,8 @@
 //! threads. `patterns` (default): groups of tensors by globs and regular expressions. `reference`
 //! (default): optimizers by the names and settings of their [reference
 //! implementations](mod@reference). `checkpoint` (default): [state as files](mod@checkpoint).
-//! `import`: the [state of PyTorch's optimizers](mod@import). `serde`: hyper-parameters, shapes and
+//! `import`: the [state of PyTorch's optimizers](mod@import). `export`: a whole step [as WGSL and
+//! JSON](mod@export), for programs that run it without this library. `serde`: hyper-parameters, shapes and
 //! layouts. `log`: what is prepared, compiled, skipped, saved and loaded, to the `log` crate.
 //! Without any of them the library is the definitions, the CPU on one thread and sets of tensors.
 //!
@@ -68,11 +69,17 @@
 //! and definitions of its own in a crate that is optimised likewise.
 
 pub mod blocks;
+#[cfg(any(feature = "gpu", feature = "export"))]
+mod blueprint;
 #[cfg(feature = "checkpoint")]
 pub mod checkpoint;
 pub mod cpu;
+#[cfg(any(feature = "gpu", feature = "export"))]
+mod cut;
 mod definition;
 mod error;
+#[cfg(feature = "export")]
+pub mod export;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod gradients;
@@ -91,7 +98,10 @@ pub mod setup;
 pub mod snapshot;
 mod trace;
 pub mod value;
-#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "the GPU backend reads the places"))]
+#[cfg_attr(
+    not(any(feature = "gpu", feature = "export")),
+    allow(dead_code, reason = "those who run the text read the places")
+)]
 pub mod wgsl;
 
 /// The version of ndarray whose views stand in this interface; its version is part of ours.

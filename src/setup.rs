@@ -667,6 +667,12 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
+    /// The hyper-parameters that schedules set.
+    #[cfg(feature = "export")]
+    pub(crate) fn scheduled(&self) -> impl Iterator<Item = &str> {
+        self.schedules.iter().map(|s| s.0.as_str())
+    }
+
     /// Sets what is scheduled for the step after `steps` others, and checks everything.
     pub(crate) fn schedule(&mut self, steps: u64) -> Result<()> {
         for (hyper, rate) in &self.schedules {

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::cut::Piece;
 use super::device::{Gpu, lost};
-use super::engine::{Bound, Call, Engine, Group, begin, floats};
+use super::engine::{Bound, Engine, Group, begin, floats};
+use crate::blueprint::Call;
+use crate::cut::Piece;
 use crate::definition::Optimizer;
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};

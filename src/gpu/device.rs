@@ -7,17 +7,13 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::blueprint::{self, Bind};
 use crate::definition::Recipe;
 use crate::error::{Error, Result};
 use crate::logging::debug;
 use crate::plan::Plan;
 use crate::trace::{Kind, Watch};
-use crate::wgsl::{self, FIRST_SLOT, Program};
-
-/// Bytes of one set of constants in the uniform ring: also the alignment that WebGPU promises.
-pub(crate) const UNIFORM_ALIGN: u64 = 256;
-/// Bytes of the uniform `window`.
-pub(crate) const WINDOW_BYTES: u64 = 32;
+use crate::wgsl::{self, Program};
 
 /// A graphics device: the caller's own, or one that the library opened.
 ///
@@ -43,7 +39,7 @@ struct Key {
 
 /// A compiled program.
 pub(crate) struct Pipelines {
-    pub(crate) program: Program,
+    pub(crate) program: Arc<Program>,
     pub(crate) pipelines: Vec<wgpu::ComputePipeline>,
     pub(crate) layout: wgpu::BindGroupLayout,
 }
@@ -156,11 +152,15 @@ impl Gpu {
         self.programs().len()
     }
 
+    /// The number of bytes that one binding holds.
+    pub(crate) fn binding(&self) -> u64 {
+        let limits = self.0.device.limits();
+        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
+    }
+
     /// The number of elements that fit one binding.
     pub(crate) fn capacity(&self) -> usize {
-        let limits = self.0.device.limits();
-        let bytes = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-        usize::try_from(bytes / UNIFORM_ALIGN * (UNIFORM_ALIGN / 4)).unwrap_or(usize::MAX / 4)
+        blueprint::capacity(self.binding())
     }
 
     fn programs(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Pipelines>>> {
@@ -231,34 +231,12 @@ impl Gpu {
         if let Some(found) = self.programs().get(&key) {
             return Ok(found.clone());
         }
-        let limits = self.0.device.limits();
-        let needed = wgsl::storage_buffers(plan);
-        if needed > limits.max_storage_buffers_per_shader_stage {
-            let slots: Vec<_> = plan.graph.full_slots().map(|s| plan.graph.slots[s].name).collect();
-            return Err(Error::GpuLimit {
-                what: format!("{} with its full-size slots {}", recipe.name(), slots.join(", ")),
-                needed: needed.into(),
-                limit: "maxStorageBuffersPerShaderStage",
-                available: limits.max_storage_buffers_per_shader_stage.into(),
-                remedy: "use fewer full-size slots, or request a device with a higher limit",
-            });
-        }
-        let program = wgsl::print(plan, pooled)?;
+        let available = self.0.device.limits().max_storage_buffers_per_shader_stage;
+        blueprint::check_storage_buffers(plan, available)?;
+        let program = Arc::new(wgsl::print(plan, pooled)?);
         debug!("compiling {} for a {}: {:?}", recipe.name(), plan.graph.kind, program.dispatches);
-        let hosts = program.hosts_bytes();
-        let mut entries = vec![
-            entry(0, wgpu::BufferBindingType::Uniform, true, hosts),
-            entry(1, wgpu::BufferBindingType::Uniform, false, WINDOW_BYTES),
-            entry(2, wgpu::BufferBindingType::Storage { read_only: true }, false, 4),
-            entry(3, wgpu::BufferBindingType::Storage { read_only: false }, false, 4),
-        ];
-        if !pooled {
-            entries.push(entry(4, wgpu::BufferBindingType::Storage { read_only: true }, false, 4));
-        }
-        for (binding, _) in (FIRST_SLOT - 1..).zip(0..=plan.graph.full_slots().count()) {
-            let rw = wgpu::BufferBindingType::Storage { read_only: false };
-            entries.push(entry(binding, rw, false, 4));
-        }
+        let bindings = blueprint::bindings(plan, &program, pooled);
+        let entries: Vec<_> = bindings.into_iter().map(entry).collect();
         let name = recipe.name();
         let compiled = self
             .checked(format!("the program of {name}"), |device| {
@@ -378,18 +356,18 @@ pub(crate) fn lost(reason: &str) -> Error {
     Error::DeviceLost { reason: reason.into() }
 }
 
-fn entry(
-    binding: u32,
-    ty: wgpu::BufferBindingType,
-    has_dynamic_offset: bool,
-    size: u64,
-) -> wgpu::BindGroupLayoutEntry {
+fn entry((binding, what, size): (u32, Bind, u64)) -> wgpu::BindGroupLayoutEntry {
+    let ty = match what {
+        _ if what.is_uniform() => wgpu::BufferBindingType::Uniform,
+        _ => wgpu::BufferBindingType::Storage { read_only: what.is_read_only() },
+    };
     wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
         ty: wgpu::BindingType::Buffer {
             ty,
-            has_dynamic_offset,
+            // A step chooses its set of the ring.
+            has_dynamic_offset: what == Bind::Hosts,
             min_binding_size: std::num::NonZeroU64::new(size),
         },
         count: None,

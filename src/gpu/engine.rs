@@ -5,40 +5,31 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::cut::{Layouts, Piece};
-use super::device::{Gpu, Pipelines, UNIFORM_ALIGN, lost};
+use super::device::{Gpu, Pipelines, lost};
+use crate::blueprint::{self, Bind, Call, Classes, Found, Image};
+use crate::cut::{Layouts, Piece};
 use crate::definition::{Optimizer, Recipe};
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
-use crate::plan::Plan;
-use crate::trace::{Kind, Watch};
-use crate::value::{GRAD_NEUTRAL, Shape};
-use crate::wgsl::{Dispatch, FIRST_SLOT};
+use crate::trace::Watch;
+use crate::value::GRAD_NEUTRAL;
 
 /// Steps that may be encoded and not finished.
 const RING: usize = 64;
 
-/// Tensors of one definition that run by one plan.
+/// A class's programs, compiled.
 #[derive(Debug)]
-pub(crate) struct Class {
-    kind: Kind,
-    pub(crate) plan: Plan,
-    pub(crate) separate: Arc<Pipelines>,
-    pub(crate) pooled: Option<Arc<Pipelines>>,
-    /// Where its constants lie in a set of the ring.
-    offset: u64,
-    values: Vec<f64>,
+pub(crate) struct Compiled {
+    separate: Arc<Pipelines>,
+    pooled: Option<Arc<Pipelines>>,
 }
 
-/// One definition on a device: its classes, and where their constants lie.
+pub(crate) type Class = blueprint::Class<Compiled>;
+
+/// One definition on a device.
 pub(crate) struct Core {
     pub(crate) gpu: Gpu,
-    pub(crate) recipe: Recipe,
-    watch: Watch,
-    pub(crate) classes: Vec<Class>,
-    /// Where its constants begin in a set of the ring, and how many words they are.
-    base: u64,
-    words: usize,
+    pub(crate) classes: Classes<Compiled>,
 }
 
 /// An optimizer on a device of its own: one definition and a ring.
@@ -51,7 +42,7 @@ pub(crate) struct Engine<O> {
 
 impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Core").field("recipe", &self.recipe).finish_non_exhaustive()
+        f.debug_struct("Core").field("recipe", &self.classes.recipe).finish_non_exhaustive()
     }
 }
 
@@ -113,7 +104,7 @@ impl Core {
     }
 
     pub(crate) fn watched(gpu: &Gpu, recipe: Recipe, watch: Watch) -> Self {
-        Self { gpu: gpu.clone(), recipe, watch, classes: Vec::new(), base: 0, words: 0 }
+        Self { gpu: gpu.clone(), classes: Classes::new(recipe, watch) }
     }
 
     /// Finds or makes the class of a tensor.
@@ -125,63 +116,24 @@ impl Core {
         pooled: bool,
         capacity: usize,
     ) -> Result<(usize, Dims)> {
-        let (dims, mut graph) = layout.resolve_watched(self.recipe, shape, self.watch)?;
-        if u32::try_from(dims.len()).is_err() {
-            return Err(Error::TooLarge {
-                shape: shape.to_vec(),
-                problem: format!("{} elements, and the GPU counts to {}", dims.len(), u32::MAX),
-            });
-        }
-        let fused = super::cut::whole_rows(&dims, capacity);
-        let known = self.classes.iter().position(|c| c.kind == dims.kind && c.plan.fused == fused);
-        if let Some(class) = known {
-            return Ok((class, dims));
-        }
-        crate::host::adopt(&mut graph, optimizer)?;
-        let plan = match dims.kind {
-            Kind::Matrix if !fused => Plan::cut(&graph)?,
-            _ => Plan::new(graph, fused)?,
+        let (dims, found) = self.classes.find(optimizer, shape, layout, capacity)?;
+        let plan = match found {
+            Found::Known(class) => return Ok((class, dims)),
+            Found::New(plan) => *plan,
         };
-        let watch = self.watch;
-        let separate = self.gpu.pipelines(self.recipe, &plan, false, watch).await?;
+        let (recipe, watch) = (self.classes.recipe, self.classes.watch);
+        let separate = self.gpu.pipelines(recipe, &plan, false, watch).await?;
         let pooled = match pooled {
-            true => Some(self.gpu.pipelines(self.recipe, &plan, true, watch).await?),
+            true => Some(self.gpu.pipelines(recipe, &plan, true, watch).await?),
             false => None,
         };
-        let offset = (self.words * 4) as u64;
-        let bytes = separate.program.hosts_bytes();
-        self.words += usize::try_from(bytes.next_multiple_of(UNIFORM_ALIGN) / 4).unwrap_or(64);
-        let values = vec![0.0; plan.graph.nodes.len()];
-        self.classes.push(Class { kind: dims.kind, plan, separate, pooled, offset, values });
-        Ok((self.classes.len() - 1, dims))
-    }
-
-    /// Computes the constants of step `t`.
-    pub(crate) fn constants<O: Optimizer + ?Sized>(
-        &mut self,
-        optimizer: &O,
-        t: u64,
-        grad: [f64; 3],
-        constants: &mut [f32],
-    ) {
-        for class in &mut self.classes {
-            let hyper = |name: &str| crate::host::hyper(optimizer, grad, name);
-            crate::host::eval_all(&class.plan, &mut class.values, t, hyper);
-            let first = usize::try_from((self.base + class.offset) / 4).unwrap_or(0);
-            let hosts = &class.separate.program.hosts;
-            constants[first] = 1.0;
-            for (to, &n) in constants[first + 1..].iter_mut().zip(hosts) {
-                #[allow(clippy::cast_possible_truncation, reason = "rounded once, here")]
-                let value = class.values[n] as f32;
-                // A shader may assume that there is no infinity.
-                *to = value.clamp(f32::MIN, f32::MAX);
-            }
-        }
+        let program = separate.program.clone();
+        Ok((self.classes.add(plan, program, Compiled { separate, pooled }), dims))
     }
 
     /// The offset of a class's constants in the set of a ticket.
     pub(crate) fn offset(&self, class: usize, ticket: &Ticket) -> u64 {
-        ticket.offset + self.base + self.classes[class].offset
+        ticket.offset + self.classes.offset(class)
     }
 
     /// Records dispatches of a group.
@@ -195,9 +147,9 @@ impl Core {
         ticket: &Ticket,
     ) {
         let class = &self.classes[group.class];
-        let pipelines = match &class.pooled {
+        let pipelines = match &class.compiled.pooled {
             Some(of_pooled) if pooled => of_pooled,
-            _ => &class.separate,
+            _ => &class.compiled.separate,
         };
         let offset = u32::try_from(self.offset(group.class, ticket)).unwrap_or(0);
         for call in calls {
@@ -206,28 +158,12 @@ impl Core {
             pass.dispatch_workgroups(call.groups.0, call.groups.1, 1);
         }
     }
-
-    /// A slot of a class by name. Vectors and matrices of one definition may declare other slots.
-    fn find(&self, class: usize, name: &str) -> Result<(usize, Shape)> {
-        let slots = &self.classes[class].plan.graph.slots;
-        let found = slots.iter().position(|s| s.name == name);
-        found.map(|slot| (slot, slots[slot].shape)).ok_or_else(|| Error::NoSlot {
-            definition: self.recipe.name(),
-            name: name.into(),
-            known: slots.iter().map(|s| s.name).collect::<Vec<_>>().join(", "),
-        })
-    }
 }
 
 impl Ring {
     /// Makes a ring for the constants of `cores`, when all their classes are known.
     pub(crate) async fn new(gpu: &Gpu, cores: &mut [&mut Core]) -> Result<Self> {
-        let mut words = 0;
-        for core in cores {
-            core.base = (words * 4) as u64;
-            words += core.words;
-        }
-        let words = words.max(64);
+        let words = blueprint::place_constants(cores.iter_mut().map(|c| &mut c.classes));
         let stride = (words * 4) as u64;
         let buffer = gpu
             .checked("the ring of constants", |device| {
@@ -299,9 +235,9 @@ impl<O: Optimizer> Engine<O> {
     /// Checks everything, computes the constants of the next step and puts them into the ring.
     pub(crate) fn begin(&mut self) -> Result<Ticket> {
         self.optimizer.check()?;
-        if self.optimizer.recipe() != self.core.recipe {
+        if self.optimizer.recipe() != self.core.classes.recipe {
             return Err(Error::Structure {
-                optimizer: self.core.recipe.name(),
+                optimizer: self.core.classes.recipe.name(),
                 what: format!("its settings now select {}", self.optimizer.recipe().name()),
             });
         }
@@ -309,7 +245,7 @@ impl<O: Optimizer> Engine<O> {
             return Err(lost("it has no ring of constants"));
         };
         let t = self.t.saturating_add(1);
-        self.core.constants(&self.optimizer, t, GRAD_NEUTRAL, &mut ring.constants);
+        self.core.classes.constants(&self.optimizer, t, GRAD_NEUTRAL, &mut ring.constants);
         ring.take(&self.core.gpu)
     }
 
@@ -325,6 +261,7 @@ impl<O: Optimizer> Engine<O> {
 pub(crate) struct Group {
     pub(crate) class: usize,
     pub(crate) layouts: Layouts,
+    windows: Vec<[u32; 8]>,
     pub(crate) small: wgpu::Buffer,
     pub(crate) chunks: Vec<ChunkBuffers>,
 }
@@ -332,8 +269,6 @@ pub(crate) struct Group {
 #[derive(Debug)]
 pub(crate) struct ChunkBuffers {
     table: wgpu::Buffer,
-    /// The words of the uniform `window`, but for the first two.
-    window: [u32; 8],
     pub(crate) slots: Vec<wgpu::Buffer>,
 }
 
@@ -363,14 +298,6 @@ pub(crate) struct State {
     small: Vec<f32>,
     /// Per chunk and slot.
     full: Vec<Vec<Vec<f32>>>,
-}
-
-/// One dispatch of a step.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Call {
-    pub(crate) pipeline: usize,
-    pub(crate) chunk: usize,
-    pub(crate) groups: (u32, u32),
 }
 
 pub(crate) fn storage() -> wgpu::BufferUsages {
@@ -405,8 +332,8 @@ impl Group {
         tensors: &[Dims],
         capacity: usize,
     ) -> Result<Self> {
-        let Class { plan, separate, .. } = &core.classes[class];
-        let places = &separate.program.places;
+        let Class { plan, program, .. } = &core.classes[class];
+        let places = &program.places;
         let mut layouts = Layouts::default();
         for &dims in tensors {
             layouts.push(plan, places, dims, capacity);
@@ -416,58 +343,21 @@ impl Group {
 
     /// The buffers of the state of tensors that are cut already.
     pub(crate) async fn of(core: &Core, class: usize, layouts: Layouts) -> Result<Self> {
-        let Class { plan, separate, .. } = &core.classes[class];
-        let places = &separate.program.places;
-        let limits = core.gpu.device().limits();
-        let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-        let too_much = |what: &str, needed: usize| Error::GpuLimit {
-            what: format!("{what} of {}", core.recipe.name()),
-            needed: needed as u64,
-            limit: "maxStorageBufferBindingSize",
-            available: binding,
-            remedy: "split the tensors over several arenas, or choose a layout with less state",
-        };
-        if layouts.small_len as u64 * 4 > binding || u32::try_from(layouts.small_len).is_err() {
-            return Err(too_much("the row and column statistics", layouts.small_len * 4));
-        }
-        let mut small = vec![0.0f32; layouts.small_len];
-        for (tensor, cut) in layouts.tensors.iter().zip(&layouts.cuts) {
-            for (s, decl) in plan.graph.slots.iter().enumerate() {
-                if decl.shape != Shape::Full {
-                    let at = tensor[3] as usize + places.slot(s, &cut.dims);
-                    #[allow(clippy::cast_possible_truncation, reason = "rounded once")]
-                    small[at..at + cut.dims.count(decl.shape)].fill(decl.init as f32);
-                }
-            }
-        }
-        let tables: Vec<_> = (0..layouts.chunks.len()).map(|c| layouts.table(c)).collect();
-        if let Some((table, ..)) = tables.iter().find(|t| t.0.len() as u64 * 4 > binding) {
-            return Err(too_much("the work list", table.len() * 4));
-        }
+        let Class { plan, program, .. } = &core.classes[class];
+        let binding = core.gpu.binding();
+        let image = Image::new(&plan.graph, &program.places, layouts, binding)?;
         let made = core
             .gpu
             .checked("the state of the tensors", |device| {
-                let small = Gpu::buffer_of(device, "gradstep small", &small, storage())?;
-                let chunks = layouts.chunks.iter().zip(&tables).map(|(chunk, table)| {
-                    let (words, tiles, gathers) = table;
+                let small = Gpu::buffer_of(device, "gradstep small", &image.small, storage())?;
+                let chunks = image.layouts.chunks.iter().zip(&image.tables);
+                let chunks = chunks.map(|(chunk, table)| {
                     let slots = plan.graph.full_slots().map(|s| {
                         let decl = &plan.graph.slots[s];
                         floats(device, decl.name, chunk.len, decl.init)
                     });
-                    let n_gathers = (words.len() - gathers) / super::cut::GATHER_WORDS;
-                    let word = |x: usize| u32::try_from(x).unwrap_or(u32::MAX);
                     Some(ChunkBuffers {
-                        table: Gpu::buffer_of(device, "gradstep table", words, storage())?,
-                        window: [
-                            0,
-                            0,
-                            word(*tiles),
-                            word(chunk.tiles.len()),
-                            word(*gathers),
-                            word(n_gathers),
-                            word(layouts.tensors.len()),
-                            0,
-                        ],
+                        table: Gpu::buffer_of(device, "gradstep table", table, storage())?,
                         slots: slots.collect::<Option<_>>()?,
                     })
                 });
@@ -478,29 +368,14 @@ impl Group {
         let Some((small, chunks)) = made else {
             return Err(lost("it made buffers that cannot be mapped"));
         };
-        Ok(Self { class, layouts, small, chunks })
+        let Image { layouts, windows, .. } = image;
+        Ok(Self { class, layouts, windows, small, chunks })
     }
 
     /// The dispatches of a step, in order.
     pub(crate) fn calls(&self, core: &Core) -> Vec<Call> {
         let limit = core.gpu.device().limits().max_compute_workgroups_per_dimension;
-        let dispatches = &core.classes[self.class].separate.program.dispatches;
-        let mut calls = Vec::new();
-        for (pipeline, dispatch) in dispatches.iter().enumerate() {
-            let mut call = |chunk: usize, n: u32| {
-                if n > 0 {
-                    calls.push(Call { pipeline, chunk, groups: folded(n, limit) });
-                }
-            };
-            match dispatch {
-                Dispatch::Sweep(_) => {
-                    (0..self.chunks.len()).for_each(|c| call(c, self.chunks[c].window[3]));
-                }
-                Dispatch::Gather(_) => call(0, self.chunks.first().map_or(0, |c| c.window[5])),
-                Dispatch::Settle(_) => call(0, self.chunks.first().map_or(0, |c| c.window[6])),
-            }
-        }
-        calls
+        blueprint::calls(&core.classes[self.class].program.dispatches, &self.windows, limit)
     }
 
     /// Binds one chunk, with its parameters and gradients. In a pooled program both lie in `param`.
@@ -514,29 +389,31 @@ impl Group {
         (grad, grad_base): (Option<&Bound<'_>>, u32),
     ) -> Option<wgpu::BindGroup> {
         let class = &core.classes[self.class];
-        let pipelines = if grad.is_some() { &class.separate } else { class.pooled.as_ref()? };
+        let Compiled { separate, pooled } = &class.compiled;
+        let pipelines = if grad.is_some() { separate } else { pooled.as_ref()? };
         let buffers = &self.chunks[chunk];
-        let mut words = buffers.window;
+        let mut words = self.windows[chunk];
         (words[0], words[1]) = (param_base, grad_base);
         let window =
             Gpu::buffer_of(device, "gradstep window", &words, wgpu::BufferUsages::UNIFORM)?;
-        let hosts = pipelines.program.hosts_bytes();
-        let whole = |binding: u32, buffer| wgpu::BindGroupEntry {
-            binding,
-            resource: wgpu::Buffer::as_entire_binding(buffer),
-        };
-        let hosts = Bound { buffer: ring, offset: 0, size: hosts };
-        let mut entries = vec![
-            hosts.entry(0),
-            whole(1, &window),
-            whole(2, &buffers.table),
-            whole(3, &self.small),
-            param.entry(5),
-        ];
-        if let Some(grad) = grad {
-            entries.push(grad.entry(4));
+        let mut entries = Vec::new();
+        for (binding, what, bytes) in
+            blueprint::bindings(&class.plan, &pipelines.program, grad.is_none())
+        {
+            let whole = |buffer| wgpu::BindGroupEntry {
+                binding,
+                resource: wgpu::Buffer::as_entire_binding(buffer),
+            };
+            entries.push(match what {
+                Bind::Hosts => Bound { buffer: ring, offset: 0, size: bytes }.entry(binding),
+                Bind::Window => whole(&window),
+                Bind::Table => whole(&buffers.table),
+                Bind::Small => whole(&self.small),
+                Bind::Grad => grad?.entry(binding),
+                Bind::Param => param.entry(binding),
+                Bind::Slot(k) => whole(&buffers.slots[k]),
+            });
         }
-        entries.extend((FIRST_SLOT..).zip(&buffers.slots).map(|(i, slot)| whole(i, slot)));
         Some(device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some("gradstep"),
             layout: &pipelines.layout,
@@ -551,7 +428,7 @@ impl Group {
         index: usize,
         name: &str,
     ) -> Result<Vec<f32>> {
-        let (slot, shape) = core.find(self.class, name)?;
+        let (slot, shape) = core.classes.slot(self.class, name)?;
         let class = &core.classes[self.class];
         let cut = &self.layouts.cuts[index];
         let mut out = vec![0.0; cut.dims.count(shape)];
@@ -576,7 +453,7 @@ impl Group {
         name: &str,
         values: &[f32],
     ) -> Result<()> {
-        let (slot, shape) = core.find(self.class, name)?;
+        let (slot, shape) = core.classes.slot(self.class, name)?;
         let expected = self.layouts.cuts[index].dims.count(shape);
         if values.len() != expected {
             return Err(Error::Shape {
@@ -636,7 +513,7 @@ impl Group {
         name: &str,
         state: &State,
     ) -> Result<Vec<f32>> {
-        let (slot, shape) = core.find(self.class, name)?;
+        let (slot, shape) = core.classes.slot(self.class, name)?;
         let class = &core.classes[self.class];
         if let Some(k) = class.plan.graph.full_slots().position(|s| s == slot) {
             let pieces = self.layouts.pieces[index].iter();
@@ -648,9 +525,8 @@ impl Group {
     }
 
     fn small_slot(&self, core: &Core, index: usize, slot: usize) -> usize {
-        let places = &core.classes[self.class].separate.program.places;
-        let base = self.layouts.tensors[index][3] as usize;
-        base + places.slot(slot, &self.layouts.cuts[index].dims)
+        let places = &core.classes[self.class].program.places;
+        blueprint::small_slot(places, &self.layouts, index, slot)
     }
 }
 
@@ -659,10 +535,4 @@ pub(crate) fn begin(encoder: &mut wgpu::CommandEncoder) -> wgpu::ComputePass<'_>
         label: Some("gradstep"),
         timestamp_writes: None,
     })
-}
-
-/// A number of workgroups, in two dimensions where one does not hold it.
-fn folded(n: u32, limit: u32) -> (u32, u32) {
-    let y = n.div_ceil(limit.max(1)).max(1);
-    (n.div_ceil(y), y)
 }

@@ -3,9 +3,10 @@
 
 use std::ops::Range;
 
-use super::cut::Layouts;
 use super::device::{Gpu, lost};
-use super::engine::{Bound, Call, Core, Group, Ring, Ticket, floats};
+use super::engine::{Bound, Core, Group, Ring, Ticket, floats};
+use crate::blueprint::Call;
+use crate::cut::Layouts;
 use crate::definition::Optimizer;
 use crate::error::Result;
 use crate::gradients::{Controls, DECISION};
@@ -95,7 +96,7 @@ impl Flat {
     }
 
     async fn unbound(core: Core, lens: &[usize]) -> Result<Self> {
-        let layouts = Layouts::flat(&core.classes[0].separate.program.places, lens);
+        let layouts = Layouts::flat(&core.classes[0].program.places, lens);
         let group = Group::of(&core, 0, layouts).await?;
         let calls = group.calls(&core);
         Ok(Self { core, group, calls, binds: Vec::new() })
@@ -105,7 +106,7 @@ impl Flat {
     /// reduction.
     pub(crate) fn partials(&self, chunk: usize) -> impl Iterator<Item = Range<u64>> {
         let layouts = &self.group.layouts;
-        let (places, cut) = (&self.core.classes[0].separate.program.places, &layouts.cuts[0]);
+        let (places, cut) = (&self.core.classes[0].program.places, &layouts.cuts[0]);
         let tiles = &layouts.chunks[chunk].tiles;
         // The word at 9 is the number of a tile among all of them.
         let first = layouts.tensors[0][4] as usize + tiles.first().map_or(0, |t| t[9] as usize);
@@ -142,10 +143,9 @@ impl Guard {
     ) {
         let (small, from) = self.place(DECISION[0]);
         for core in followers {
-            for (c, class) in core.classes.iter().enumerate() {
-                let words = 1 + class.separate.program.grad_words(&class.plan);
-                let to = core.offset(c, ticket);
-                encoder.copy_buffer_to_buffer(small, from, &ring.buffer, to, words as u64 * 4);
+            for (to, bytes) in core.classes.decided() {
+                let to = ticket.offset + to;
+                encoder.copy_buffer_to_buffer(small, from, &ring.buffer, to, bytes);
             }
         }
     }

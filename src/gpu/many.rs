@@ -1,13 +1,14 @@
 //! Many tensors on the GPU.
 
 use super::Region;
-use super::cut::Piece;
 use super::device::{Gpu, lost};
-use super::engine::{Bound, Call, Core, Group, Ring, Ticket, begin, floats};
+use super::engine::{Bound, Core, Group, Ring, Ticket, begin, floats};
 use super::flat::{Flat, Guard};
 use super::set::Set;
 use crate::Outcome;
+use crate::blueprint::Call;
 use crate::cpu::many::{AVERAGED, no_average, not_begun};
+use crate::cut::Piece;
 use crate::error::{Error, Result};
 use crate::gradients::{Accumulation, Average, Between, Controls, FOLLOWED, First};
 use crate::layout::Dims;
@@ -210,7 +211,7 @@ impl GpuOptimizer {
                 let most = lens.iter().copied().max().unwrap_or(0);
                 let spare = gpu.checked("the averages", |d| floats(d, "gradstep spare", most, 0.0));
                 let spare = spare.await?.ok_or_else(|| lost("it made no buffer"))?;
-                flat.core.constants(&Between(kind), 1, GRAD_NEUTRAL, &mut ring.constants);
+                flat.core.classes.constants(&Between(kind), 1, GRAD_NEUTRAL, &mut ring.constants);
                 let fill = ring.keep(gpu)?;
                 Some(Averages { kind, flat, pages, spare, fill, begun: false, swapped: false })
             }
@@ -263,7 +264,7 @@ impl GpuOptimizer {
             });
         };
         let first = First(sums.count == 0);
-        sums.flat.core.constants(&first, 1, GRAD_NEUTRAL, &mut self.ring.constants);
+        sums.flat.core.classes.constants(&first, 1, GRAD_NEUTRAL, &mut self.ring.constants);
         let ticket = self.ring.take(&self.set.gpu)?;
         sums.flat.dispatch(&mut begin(encoder), &ticket);
         ticket.release_after(encoder);
@@ -310,7 +311,7 @@ impl GpuOptimizer {
         let constants = &mut self.ring.constants;
         self.set.constants(micro, constants)?;
         if let Some(average) = self.average.as_mut().filter(|a| a.kind.counts(t)) {
-            average.flat.core.constants(&average.kind, t, GRAD_NEUTRAL, constants);
+            average.flat.core.classes.constants(&average.kind, t, GRAD_NEUTRAL, constants);
         }
         let ticket = self.ring.take(&self.set.gpu)?;
         if let Some(guard) = &self.set.guard {

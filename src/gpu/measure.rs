@@ -4,9 +4,10 @@
 use std::ops::Range;
 
 use super::device::{Gpu, lost};
-use super::engine::{Call, Core, Ticket, begin, floats};
+use super::engine::{Core, Ticket, begin, floats};
 use super::flat::{Flat, whole};
 use super::ranges::{Bindings, Who, Window};
+use crate::blueprint::{AsOne, Call};
 use crate::error::Result;
 use crate::wgsl::Dispatch;
 
@@ -49,17 +50,8 @@ const COPIED: (wgpu::BufferUsages, &str) = (
 impl Cuts {
     /// Of tensors of these lengths, each bound where it lies.
     pub(crate) fn in_place(gpu: &Gpu, tensors: impl Iterator<Item = usize>) -> Self {
-        let capacity = gpu.range_capacity();
-        let (mut lens, mut owners, mut stretches) = (Vec::new(), Vec::new(), Vec::new());
-        for (tensor, len) in tensors.enumerate() {
-            let first = lens.len();
-            for (piece, at) in (0..len).step_by(capacity).enumerate() {
-                lens.push(capacity.min(len - at));
-                owners.push((tensor, piece));
-            }
-            stretches.push(first..lens.len());
-        }
-        Self { way: Way::InPlace(owners), lens, stretches }.with_a_chunk()
+        let AsOne { lens, owners, chunks } = AsOne::new(tensors.map(Some), gpu.range_capacity());
+        Self { way: Way::InPlace(owners), lens, stretches: chunks }
     }
 
     /// Of tensors of these lengths, copied one behind the other into pages.
@@ -144,7 +136,7 @@ impl Measure {
         let (gpu, none) = (&flat.core.gpu, whole(none));
         let pieces = &flat.group.layouts.pieces[0][self.stretches[tensor].clone()];
         let first = pieces.first().map_or(0, |p| p.elements.start);
-        let bind = |piece: &super::cut::Piece| {
+        let bind = |piece: &crate::cut::Piece| {
             let elements = piece.elements.start - first..piece.elements.end - first;
             let input = Window::new(gpu, grad, &elements);
             who.bound(gpu, |device| {
@@ -214,7 +206,7 @@ fn in_place<'b>(
             encoder.clear_buffer(&flat.group.small, range.start, Some(size));
         }
     }
-    let program = &flat.core.classes[0].separate.program;
+    let program = &flat.core.classes[0].program;
     let mut pass = begin(encoder);
     for call in &flat.calls {
         let bind = match program.dispatches[call.pipeline] {

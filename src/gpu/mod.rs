@@ -13,7 +13,6 @@
 //! unspecified.
 
 mod arena;
-mod cut;
 mod device;
 mod engine;
 mod flat;

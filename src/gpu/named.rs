@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use super::device::{Gpu, lost};
-use super::engine::{Call, Core, Group, Ring, Ticket, begin, floats};
+use super::engine::{Core, Group, Ring, Ticket, begin, floats};
 use super::flat::{Flat, Guard, whole};
 use super::measure::{Cuts, Measure};
 use super::ranges::{Lent, More, Pair, Who, Window};
 use super::set::Set;
 use crate::Outcome;
+use crate::blueprint::Call;
 use crate::cpu::many::{AVERAGED, cannot_release, missing, no_average, not_begun, swapped, twice};
+use crate::cut::{Chunk, Piece};
 use crate::error::{Error, Result};
 use crate::gradients::{Average, Between, Controls, FOLLOWED};
 use crate::layout::Layout;
@@ -115,12 +117,12 @@ impl Setup {
 
 impl Followed {
     async fn new(core: &Core, len: usize, capacity: usize) -> Result<Self> {
-        let (dims, _) = Layout::Vector.resolve(core.recipe, &[len])?;
+        let (dims, _) = Layout::Vector.resolve(core.classes.recipe, &[len])?;
         let group = Group::new(core, 0, &[dims], capacity).await?;
         let made = core
             .gpu
             .checked("the averages", |device| {
-                let page = |c: &super::cut::Chunk| floats(device, "gradstep average", c.len, 0.0);
+                let page = |c: &Chunk| floats(device, "gradstep average", c.len, 0.0);
                 group.layouts.chunks.iter().map(page).collect::<Option<Vec<_>>>()
             })
             .await?;
@@ -136,7 +138,7 @@ impl Followed {
         ring: &wgpu::Buffer,
         param: wgpu::BufferSlice<'_>,
     ) -> Result<Vec<wgpu::BindGroup>> {
-        let bind = |piece: &super::cut::Piece| {
+        let bind = |piece: &Piece| {
             let input = Window::new(&core.gpu, param, &piece.elements);
             let page = whole(&self.pages[piece.chunk]);
             who.bound(&core.gpu, |device| {
@@ -227,7 +229,7 @@ impl GpuForeign {
                     set.tensors.iter().map(|t| t.dims.len()).max().unwrap_or(0).min(capacity);
                 let spare = gpu.checked("the averages", |d| floats(d, "gradstep spare", most, 0.0));
                 let spare = spare.await?.ok_or_else(|| lost("it made no buffer"))?;
-                core.constants(&Between(kind), 1, GRAD_NEUTRAL, &mut ring.constants);
+                core.classes.constants(&Between(kind), 1, GRAD_NEUTRAL, &mut ring.constants);
                 let fill = ring.keep(gpu)?;
                 Some(Averages { kind, core, spare, fill })
             }
@@ -313,7 +315,7 @@ impl GpuForeign {
         let constants = &mut self.ring.constants;
         self.set.constants(1.0, constants)?;
         if let Some(average) = self.average.as_mut().filter(|a| a.kind.counts(t)) {
-            average.core.constants(&average.kind, t, GRAD_NEUTRAL, constants);
+            average.core.classes.constants(&average.kind, t, GRAD_NEUTRAL, constants);
         }
         self.ring.take(&self.set.gpu)
     }

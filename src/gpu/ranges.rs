@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::device::{Gpu, lost};
-use super::engine::{Bound, Call, Core, Group};
+use super::engine::{Bound, Core, Group};
+use crate::blueprint::{self, Call};
 use crate::error::{Error, Result};
 use crate::layout::Dims;
 
@@ -17,8 +18,7 @@ impl Gpu {
 
     /// The number of elements of a range anywhere in a buffer that fit one binding.
     pub(crate) fn range_capacity(&self) -> usize {
-        // A range that begins between two places that can be bound takes a little more.
-        self.capacity() - usize::try_from(self.alignment() / 4).unwrap_or(0)
+        blueprint::range_capacity(self.binding(), self.alignment())
     }
 }
 
@@ -155,15 +155,15 @@ impl<'a> Window<'a> {
         elements: &std::ops::Range<usize>,
     ) -> Self {
         let from = slice.offset() + elements.start as u64 * 4;
-        let bound = between(gpu, slice, from, from + elements.len() as u64 * 4);
-        let base = word(from, &bound);
-        Self { bound, base }
+        let upto = from + elements.len() as u64 * 4;
+        let (offset, size, base) = blueprint::bound(from, upto, gpu.alignment());
+        Self { bound: Bound { buffer: slice.buffer(), offset, size }, base }
     }
 }
 
 fn between<'a>(gpu: &Gpu, slice: wgpu::BufferSlice<'a>, from: u64, upto: u64) -> Bound<'a> {
-    let offset = from / gpu.alignment() * gpu.alignment();
-    Bound { buffer: slice.buffer(), offset, size: upto - offset }
+    let (offset, size, _) = blueprint::bound(from, upto, gpu.alignment());
+    Bound { buffer: slice.buffer(), offset, size }
 }
 
 fn word(at: u64, bound: &Bound<'_>) -> u32 {

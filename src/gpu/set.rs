@@ -4,17 +4,17 @@ use super::device::Gpu;
 use super::engine::{Class, Core, Group, State};
 use super::flat::Guard;
 use crate::Outcome;
-use crate::cpu::many::{AVERAGED, not_watched};
+use crate::blueprint::{Placed, outline};
+use crate::cpu::many::not_watched;
 use crate::definition::Optimizer;
-use crate::error::{Error, Result};
-use crate::gradients::{DECISION, FOLLOWED, Gradients, REMEMBERED};
-use crate::layout::Dims;
+use crate::error::Result;
+use crate::gradients::{DECISION, Gradients};
 use crate::plan::Plan;
 use crate::report::{Memory, Stats};
 use crate::setup::{Groups, Key, Setup, Unit};
-use crate::snapshot::{SlotState, Snapshot, Values, slot_shape};
-use crate::trace::{Kind, UPDATES, Watch};
-use crate::value::{GRAD, GRAD_NEUTRAL, Shape};
+use crate::snapshot::Snapshot;
+use crate::trace::{UPDATES, Watch};
+use crate::value::GRAD_NEUTRAL;
 
 /// Groups, compiled, and what decides on their steps.
 #[derive(Debug)]
@@ -29,14 +29,6 @@ pub(crate) struct Set {
     pub(crate) cores: Vec<Core>,
     pub(crate) tensors: Vec<Placed>,
     watched: bool,
-}
-
-/// A tensor as its definition sees it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Placed {
-    pub(crate) dims: Dims,
-    /// Its unit and the class there. None: frozen.
-    pub(crate) class: Option<(usize, usize)>,
 }
 
 impl Set {
@@ -55,9 +47,7 @@ impl Set {
         let mut tensors = Vec::new();
         for t in &groups.tensors {
             let Some(unit) = t.unit else {
-                // Frozen ones are looked at by name only.
-                let dims = Dims { kind: Kind::Vector, batch: 1, rows: 1, cols: 0 };
-                tensors.push(Placed { dims, class: None });
+                tensors.push(Placed::FROZEN);
                 continue;
             };
             let (optimizer, shape) = (&groups.units[unit].optimizer, &t.info.shape);
@@ -76,11 +66,11 @@ impl Set {
         // The guard overwrites them on the device.
         let grad = self.gradients.fixed(micro);
         for (core, unit) in self.cores.iter_mut().zip(&self.groups.units) {
-            core.constants(&unit.optimizer, t, grad, constants);
+            core.classes.constants(&unit.optimizer, t, grad, constants);
         }
         if let Some(guard) = &mut self.guard {
             guard.controls.micro = micro;
-            guard.flat.core.constants(&guard.controls, t, GRAD_NEUTRAL, constants);
+            guard.flat.core.classes.constants(&guard.controls, t, GRAD_NEUTRAL, constants);
         }
         Ok(())
     }
@@ -138,19 +128,7 @@ impl Set {
     /// Refuses more elements than what sees all of them as one vector can count.
     pub(crate) fn check_total(&self, what: &str, remedy: &str) -> Result<()> {
         let lens = self.tensors.iter().filter(|t| t.class.is_some()).map(|t| t.dims.len());
-        // Each begins at a multiple of 256 bytes.
-        let total = lens.fold(0, |n: usize, len| n.saturating_add(len).next_multiple_of(64));
-        if u32::try_from(total).is_ok() {
-            return Ok(());
-        }
-        Err(Error::Setup {
-            what: what.into(),
-            problem: format!(
-                "all tensors have {total} elements, and the GPU counts to {}",
-                u32::MAX
-            ),
-            remedy: remedy.into(),
-        })
+        crate::blueprint::check_total(lens, what, remedy)
     }
 
     pub(crate) fn check_watched(&self) -> Result<()> {
@@ -180,26 +158,9 @@ impl Set {
 
     /// What a snapshot has, without values.
     pub(crate) fn outline(&self, averaged: bool) -> Snapshot {
-        let hypers = |u: usize| {
-            let hypers = self.cores[u].classes.iter().flat_map(|c| &c.plan.graph.hypers);
-            hypers.copied().filter(|h| !GRAD.contains(h)).collect()
-        };
-        let mut outline = self.groups.snapshot(self.t, hypers);
-        for (state, tensor) in outline.tensors.iter_mut().zip(&self.tensors) {
-            let Some(class) = self.class(tensor) else { continue };
-            let slots = class.plan.graph.own_slots().iter().map(|s| (s.name, s.shape));
-            let more = [(AVERAGED, Shape::Full), (FOLLOWED, Shape::Scalar)];
-            let more = more.into_iter().filter(|_| averaged);
-            state.slots.extend(slots.chain(more).map(|(name, shape)| SlotState {
-                name: name.into(),
-                shape: slot_shape(shape, &state.shape, tensor.dims),
-                values: Values::F32(Vec::new()),
-            }));
-        }
-        if self.guard.is_some() {
-            outline.numbers = REMEMBERED.map(|name| (name.into(), 0.0)).into();
-        }
-        outline
+        let classes = |u: usize| &self.cores[u].classes;
+        let guarded = self.guard.is_some();
+        outline(&self.groups, self.t, classes, &self.tensors, averaged, guarded)
     }
 
     /// Fills in what the guard remembers.

@@ -10,6 +10,8 @@ mod common;
 mod definitions;
 mod encoding;
 mod errors;
+#[cfg(feature = "export")]
+mod export;
 mod extremes;
 mod foreign;
 mod limits;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::layout::Dims;
 use crate::plan::Plan;
 use crate::trace::Kind;
-use crate::wgsl::{COLS, Cut, GATHER, ROWS, WHOLE_ROW, WIDTH};
+use crate::wgsl::{COLS, Cut, GATHER, Places, ROWS, WHOLE_ROW, WIDTH};
 
 /// Words of a tensor, a tile and a gather item in the table of the shader.
 pub(crate) const TENSOR_WORDS: usize = 8;
@@ -56,7 +56,7 @@ fn word(x: usize) -> u32 {
 
 impl Layouts {
     /// One long vector that lies in chunks of these lengths.
-    pub(crate) fn flat(places: &crate::wgsl::Places, lens: &[usize]) -> Self {
+    pub(crate) fn flat(places: &Places, lens: &[usize]) -> Self {
         let mut this = Self::default();
         // Means over no elements are 0.
         let cols = lens.iter().sum::<usize>().max(1);
@@ -87,13 +87,7 @@ impl Layouts {
     }
 
     /// Appends a tensor. `capacity` is the number of elements of a chunk at most.
-    pub(crate) fn push(
-        &mut self,
-        plan: &Plan,
-        places: &crate::wgsl::Places,
-        dims: Dims,
-        capacity: usize,
-    ) {
+    pub(crate) fn push(&mut self, plan: &Plan, places: &Places, dims: Dims, capacity: usize) {
         let index = self.tensors.len();
         let (rows, cols) = (dims.rows, dims.cols);
         let mut row_step = (ROWS as usize).min(rows.max(1));

@@ -1,0 +1,438 @@
+//! What a device is to hold and to run, before there is one: the kinds of tensors, what is in their
+//! buffers, what is bound and what is dispatched. The GPU backend is made from it, and so is an
+//! exported plan: the two cannot disagree.
+
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use crate::cpu::many::AVERAGED;
+use crate::cut::{GATHER_WORDS, Layouts, whole_rows};
+use crate::definition::{Optimizer, Recipe};
+use crate::error::{Error, Result};
+use crate::gradients::{FOLLOWED, REMEMBERED};
+use crate::layout::{Dims, Layout};
+use crate::plan::Plan;
+use crate::setup::Groups;
+use crate::snapshot::{SlotState, Snapshot, Values, slot_shape};
+use crate::trace::{Graph, Kind, Watch};
+use crate::value::{GRAD, Shape};
+use crate::wgsl::{self, Dispatch, FIRST_SLOT, Places, Program};
+
+/// Alignment of a class's constants: what WebGPU promises for uniforms.
+pub(crate) const UNIFORM_ALIGN: u64 = 256;
+/// Bytes of the uniform `window`.
+pub(crate) const WINDOW_BYTES: u64 = 32;
+
+/// Tensors of one definition that run by one plan, with what a backend has compiled of it.
+#[derive(Debug)]
+pub(crate) struct Class<X> {
+    kind: Kind,
+    pub(crate) plan: Plan,
+    pub(crate) program: Arc<Program>,
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "an export compiles nothing"))]
+    pub(crate) compiled: X,
+    /// Where its constants lie among those of its definition.
+    offset: u64,
+    values: Vec<f64>,
+}
+
+/// The classes of one definition, and where their constants lie.
+#[derive(Debug)]
+pub(crate) struct Classes<X> {
+    pub(crate) recipe: Recipe,
+    pub(crate) watch: Watch,
+    list: Vec<Class<X>>,
+    /// Where its constants begin in a set of them, and how many words they are.
+    base: u64,
+    words: usize,
+}
+
+/// The class of a tensor: there already, or the plan of the one to add.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Known(usize),
+    New(Box<Plan>),
+}
+
+impl<X> Deref for Classes<X> {
+    type Target = [Class<X>];
+
+    fn deref(&self) -> &[Class<X>] {
+        &self.list
+    }
+}
+
+impl<X> Classes<X> {
+    pub(crate) fn new(recipe: Recipe, watch: Watch) -> Self {
+        Self { recipe, watch, list: Vec::new(), base: 0, words: 0 }
+    }
+
+    /// Finds the class of a tensor. `capacity` is the number of elements that one binding holds.
+    pub(crate) fn find<O: Optimizer + ?Sized>(
+        &self,
+        optimizer: &O,
+        shape: &[usize],
+        layout: Layout,
+        capacity: usize,
+    ) -> Result<(Dims, Found)> {
+        let (dims, mut graph) = layout.resolve_watched(self.recipe, shape, self.watch)?;
+        if u32::try_from(dims.len()).is_err() {
+            return Err(Error::TooLarge {
+                shape: shape.to_vec(),
+                problem: format!("{} elements, and the GPU counts to {}", dims.len(), u32::MAX),
+            });
+        }
+        let fused = whole_rows(&dims, capacity);
+        let is = |c: &Class<X>| c.kind == dims.kind && c.plan.fused == fused;
+        if let Some(class) = self.list.iter().position(is) {
+            return Ok((dims, Found::Known(class)));
+        }
+        crate::host::adopt(&mut graph, optimizer)?;
+        let plan = match dims.kind {
+            Kind::Matrix if !fused => Plan::cut(&graph)?,
+            _ => Plan::new(graph, fused)?,
+        };
+        Ok((dims, Found::New(Box::new(plan))))
+    }
+
+    /// Adds a class with its printed plan.
+    pub(crate) fn add(&mut self, plan: Plan, program: Arc<Program>, compiled: X) -> usize {
+        let offset = (self.words * 4) as u64;
+        let bytes = program.hosts_bytes().next_multiple_of(UNIFORM_ALIGN);
+        self.words += usize::try_from(bytes / 4).unwrap_or(64);
+        let values = vec![0.0; plan.graph.nodes.len()];
+        let kind = plan.graph.kind;
+        self.list.push(Class { kind, plan, program, compiled, offset, values });
+        self.list.len() - 1
+    }
+
+    /// Computes the constants of step `t`.
+    pub(crate) fn constants<O: Optimizer + ?Sized>(
+        &mut self,
+        optimizer: &O,
+        t: u64,
+        grad: [f64; 3],
+        constants: &mut [f32],
+    ) {
+        for class in &mut self.list {
+            let hyper = |name: &str| crate::host::hyper(optimizer, grad, name);
+            crate::host::eval_all(&class.plan, &mut class.values, t, hyper);
+            let first = usize::try_from((self.base + class.offset) / 4).unwrap_or(0);
+            // The step goes ahead, unless it is decided otherwise on the device.
+            constants[first] = 1.0;
+            for (to, &n) in constants[first + 1..].iter_mut().zip(&class.program.hosts) {
+                #[allow(clippy::cast_possible_truncation, reason = "rounded once, here")]
+                let value = class.values[n] as f32;
+                // A shader may assume that there is no infinity.
+                *to = value.clamp(f32::MIN, f32::MAX);
+            }
+        }
+    }
+
+    /// Where the constants of a class begin in a set of them, in bytes.
+    pub(crate) fn offset(&self, class: usize) -> u64 {
+        self.base + self.list[class].offset
+    }
+
+    /// Where what is decided on the device replaces constants: offset and bytes for each class.
+    pub(crate) fn decided(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.list.iter().map(|class| {
+            let words = 1 + class.program.grad_words(&class.plan) as u64;
+            (self.base + class.offset, words * 4)
+        })
+    }
+
+    /// A slot of a class by name. Vectors and matrices of one definition may declare other slots.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn slot(&self, class: usize, name: &str) -> Result<(usize, Shape)> {
+        let slots = &self.list[class].plan.graph.slots;
+        let found = slots.iter().position(|s| s.name == name);
+        found.map(|slot| (slot, slots[slot].shape)).ok_or_else(|| Error::NoSlot {
+            definition: self.recipe.name(),
+            name: name.into(),
+            known: slots.iter().map(|s| s.name).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+/// Gives all classes their places in a set of constants, when all are known. Returns its words.
+pub(crate) fn place_constants<'c, X: 'c>(all: impl Iterator<Item = &'c mut Classes<X>>) -> usize {
+    let mut words = 0;
+    for classes in all {
+        classes.base = (words * 4) as u64;
+        words += classes.words;
+    }
+    words.max(64)
+}
+
+/// What is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bind {
+    /// The constants of a step.
+    Hosts,
+    Window,
+    Table,
+    Small,
+    Grad,
+    Param,
+    /// A full-size slot, by its place among them.
+    Slot(usize),
+}
+
+impl Bind {
+    pub(crate) fn is_uniform(self) -> bool {
+        matches!(self, Self::Hosts | Self::Window)
+    }
+
+    pub(crate) fn is_read_only(self) -> bool {
+        matches!(self, Self::Table | Self::Grad)
+    }
+}
+
+/// What a program binds where, and how many bytes at least. With `pooled`, parameter and gradient lie
+/// in one buffer.
+pub(crate) fn bindings(plan: &Plan, program: &Program, pooled: bool) -> Vec<(u32, Bind, u64)> {
+    let mut list = vec![
+        (0, Bind::Hosts, program.hosts_bytes()),
+        (1, Bind::Window, WINDOW_BYTES),
+        (2, Bind::Table, 4),
+        (3, Bind::Small, 4),
+        (4, Bind::Grad, 4),
+        (5, Bind::Param, 4),
+    ];
+    list.retain(|b| !(pooled && b.1 == Bind::Grad));
+    let slots = 0..plan.graph.full_slots().count();
+    list.extend((FIRST_SLOT..).zip(slots).map(|(binding, k)| (binding, Bind::Slot(k), 4)));
+    list
+}
+
+/// Refuses a plan that binds more storage buffers than a shader may.
+pub(crate) fn check_storage_buffers(plan: &Plan, available: u32) -> Result<()> {
+    let needed = wgsl::storage_buffers(plan);
+    if needed <= available {
+        return Ok(());
+    }
+    let slots: Vec<_> = plan.graph.full_slots().map(|s| plan.graph.slots[s].name).collect();
+    Err(Error::GpuLimit {
+        what: format!("{} with its full-size slots {}", plan.graph.name, slots.join(", ")),
+        needed: needed.into(),
+        limit: "maxStorageBuffersPerShaderStage",
+        available: available.into(),
+        remedy: "use fewer full-size slots, or request a device with a higher limit",
+    })
+}
+
+/// The number of elements that fit one binding of this many bytes.
+pub(crate) fn capacity(bytes: u64) -> usize {
+    usize::try_from(bytes / UNIFORM_ALIGN * (UNIFORM_ALIGN / 4)).unwrap_or(usize::MAX / 4)
+}
+
+/// The same for a range that begins anywhere in a buffer: it takes a little more where it begins
+/// between two places that can be bound.
+pub(crate) fn range_capacity(bytes: u64, alignment: u64) -> usize {
+    capacity(bytes).saturating_sub(usize::try_from(alignment / 4).unwrap_or(0))
+}
+
+/// How bytes `from..upto` of a buffer are bound: offset, size, and the word at which they begin there.
+pub(crate) fn bound(from: u64, upto: u64, alignment: u64) -> (u64, u64, u32) {
+    let offset = from / alignment * alignment;
+    (offset, upto - offset, u32::try_from((from - offset) / 4).unwrap_or(0))
+}
+
+/// What the buffers of a group of tensors hold at the beginning, parameters and gradients aside.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub(crate) layouts: Layouts,
+    pub(crate) small: Vec<f32>,
+    pub(crate) tables: Vec<Vec<u32>>,
+    /// The uniform `window` of each chunk, but for its first two words.
+    pub(crate) windows: Vec<[u32; 8]>,
+}
+
+/// Words of the window that count the work of a chunk.
+const N_TILES: usize = 3;
+const N_GATHERS: usize = 5;
+const N_TENSORS: usize = 6;
+
+impl Image {
+    /// Of tensors that are cut. `binding` is the number of bytes that a binding holds.
+    pub(crate) fn new(
+        graph: &Graph,
+        places: &Places,
+        layouts: Layouts,
+        binding: u64,
+    ) -> Result<Self> {
+        let too_much = |what: &str, needed: usize| Error::GpuLimit {
+            what: format!("{what} of {}", graph.name),
+            needed: needed as u64,
+            limit: "maxStorageBufferBindingSize",
+            available: binding,
+            remedy: "split the tensors over several arenas, or choose a layout with less state",
+        };
+        if layouts.small_len as u64 * 4 > binding || u32::try_from(layouts.small_len).is_err() {
+            return Err(too_much("the row and column statistics", layouts.small_len * 4));
+        }
+        let mut small = vec![0.0f32; layouts.small_len];
+        for (tensor, cut) in layouts.tensors.iter().zip(&layouts.cuts) {
+            for (s, decl) in graph.slots.iter().enumerate() {
+                if decl.shape != Shape::Full {
+                    let at = tensor[3] as usize + places.slot(s, &cut.dims);
+                    #[allow(clippy::cast_possible_truncation, reason = "rounded once")]
+                    small[at..at + cut.dims.count(decl.shape)].fill(decl.init as f32);
+                }
+            }
+        }
+        let word = |x: usize| u32::try_from(x).unwrap_or(u32::MAX);
+        let (mut tables, mut windows) = (Vec::new(), Vec::new());
+        for (c, chunk) in layouts.chunks.iter().enumerate() {
+            let (table, tiles, gathers) = layouts.table(c);
+            if table.len() as u64 * 4 > binding {
+                return Err(too_much("the work list", table.len() * 4));
+            }
+            let mut window = [0; 8];
+            window[2] = word(tiles);
+            window[N_TILES] = word(chunk.tiles.len());
+            window[4] = word(gathers);
+            window[N_GATHERS] = word((table.len() - gathers) / GATHER_WORDS);
+            window[N_TENSORS] = word(layouts.tensors.len());
+            tables.push(table);
+            windows.push(window);
+        }
+        Ok(Self { layouts, small, tables, windows })
+    }
+}
+
+/// One dispatch of a step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call {
+    pub(crate) pipeline: usize,
+    pub(crate) chunk: usize,
+    pub(crate) groups: (u32, u32),
+}
+
+/// The dispatches of a step, in order, over chunks with these windows. `limit` is the greatest number
+/// of workgroups in one dimension.
+pub(crate) fn calls(dispatches: &[Dispatch], windows: &[[u32; 8]], limit: u32) -> Vec<Call> {
+    let mut calls = Vec::new();
+    for (pipeline, dispatch) in dispatches.iter().enumerate() {
+        let mut call = |chunk: usize, n: u32| {
+            if n > 0 {
+                calls.push(Call { pipeline, chunk, groups: folded(n, limit) });
+            }
+        };
+        let first = |word: usize| windows.first().map_or(0, |w| w[word]);
+        match dispatch {
+            Dispatch::Sweep(_) => {
+                windows.iter().enumerate().for_each(|(c, w)| call(c, w[N_TILES]));
+            }
+            Dispatch::Gather(_) => call(0, first(N_GATHERS)),
+            Dispatch::Settle(_) => call(0, first(N_TENSORS)),
+        }
+    }
+    calls
+}
+
+/// A number of workgroups, in two dimensions where one does not hold it.
+fn folded(n: u32, limit: u32) -> (u32, u32) {
+    let y = n.div_ceil(limit.max(1)).max(1);
+    (n.div_ceil(y), y)
+}
+
+/// Where a small slot of a tensor lies among the small values of its group.
+pub(crate) fn small_slot(places: &Places, layouts: &Layouts, tensor: usize, slot: usize) -> usize {
+    layouts.tensors[tensor][3] as usize + places.slot(slot, &layouts.cuts[tensor].dims)
+}
+
+/// Gradients in buffers of their own, seen as one vector to measure them: each is a chunk of it, or
+/// several.
+#[derive(Debug, Default)]
+pub(crate) struct AsOne {
+    pub(crate) lens: Vec<usize>,
+    /// The tensor of each chunk, and which of its pieces that is.
+    pub(crate) owners: Vec<(usize, usize)>,
+    /// The chunks of each tensor.
+    pub(crate) chunks: Vec<Range<usize>>,
+}
+
+impl AsOne {
+    /// Of tensors with so many elements; none for one that takes no part.
+    pub(crate) fn new(tensors: impl Iterator<Item = Option<usize>>, capacity: usize) -> Self {
+        let mut this = Self::default();
+        for (i, len) in tensors.enumerate() {
+            let first = this.lens.len();
+            let len = len.unwrap_or(0);
+            for (k, at) in (0..len).step_by(capacity).enumerate() {
+                this.lens.push(capacity.min(len - at));
+                this.owners.push((i, k));
+            }
+            this.chunks.push(first..this.lens.len());
+        }
+        if this.lens.is_empty() {
+            this.lens.push(0);
+        }
+        this
+    }
+}
+
+/// Refuses more elements than what sees all of them as one vector can count.
+pub(crate) fn check_total(
+    lens: impl Iterator<Item = usize>,
+    what: &str,
+    remedy: &str,
+) -> Result<()> {
+    // Each begins at a multiple of 256 bytes.
+    let total = lens.fold(0, |n: usize, len| n.saturating_add(len).next_multiple_of(64));
+    if u32::try_from(total).is_ok() {
+        return Ok(());
+    }
+    Err(Error::Setup {
+        what: what.into(),
+        problem: format!("all tensors have {total} elements, and the GPU counts to {}", u32::MAX),
+        remedy: remedy.into(),
+    })
+}
+
+/// A tensor of a set as its definition sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    pub(crate) dims: Dims,
+    /// Its unit and the class there. None: frozen.
+    pub(crate) class: Option<(usize, usize)>,
+}
+
+impl Placed {
+    /// Looked at by name only.
+    pub(crate) const FROZEN: Self =
+        Self { dims: Dims { kind: Kind::Vector, batch: 1, rows: 1, cols: 0 }, class: None };
+}
+
+/// What a snapshot of a set has, without values. `classes` are those of a unit.
+pub(crate) fn outline<'c, X: 'c>(
+    groups: &Groups,
+    t: u64,
+    classes: impl Fn(usize) -> &'c Classes<X>,
+    tensors: &[Placed],
+    averaged: bool,
+    guarded: bool,
+) -> Snapshot {
+    let hypers = |u: usize| {
+        let hypers = classes(u).iter().flat_map(|c| &c.plan.graph.hypers);
+        hypers.copied().filter(|h| !GRAD.contains(h)).collect()
+    };
+    let mut outline = groups.snapshot(t, hypers);
+    for (state, tensor) in outline.tensors.iter_mut().zip(tensors) {
+        let Some((unit, class)) = tensor.class else { continue };
+        let slots = classes(unit)[class].plan.graph.own_slots().iter().map(|s| (s.name, s.shape));
+        let more = [(AVERAGED, Shape::Full), (FOLLOWED, Shape::Scalar)];
+        let more = more.into_iter().filter(|_| averaged);
+        state.slots.extend(slots.chain(more).map(|(name, shape)| SlotState {
+            name: name.into(),
+            shape: slot_shape(shape, &state.shape, tensor.dims),
+            values: Values::F32(Vec::new()),
+        }));
+    }
+    if guarded {
+        outline.numbers = REMEMBERED.map(|name| (name.into(), 0.0)).into();
+    }
+    outline
+}

@@ -1,0 +1,923 @@
+//! A whole step as data: WGSL texts and a JSON layout from which any program with a WebGPU device can
+//! run it, in any language, without this library.
+//!
+//! wgpu cannot adopt a device or buffers that belong to a page, to Dawn, or to another version of
+//! wgpu. So what the GPU backend would do is written down instead, from the same structures that the
+//! backend is made of:
+//! ```
+//! use gradstep::export::Limits;
+//! use gradstep::{Gradients, Group, Setup, optim::Came};
+//!
+//! let setup = Setup::new()
+//!     .tensor("w", [6, 4])
+//!     .group(Group::new("all", Came::new(1e-3)))
+//!     .gradients(Gradients::new().clip_norm(1.0));
+//! let mut export = setup.export(Limits::default())?;
+//! let plan = export.json();
+//! assert!(plan["modules"][0]["code"].as_str().unwrap().contains("fn sweep_1("));
+//! assert_eq!(plan["tensors"][0]["slots"][0]["name"], "exp_avg_sq_row");
+//! // The constants of each step can be had from here, too, …
+//! let words = export.begin_step()?;
+//! assert_eq!(words.len() as u64 * 4, plan["buffers"][0]["bytes"]);
+//! # Ok::<(), gradstep::Error>(())
+//! ```
+//! … or be computed by whoever reads the plan, from the expressions that it contains.
+//!
+//! Each parameter and each gradient lies in a buffer of its own, from its first byte on. Everything is
+//! `f32`, little-endian.
+//!
+//! # The plan
+//!
+//! | key | meaning |
+//! |---|---|
+//! | `format`, `version` | `"gradstep plan"`, 1 |
+//! | `modules` | WGSL: `name`, `code`, and `bindings` of group 0 for every entry point, each with `binding` and `type` (`uniform`, `storage`, `read-only-storage`). Make the bind group layout of them: no entry point uses all |
+//! | `buffers` | what to allocate. `role`: `constants`, `window`, `table`, `state`, `unused` are yours; `param` and `grad` are those of `tensor`, which exist already. `bytes`, `usage` (WebGPU's names), and `init`: nothing (zeros), `{"u32": [..]}`, `{"f32": x}` (everywhere), or `{"runs": [[first, count, x], ..]}` of floats among zeros |
+//! | `binds` | bind groups: `module`, and `entries` with `binding`, `buffer`, `offset`, `size` in bytes |
+//! | `step` | what one step does, in order. `{"dispatch": {"module", "entry", "bind", "groups": [x, y]}}`, or `{"copy": {"from", "from_offset", "to", "to_offset", "size"}}` |
+//! | `constants` | how the constants of a step are computed, see below |
+//! | `tensors` | `name`, `shape`, `group`; where it is not frozen also `param` and `grad` (buffers) and `slots`: `name`, `shape`, `initial`, and `places`, each the `elements` `[from, to)` of the slot in a `buffer` at an `offset` |
+//! | `guard` | where gradients are clipped by norm or tested: `buffer` and `offset` of each of its numbers. `go` is 0 after a step that was skipped |
+//!
+//! # Constants
+//!
+//! Before each step, buffer 0 is written: for each entry of `constants`, `words` from the byte `at`
+//! on. A word is the number of a node in `program`, a list of which each node depends on those before it
+//! only, and is computed in `f64`, rounded to `f32` once and clamped to finite numbers. `op` is one of
+//!
+//! | op | value |
+//! |---|---|
+//! | `literal` | `value` |
+//! | `hyper` | the hyper-parameter `name`; what it is at the first step is in `hypers`. Those in `scheduled` change from step to step |
+//! | `step` | the number of the step, from 1 on |
+//! | `neg`, `sqrt`, `rsqrt`, `abs`, `sign` | of `args[0]`; `rsqrt` is 1/√x |
+//! | `finite` | 1 where `args[0]` is finite, else 0 |
+//! | `add`, `sub`, `mul`, `div`, `pow` | of `args[0]` and `args[1]` |
+//! | `min`, `max` | the lesser, the greater of both |
+//! | `differ` | 1 where both are different, else 0 |
+//! | `select` | `args[2]` where `args[0] < args[1]`, else `args[3]` |
+//!
+//! Numbers that JSON does not have are the strings `inf`, `-inf` and `nan`. A skipped step counts.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde_json::{Value as Json, json};
+
+use crate::blueprint::{
+    self, AsOne, Bind, Call, Class, Classes, Found, Image, Placed, WINDOW_BYTES, bound,
+};
+use crate::cut::{Layouts, Piece};
+use crate::definition::Optimizer;
+use crate::error::{Error, Result};
+use crate::gradients::{Controls, DECISION, Gradients};
+use crate::layout::{Dims, Layout};
+use crate::plan::Plan;
+use crate::setup::{Groups, Missing, Setup};
+use crate::snapshot::{Snapshot, Values};
+use crate::trace::{Kind, Op, Watch};
+use crate::value::{Binary, GRAD_NEUTRAL, Unary};
+use crate::wgsl::{self, Dispatch, Program};
+
+/// The version of the format.
+pub const VERSION: u32 = 1;
+
+/// Limits of the device that is to run a plan, by WebGPU's names. The defaults are those that every
+/// device has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "a plan depends on nothing else of a device")]
+pub struct Limits {
+    /// `maxStorageBufferBindingSize`, or `maxBufferSize` if that is less.
+    pub max_storage_buffer_binding_size: u64,
+    /// `maxStorageBuffersPerShaderStage`.
+    pub max_storage_buffers_per_shader_stage: u32,
+    /// `maxComputeWorkgroupsPerDimension`.
+    pub max_compute_workgroups_per_dimension: u32,
+    /// `minStorageBufferOffsetAlignment`.
+    pub min_storage_buffer_offset_alignment: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_storage_buffer_binding_size: 128 << 20,
+            max_storage_buffers_per_shader_stage: 8,
+            max_compute_workgroups_per_dimension: 65_535,
+            min_storage_buffer_offset_alignment: 256,
+        }
+    }
+}
+
+/// A set of tensors whose steps somebody else runs: the plan, the constants of each step, and what is
+/// remembered between steps on the host.
+#[derive(Debug)]
+pub struct Export {
+    groups: Groups,
+    gradients: Gradients,
+    /// For each unit of the groups.
+    classes: Vec<Classes<()>>,
+    tensors: Vec<Placed>,
+    members: Vec<Option<Member>>,
+    guard: Option<Guard>,
+    device: Device,
+    constants: Vec<f32>,
+    t: u64,
+}
+
+/// A tensor that is not frozen.
+#[derive(Debug)]
+struct Member {
+    param: usize,
+    grad: usize,
+    /// None without elements.
+    state: Option<State>,
+}
+
+/// Where the state of a group of tensors lies.
+#[derive(Debug)]
+struct State {
+    layouts: Layouts,
+    small: usize,
+    /// Of each chunk, the buffers of full-size slots.
+    slots: Vec<Vec<usize>>,
+}
+
+#[derive(Debug)]
+struct Guard {
+    classes: Classes<()>,
+    controls: Controls,
+    state: State,
+}
+
+/// What is on the device.
+#[derive(Debug, Default)]
+struct Device {
+    limits: Limits,
+    modules: Vec<Module>,
+    buffers: Vec<Buffer>,
+    binds: Vec<(usize, Vec<Entry>)>,
+    step: Vec<Command>,
+}
+
+#[derive(Debug)]
+struct Module {
+    name: String,
+    program: Arc<Program>,
+    bindings: Vec<(u32, Bind, u64)>,
+}
+
+#[derive(Debug)]
+struct Buffer {
+    label: String,
+    role: Role,
+    bytes: u64,
+    init: Init,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Constants,
+    Window,
+    Table,
+    State,
+    Unused,
+    /// Of a tensor.
+    Param(usize),
+    Grad(usize),
+}
+
+#[derive(Debug)]
+enum Init {
+    Zeros,
+    Words(Vec<u32>),
+    Everywhere(f64),
+    Runs(Vec<f32>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    binding: u32,
+    buffer: usize,
+    offset: u64,
+    size: u64,
+}
+
+#[derive(Debug)]
+enum Command {
+    Dispatch { module: usize, pipeline: usize, bind: usize, groups: (u32, u32) },
+    Copy { from: usize, from_offset: u64, to: usize, to_offset: u64, size: u64 },
+}
+
+/// The buffer of the constants.
+const CONSTANTS: usize = 0;
+
+/// A part of a buffer that is bound for a parameter or a gradient, and the word where it begins there.
+type Part = (usize, u64, u64, u32);
+
+impl Setup {
+    /// Writes down how all tensors are stepped on a device with these limits, each parameter and each
+    /// gradient in a buffer of its own.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] for what does not fit together, for averages, sums of gradients and
+    /// statistics, which a plan does not have, and for tensors that may be left out of a step;
+    /// [`Error::GpuLimit`], [`Error::TooLarge`] or [`Error::Definition`].
+    pub fn export(&self, limits: Limits) -> Result<Export> {
+        Export::new(self, limits)
+    }
+}
+
+impl Export {
+    fn new(setup: &Setup, limits: Limits) -> Result<Self> {
+        for (there, what) in [
+            (setup.average.is_some(), "averages"),
+            (setup.accumulation.is_some(), "sums of gradients"),
+            (setup.watch, "statistics"),
+            (setup.missing == Missing::Skip, "steps without some of the tensors"),
+        ] {
+            if there {
+                return Err(Error::Setup {
+                    what: what.into(),
+                    problem: "an exported plan has none".into(),
+                    remedy: "leave them out of the setup".into(),
+                });
+            }
+        }
+        let mut groups = setup.assign()?;
+        let binding = limits.max_storage_buffer_binding_size;
+        let alignment = limits.min_storage_buffer_offset_alignment.max(4).into();
+        let capacity = blueprint::range_capacity(binding, alignment);
+        let mut device = Device { limits, ..Device::default() };
+        device.buffer("constants".into(), Role::Constants, 0, Init::Zeros);
+
+        let of = |u: &crate::setup::Unit| Classes::new(u.optimizer.recipe(), Watch::Nothing);
+        let mut classes: Vec<_> = groups.units.iter().map(of).collect();
+        let mut tensors = Vec::new();
+        for t in &groups.tensors {
+            let Some(unit) = t.unit else {
+                tensors.push(Placed::FROZEN);
+                continue;
+            };
+            let (optimizer, shape) = (&groups.units[unit].optimizer, &t.info.shape);
+            let made = device.class(&mut classes[unit], optimizer, shape, t.layout, capacity);
+            let (class, dims) = made.map_err(|e| e.of("tensor", &t.info.name))?;
+            tensors.push(Placed { dims, class: Some((unit, class)) });
+        }
+
+        let lens = || tensors.iter().map(|t: &Placed| t.class.map(|_| t.dims.len()));
+        let gradients = setup.gradients.clone();
+        let mut guard = None;
+        if gradients.needs_all() {
+            let what = "clipping by the norm and tests of gradients";
+            let remedy = "leave them out, or make several sets of the tensors";
+            blueprint::check_total(lens().flatten(), what, remedy)?;
+            let controls = Controls::new(gradients.clone());
+            let mut of_guard = Classes::new(controls.recipe(), Watch::Nothing);
+            let all = AsOne::new(lens(), capacity);
+            let total = all.lens.iter().sum();
+            device.class(&mut of_guard, &controls, &[total], Layout::Vector, capacity)?;
+            guard = Some((controls, of_guard, all));
+        }
+        let all = classes.iter_mut().chain(guard.as_mut().map(|g| &mut g.1));
+        let words = blueprint::place_constants(all);
+        device.buffers[CONSTANTS].bytes = words as u64 * 4;
+
+        // Parameters and gradients.
+        let mut given = Vec::new();
+        for (i, (t, info)) in tensors.iter().zip(&groups.tensors).enumerate() {
+            let (name, bytes) = (&info.info.name, t.dims.len() as u64 * 4);
+            given.push(t.class.map(|_| {
+                let mut make =
+                    |what, role| device.buffer(format!("{what} {name}"), role, bytes, Init::Zeros);
+                (make("param", Role::Param(i)), make("grad", Role::Grad(i)))
+            }));
+        }
+
+        let guard = match guard {
+            Some((controls, of_guard, all)) => {
+                let grads: Vec<_> = given.iter().map(|g| g.map(|g| g.1)).collect();
+                let state = device.guard(&of_guard, &all, &grads)?;
+                let graph = &of_guard[0].plan.graph;
+                let go = graph.slots.iter().position(|s| s.name == DECISION[0]).unwrap_or(0);
+                let places = &of_guard[0].program.places;
+                let from_offset = blueprint::small_slot(places, &state.layouts, 0, go) as u64 * 4;
+                for (to_offset, size) in classes.iter().flat_map(Classes::decided) {
+                    let (from, to) = (state.small, CONSTANTS);
+                    device.step.push(Command::Copy { from, from_offset, to, to_offset, size });
+                }
+                Some(Guard { classes: of_guard, controls, state })
+            }
+            None => None,
+        };
+
+        let mut members = Vec::new();
+        for (i, (t, given)) in tensors.iter().zip(given).enumerate() {
+            let (Some((unit, class)), Some((param, grad))) = (t.class, given) else {
+                members.push(None);
+                continue;
+            };
+            let state = match t.dims.is_empty() {
+                true => None,
+                false => {
+                    let name = &groups.tensors[i].info.name;
+                    let of = &classes[unit];
+                    Some(device.member(name, of, class, t.dims, capacity, (param, grad))?)
+                }
+            };
+            members.push(Some(Member { param, grad, state }));
+        }
+        groups.schedule(0)?;
+        let constants = vec![0.0; words];
+        Ok(Self { groups, gradients, classes, tensors, members, guard, device, constants, t: 0 })
+    }
+
+    /// The plan, as told [above](self).
+    #[must_use]
+    pub fn json(&self) -> Json {
+        json!({
+            "format": "gradstep plan",
+            "version": VERSION,
+            "modules": self.device.modules.iter().map(Module::json).collect::<Vec<_>>(),
+            "buffers": self.device.buffers.iter().map(Buffer::json).collect::<Vec<_>>(),
+            "binds": self.device.binds.iter().map(bind_json).collect::<Vec<_>>(),
+            "step": self.device.step.iter().map(|c| self.device.command(c)).collect::<Vec<_>>(),
+            "constants": self.constants_json(),
+            "tensors": (0..self.tensors.len()).map(|i| self.tensor_json(i)).collect::<Vec<_>>(),
+            "guard": self.guard_json(),
+        })
+    }
+
+    /// The constants of the next step, which is counted from now on: the words of buffer 0.
+    ///
+    /// # Errors
+    /// [`Error::In`] for a hyper-parameter out of its range, [`Error::Structure`]; nothing is counted
+    /// then.
+    pub fn begin_step(&mut self) -> Result<&[f32]> {
+        self.groups.schedule(self.t)?;
+        let t = self.t.saturating_add(1);
+        // The guard overwrites them on the device.
+        let grad = self.gradients.fixed(1.0);
+        for (classes, unit) in self.classes.iter_mut().zip(&self.groups.units) {
+            classes.constants(&unit.optimizer, t, grad, &mut self.constants);
+        }
+        if let Some(guard) = &mut self.guard {
+            guard.classes.constants(&guard.controls, t, GRAD_NEUTRAL, &mut self.constants);
+        }
+        self.t = t;
+        Ok(&self.constants)
+    }
+
+    /// The number of steps begun.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.t
+    }
+
+    /// The groups, and which tensor is in which. Printable.
+    #[must_use]
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// The groups, to change their hyper-parameters. The plan stays as it is, but for `hypers`.
+    pub fn groups_mut(&mut self) -> &mut Groups {
+        &mut self.groups
+    }
+
+    /// Bytes of the optimizer's state.
+    #[must_use]
+    pub fn state_bytes(&self) -> usize {
+        let bytes = |t: &Placed| {
+            let (unit, class) = t.class.filter(|_| !t.dims.is_empty())?;
+            Some(4 * t.dims.state_len(&self.classes[unit][class].plan.graph))
+        };
+        self.tensors.iter().filter_map(bytes).sum()
+    }
+
+    /// The buffers that a [`snapshot`](Self::snapshot) reads: state and parameters.
+    pub fn state_buffers(&self) -> impl Iterator<Item = usize> {
+        let is = |b: &Buffer| matches!(b.role, Role::State | Role::Param(_)) && b.bytes > 0;
+        let buffers = self.device.buffers.iter().enumerate();
+        buffers.filter(move |(_, b)| is(b)).map(|(i, _)| i)
+    }
+
+    /// Everything that is needed to go on from here, parameters included. `read` gives elements of a
+    /// buffer as they are on the device.
+    pub fn snapshot(&self, mut read: impl FnMut(usize, Range<usize>) -> Vec<f32>) -> Snapshot {
+        let mut snapshot = self.outline();
+        for (i, state) in snapshot.tensors.iter_mut().enumerate() {
+            let (Some(member), Some((unit, class))) = (&self.members[i], self.tensors[i].class)
+            else {
+                continue;
+            };
+            let len = self.tensors[i].dims.len();
+            let param = if len == 0 { Vec::new() } else { read(member.param, 0..len) };
+            state.param = Some(Values::F32(param));
+            for slot in &mut state.slots {
+                let mut values = vec![0.0; slot.shape.iter().product()];
+                if let Some(of) = &member.state {
+                    for (buffer, at, to) in of.places(&self.classes[unit][class], 0, &slot.name) {
+                        let n = to.len();
+                        values[to].copy_from_slice(&read(buffer, at..at + n));
+                    }
+                }
+                slot.values = Values::F32(values);
+            }
+        }
+        if let Some(guard) = &self.guard {
+            for (name, value) in &mut snapshot.numbers {
+                for (buffer, at, _) in guard.state.places(&guard.classes[0], 0, name) {
+                    *value = read(buffer, at..at + 1).first().map_or(f64::NAN, |&x| x.into());
+                }
+            }
+        }
+        snapshot
+    }
+
+    /// Goes back to a snapshot, taken here or on another backend or precision. `write` is called for
+    /// each stretch of a buffer that is to be overwritten from an element on; parameters are among
+    /// them where the snapshot has them. Hyper-parameters stay as they are: see
+    /// [`Groups::apply_hypers`].
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`] that lists all differences; nothing has changed then.
+    pub fn restore(
+        &mut self,
+        snapshot: &Snapshot,
+        mut write: impl FnMut(usize, usize, &[f32]),
+    ) -> Result<()> {
+        snapshot.check(&self.outline())?;
+        for state in &snapshot.tensors {
+            let Some(id) = self.groups.id(&state.name) else { continue };
+            let i = id.index();
+            let (Some(member), Some((unit, class))) = (&self.members[i], self.tensors[i].class)
+            else {
+                continue;
+            };
+            if let Some(param) = state.param.as_ref().filter(|p| !p.is_empty()) {
+                write(member.param, 0, &param.to::<f32>());
+            }
+            let Some(of) = &member.state else { continue };
+            for slot in &state.slots {
+                let values = slot.values.to::<f32>();
+                for (buffer, at, from) in of.places(&self.classes[unit][class], 0, &slot.name) {
+                    write(buffer, at, &values[from]);
+                }
+            }
+        }
+        if let Some(guard) = &self.guard {
+            for (name, &value) in &snapshot.numbers {
+                for (buffer, at, _) in guard.state.places(&guard.classes[0], 0, name) {
+                    #[allow(clippy::cast_possible_truncation, reason = "the device has f32")]
+                    write(buffer, at, &[value as f32]);
+                }
+            }
+        }
+        self.t = snapshot.step;
+        Ok(())
+    }
+
+    fn outline(&self) -> Snapshot {
+        let (classes, guarded) = (|u: usize| &self.classes[u], self.guard.is_some());
+        blueprint::outline(&self.groups, self.t, classes, &self.tensors, false, guarded)
+    }
+
+    fn constants_json(&self) -> Vec<Json> {
+        let grad = self.gradients.fixed(1.0);
+        let mut list = Vec::new();
+        for (classes, unit) in self.classes.iter().zip(&self.groups.units) {
+            let scheduled: Vec<_> = unit.scheduled().collect();
+            for c in 0..classes.len() {
+                let mut json = class_constants(classes, c, &unit.optimizer, grad);
+                json["group"] = self.groups.names[unit.group].as_str().into();
+                json["scheduled"] = scheduled.clone().into();
+                list.push(json);
+            }
+        }
+        if let Some(guard) = &self.guard {
+            list.push(class_constants(&guard.classes, 0, &guard.controls, GRAD_NEUTRAL));
+        }
+        list
+    }
+
+    fn tensor_json(&self, i: usize) -> Json {
+        let assigned = &self.groups.tensors[i];
+        let mut json = json!({
+            "name": assigned.info.name,
+            "shape": assigned.info.shape,
+            "group": self.groups.names[assigned.group],
+        });
+        let (Some(member), Some((unit, class))) = (&self.members[i], self.tensors[i].class) else {
+            return json;
+        };
+        let (dims, class) = (self.tensors[i].dims, &self.classes[unit][class]);
+        let slots = class.plan.graph.own_slots().iter().map(|s| {
+            let state = member.state.iter();
+            let places = state.flat_map(|of| of.places(class, 0, s.name)).map(place_json);
+            json!({
+                "name": s.name,
+                "shape": crate::snapshot::slot_shape(s.shape, &assigned.info.shape, dims),
+                "initial": number(s.init),
+                "places": places.collect::<Vec<_>>(),
+            })
+        });
+        json["slots"] = slots.collect();
+        json["param"] = member.param.into();
+        json["grad"] = member.grad.into();
+        json
+    }
+
+    fn guard_json(&self) -> Json {
+        let Some(guard) = &self.guard else { return Json::Null };
+        let class = &guard.classes[0];
+        let slots = class.plan.graph.own_slots().iter().filter_map(|s| {
+            let (buffer, at, _) = guard.state.places(class, 0, s.name).into_iter().next()?;
+            Some((s.name.to_string(), json!({"buffer": buffer, "offset": at * 4})))
+        });
+        Json::Object(slots.collect())
+    }
+}
+
+impl State {
+    /// Where a slot of a tensor lies: buffer, first element there, and elements of the slot.
+    fn places(
+        &self,
+        class: &Class<()>,
+        tensor: usize,
+        name: &str,
+    ) -> Vec<(usize, usize, Range<usize>)> {
+        let graph = &class.plan.graph;
+        let Some(slot) = graph.slots.iter().position(|s| s.name == name) else {
+            return Vec::new();
+        };
+        if let Some(k) = graph.full_slots().position(|s| s == slot) {
+            let place = |p: &Piece| (self.slots[p.chunk][k], p.at, p.elements.clone());
+            return self.layouts.pieces[tensor].iter().map(place).collect();
+        }
+        let at = blueprint::small_slot(&class.program.places, &self.layouts, tensor, slot);
+        let n = self.layouts.cuts[tensor].dims.count(graph.slots[slot].shape);
+        vec![(self.small, at, 0..n)]
+    }
+}
+
+impl Device {
+    fn buffer(&mut self, label: String, role: Role, bytes: u64, init: Init) -> usize {
+        self.buffers.push(Buffer { label, role, bytes, init });
+        self.buffers.len() - 1
+    }
+
+    /// Finds or makes the class of a tensor.
+    fn class(
+        &mut self,
+        classes: &mut Classes<()>,
+        optimizer: &impl Optimizer,
+        shape: &[usize],
+        layout: Layout,
+        capacity: usize,
+    ) -> Result<(usize, Dims)> {
+        let (dims, found) = classes.find(optimizer, shape, layout, capacity)?;
+        let plan = match found {
+            Found::Known(class) => return Ok((class, dims)),
+            Found::New(plan) => *plan,
+        };
+        blueprint::check_storage_buffers(&plan, self.limits.max_storage_buffers_per_shader_stage)?;
+        let program = wgsl::print(&plan, false)?;
+        // Groups with one optimizer share its programs.
+        let known = self.modules.iter().find(|m| m.program.source == program.source);
+        let program = match known {
+            Some(module) => module.program.clone(),
+            None => {
+                let bindings = blueprint::bindings(&plan, &program, false);
+                let wide = plan.graph.kind == Kind::Matrix && !plan.fused;
+                let name = format!(
+                    "{} {}{}",
+                    plan.graph.name,
+                    plan.graph.kind,
+                    if wide { " wide" } else { "" }
+                );
+                let program = Arc::new(program);
+                self.modules.push(Module { name, program: program.clone(), bindings });
+                program
+            }
+        };
+        Ok((classes.add(plan, program, ()), dims))
+    }
+
+    fn module(&self, program: &Arc<Program>) -> usize {
+        self.modules.iter().position(|m| Arc::ptr_eq(&m.program, program)).unwrap_or(0)
+    }
+
+    /// The buffers of what is cut, but for windows.
+    fn state(&mut self, name: &str, plan: &Plan, image: &mut Image) -> (Vec<usize>, State) {
+        let small = std::mem::take(&mut image.small);
+        let bytes = small.len() as u64 * 4;
+        let small = self.buffer(format!("small {name}"), Role::State, bytes, Init::Runs(small));
+        let (mut tables, mut slots) = (Vec::new(), Vec::new());
+        let list = std::mem::take(&mut image.tables);
+        for (chunk, table) in image.layouts.chunks.iter().zip(list) {
+            let bytes = table.len() as u64 * 4;
+            let (label, init) = (format!("table {name}"), Init::Words(table));
+            tables.push(self.buffer(label, Role::Table, bytes, init));
+            let of_chunk = plan.graph.full_slots().map(|s| {
+                let decl = &plan.graph.slots[s];
+                let (label, bytes) = (format!("{} {name}", decl.name), chunk.len as u64 * 4);
+                self.buffer(label, Role::State, bytes, Init::Everywhere(decl.init))
+            });
+            slots.push(of_chunk.collect());
+        }
+        let layouts = std::mem::take(&mut image.layouts);
+        (tables, State { layouts, small, slots })
+    }
+
+    /// Binds a chunk.
+    #[allow(clippy::too_many_arguments, reason = "everything that is bound")]
+    fn bind(
+        &mut self,
+        name: &str,
+        program: &Arc<Program>,
+        constants: u64,
+        mut window: [u32; 8],
+        table: usize,
+        small: usize,
+        slots: &[usize],
+        (param, grad): (Part, Part),
+    ) -> usize {
+        (window[0], window[1]) = (param.3, grad.3);
+        let words = Init::Words(window.to_vec());
+        let window = self.buffer(format!("window {name}"), Role::Window, WINDOW_BYTES, words);
+        let module = self.module(program);
+        let whole = |buffer: usize| (buffer, 0, self.buffers[buffer].bytes.max(16));
+        let entries = self.modules[module].bindings.iter().map(|&(binding, what, bytes)| {
+            let (buffer, offset, size) = match what {
+                Bind::Hosts => (CONSTANTS, constants, bytes),
+                Bind::Window => whole(window),
+                Bind::Table => whole(table),
+                Bind::Small => whole(small),
+                Bind::Param => (param.0, param.1, param.2),
+                Bind::Grad => (grad.0, grad.1, grad.2),
+                Bind::Slot(k) => whole(slots[k]),
+            };
+            Entry { binding, buffer, offset, size }
+        });
+        let entries = entries.collect();
+        self.binds.push((module, entries));
+        self.binds.len() - 1
+    }
+
+    /// The part of a buffer with these elements.
+    fn part(&self, buffer: usize, elements: &Range<usize>) -> Part {
+        let alignment = self.limits.min_storage_buffer_offset_alignment.max(4).into();
+        let (from, upto) = (elements.start as u64 * 4, elements.end as u64 * 4);
+        let (offset, size, base) = bound(from, upto, alignment);
+        (buffer, offset, size, base)
+    }
+
+    /// A tensor with parameter and gradient in buffers of their own.
+    fn member(
+        &mut self,
+        name: &str,
+        classes: &Classes<()>,
+        index: usize,
+        dims: Dims,
+        capacity: usize,
+        (param, grad): (usize, usize),
+    ) -> Result<State> {
+        let Class { plan, program, .. } = &classes[index];
+        let mut layouts = Layouts::default();
+        layouts.push(plan, &program.places, dims, capacity);
+        let binding = self.limits.max_storage_buffer_binding_size;
+        let mut image = Image::new(&plan.graph, &program.places, layouts, binding)?;
+        let (tables, state) = self.state(name, plan, &mut image);
+        let mut binds = Vec::new();
+        // A group of one tensor: each chunk holds one piece of it.
+        for piece in &state.layouts.pieces[0] {
+            let c = piece.chunk;
+            let (p, g) = (self.part(param, &piece.elements), self.part(grad, &piece.elements));
+            let (constants, window) = (classes.offset(index), image.windows[c]);
+            let slots = &state.slots[c];
+            binds.push(self.bind(
+                name,
+                program,
+                constants,
+                window,
+                tables[c],
+                state.small,
+                slots,
+                (p, g),
+            ));
+        }
+        let limit = self.limits.max_compute_workgroups_per_dimension;
+        let module = self.module(program);
+        for Call { pipeline, chunk, groups } in
+            blueprint::calls(&program.dispatches, &image.windows, limit)
+        {
+            self.step.push(Command::Dispatch { module, pipeline, bind: binds[chunk], groups });
+        }
+        Ok(state)
+    }
+
+    /// What measures all gradients, and decides.
+    fn guard(
+        &mut self,
+        classes: &Classes<()>,
+        all: &AsOne,
+        grads: &[Option<usize>],
+    ) -> Result<State> {
+        const NAME: &str = "guard";
+        let Class { plan, program, .. } = &classes[0];
+        let layouts = Layouts::flat(&program.places, &all.lens);
+        let binding = self.limits.max_storage_buffer_binding_size;
+        let mut image = Image::new(&plan.graph, &program.places, layouts, binding)?;
+        let (tables, state) = self.state(NAME, plan, &mut image);
+        // What is written and what is read are two buffers, also where they are not used.
+        let mut unused = || self.buffer("unused".into(), Role::Unused, 16, Init::Zeros);
+        let (none, read) = ((unused(), 0, 16, 0), (unused(), 0, 16, 0));
+        let bind = |this: &mut Self, c: usize, grad: Part| {
+            let (constants, window) = (classes.offset(0), image.windows[c]);
+            let slots = &state.slots[c];
+            this.bind(NAME, program, constants, window, tables[c], state.small, slots, (none, grad))
+        };
+        let without = bind(self, 0, read);
+        let mut measures = Vec::new();
+        for (c, &(tensor, _)) in all.owners.iter().enumerate() {
+            let first = all.lens[all.chunks[tensor].start..c].iter().sum::<usize>();
+            let grad = grads[tensor].map(|g| self.part(g, &(first..first + all.lens[c])));
+            measures.push(bind(self, c, grad.unwrap_or(read)));
+        }
+        let limit = self.limits.max_compute_workgroups_per_dimension;
+        let module = self.module(program);
+        for Call { pipeline, chunk, groups } in
+            blueprint::calls(&program.dispatches, &image.windows, limit)
+        {
+            let bind = match program.dispatches[pipeline] {
+                Dispatch::Sweep(_) => measures[chunk],
+                Dispatch::Gather(_) | Dispatch::Settle(_) => without,
+            };
+            self.step.push(Command::Dispatch { module, pipeline, bind, groups });
+        }
+        Ok(state)
+    }
+
+    fn command(&self, command: &Command) -> Json {
+        match *command {
+            Command::Dispatch { module, pipeline, bind, groups } => {
+                let entry = self.modules[module].program.dispatches[pipeline].entry();
+                let groups = [groups.0, groups.1];
+                json!({"dispatch":
+                    {"module": module, "entry": entry, "bind": bind, "groups": groups}})
+            }
+            Command::Copy { from, from_offset, to, to_offset, size } => json!({"copy": {
+                "from": from, "from_offset": from_offset,
+                "to": to, "to_offset": to_offset, "size": size,
+            }}),
+        }
+    }
+}
+
+impl Module {
+    fn json(&self) -> Json {
+        let bindings = self.bindings.iter().map(|&(binding, what, _)| {
+            let ty = match what {
+                _ if what.is_uniform() => "uniform",
+                _ if what.is_read_only() => "read-only-storage",
+                _ => "storage",
+            };
+            json!({"binding": binding, "type": ty})
+        });
+        json!({
+            "name": self.name,
+            "code": self.program.source,
+            "bindings": bindings.collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Buffer {
+    fn json(&self) -> Json {
+        let (role, usage) = match self.role {
+            Role::Constants => ("constants", &["UNIFORM", "COPY_DST"][..]),
+            Role::Window => ("window", &["UNIFORM", "COPY_DST"][..]),
+            Role::Table => ("table", &["STORAGE", "COPY_DST"][..]),
+            Role::State => ("state", &["STORAGE", "COPY_DST", "COPY_SRC"][..]),
+            Role::Unused => ("unused", &["STORAGE"][..]),
+            Role::Param(_) => ("param", &["STORAGE"][..]),
+            Role::Grad(_) => ("grad", &["STORAGE"][..]),
+        };
+        let given = matches!(self.role, Role::Param(_) | Role::Grad(_));
+        // WebGPU has no bindings of less.
+        let bytes = if given { self.bytes } else { self.bytes.max(16) };
+        let mut json = json!({"label": self.label, "role": role, "usage": usage, "bytes": bytes});
+        if let Role::Param(tensor) | Role::Grad(tensor) = self.role {
+            json["tensor"] = tensor.into();
+        }
+        let init = match &self.init {
+            Init::Zeros => return json,
+            Init::Everywhere(0.0) => return json,
+            Init::Everywhere(x) => json!({"f32": number(*x)}),
+            Init::Words(words) => json!({"u32": words}),
+            Init::Runs(values) => {
+                let mut at = 0;
+                let mut runs = Vec::new();
+                for run in values.chunk_by(|a, b| a.to_bits() == b.to_bits()) {
+                    if run[0].to_bits() != 0 {
+                        runs.push(json!([at, run.len(), number(run[0].into())]));
+                    }
+                    at += run.len();
+                }
+                if runs.is_empty() {
+                    return json;
+                }
+                json!({"runs": runs})
+            }
+        };
+        json["init"] = init;
+        json
+    }
+}
+
+fn bind_json((module, entries): &(usize, Vec<Entry>)) -> Json {
+    let entries = entries.iter().map(
+        |e| json!({"binding": e.binding, "buffer": e.buffer, "offset": e.offset, "size": e.size}),
+    );
+    json!({"module": module, "entries": entries.collect::<Vec<_>>()})
+}
+
+fn place_json((buffer, at, elements): (usize, usize, Range<usize>)) -> Json {
+    json!({"buffer": buffer, "offset": at * 4, "elements": [elements.start, elements.end]})
+}
+
+/// A number, or the name of one that JSON does not have.
+fn number(x: f64) -> Json {
+    match x {
+        x if x.is_finite() => x.into(),
+        x if x.is_nan() => "nan".into(),
+        x if x > 0.0 => "inf".into(),
+        _ => "-inf".into(),
+    }
+}
+
+/// How the constants of a class are computed.
+fn class_constants(
+    classes: &Classes<()>,
+    index: usize,
+    optimizer: &impl Optimizer,
+    grad: [f64; 3],
+) -> Json {
+    let Class { plan, program, .. } = &classes[index];
+    let graph = &plan.graph;
+    let place = |n: &usize| plan.host_program.iter().position(|m| m == n);
+    let list = |nodes: &[usize]| nodes.iter().filter_map(place).collect::<Vec<_>>();
+    let op = |name: &str, args: &[usize]| json!({"op": name, "args": list(args)});
+    let mut nodes: Vec<Json> = Vec::new();
+    for &n in &plan.host_program {
+        nodes.push(match graph.nodes[n].op {
+            Op::Literal(bits) => json!({"op": "literal", "value": number(f64::from_bits(bits))}),
+            Op::Hyper(h) => json!({"op": "hyper", "name": graph.hypers[h]}),
+            Op::StepNumber => json!({"op": "step"}),
+            Op::Unary(of, a) => op(unary(of), &[a]),
+            Op::Binary(of, a, b) => op(binary(of), &[a, b]),
+            Op::Select(args) => op("select", &args),
+            // Nothing else has shape Host.
+            _ => json!({"op": "literal", "value": "nan"}),
+        });
+    }
+    // Whether the step goes ahead; the guard overwrites it on the device.
+    nodes.push(json!({"op": "literal", "value": 1.0}));
+    let mut words = vec![nodes.len() - 1];
+    words.extend(list(&program.hosts));
+    let hyper =
+        |name: &&'static str| (name.to_string(), number(crate::host::hyper(optimizer, grad, name)));
+    let hypers: BTreeMap<_, _> = graph.hypers.iter().map(hyper).collect();
+    json!({
+        "definition": graph.name,
+        "at": classes.offset(index),
+        "hypers": hypers,
+        "program": nodes,
+        "words": words,
+    })
+}
+
+fn unary(op: Unary) -> &'static str {
+    match op {
+        Unary::Neg => "neg",
+        Unary::Sqrt => "sqrt",
+        Unary::Rsqrt => "rsqrt",
+        Unary::Abs => "abs",
+        Unary::Sign => "sign",
+        Unary::Finite => "finite",
+    }
+}
+
+fn binary(op: Binary) -> &'static str {
+    match op {
+        Binary::Add => "add",
+        Binary::Sub => "sub",
+        Binary::Mul => "mul",
+        Binary::Div => "div",
+        Binary::Min => "min",
+        Binary::Max => "max",
+        Binary::Differ => "differ",
+        Binary::Pow => "pow",
+    }
+}
