@@ -49,7 +49,8 @@
 //!
 //! # Features
 //!
-//! `gpu` (default): the GPU backend on wgpu. `parallel` (default): large tensors on rayon's
+//! `optimizers` (default): the built-in [optimizers](optim), of which each is a feature too. `gpu`
+//! (default): the GPU backend on wgpu. `parallel` (default): large tensors on rayon's
 //! threads. `patterns` (default): groups of tensors by globs and regular expressions. `reference`
 //! (default): optimizers by the names and settings of their [reference
 //! implementations](mod@reference). `checkpoint` (default): [state as files](mod@checkpoint).

@@ -25,19 +25,42 @@
 //! ([`CpuStep::optimizer_mut`](crate::CpuStep::optimizer_mut)). Options that change which
 //! operations follow are fixed when a step is prepared; the docs of each struct say which.
 //!
+//! Each is a Cargo feature of its name (`adam` for both kinds of Adam), all of them are `optimizers`, which is
+//! a default: what is left out is not compiled.
+//!
 //! To write your own, see [`Definition`](crate::Definition), and [`blocks`](crate::blocks) for the
 //! pieces that those here share.
 
+#![cfg_attr(
+    not(feature = "optimizers"),
+    allow(
+        dead_code,
+        unused_imports,
+        unused_macros,
+        reason = "what optimizers share, of which some are left out"
+    )
+)]
+
+#[cfg(feature = "adafactor")]
 mod adafactor;
+#[cfg(feature = "adam")]
 mod adam;
+#[cfg(feature = "came")]
 mod came;
+#[cfg(feature = "sgd")]
 mod sgd;
+#[cfg(feature = "sm3")]
 mod sm3;
 
+#[cfg(feature = "adafactor")]
 pub use self::adafactor::{Adafactor, AdafactorStep, AdafactorVariant, TorchAdafactorStep};
+#[cfg(feature = "adam")]
 pub use self::adam::{Adam, AdamStep, AdamW};
+#[cfg(feature = "came")]
 pub use self::came::{Came, CameStep, CameVariant};
+#[cfg(feature = "sgd")]
 pub use self::sgd::{Sgd, SgdStep};
+#[cfg(feature = "sm3")]
 pub use self::sm3::{Sm3, Sm3Step};
 use crate::error::{Error, Result};
 
