@@ -332,7 +332,7 @@ impl<T: Element> Program<T> {
             level.local = local;
         }
 
-        let shallow = !by_rows && dims.rows <= FOLD;
+        let shallow = !plan.fused && dims.rows <= FOLD;
         let (mut sums, mut partials) = (Vec::new(), 0);
         let mut identity = [T::zero(); MAX_REDUCTIONS];
         let mut seen = Vec::new();
