@@ -11,6 +11,9 @@
 //! time: row and column values are written out for each element, and what rows reduce is left per
 //! element and summed afterwards.
 
+#[cfg(gradstep_compact)]
+mod compact;
+#[cfg_attr(gradstep_compact, allow(dead_code, reason = "no loops of definitions are compiled"))]
 mod lane;
 pub(crate) mod many;
 mod memory;
@@ -889,6 +892,16 @@ impl<T: Element> Runner<T> {
             }
         });
         let contexts = contexts.collect();
+        #[cfg(gradstep_compact)]
+        let (contexts, code) = {
+            let code = std::sync::Arc::new(compact::Code::new(&plan));
+            let mut contexts: Vec<Context<T>> = contexts;
+            for context in &mut contexts {
+                context.tables.code = Some(code.clone());
+                context.tail.code = Some(code.clone());
+            }
+            (contexts, Some(code))
+        };
         let full = plan
             .graph
             .full_slots()
@@ -896,7 +909,11 @@ impl<T: Element> Runner<T> {
         Self {
             full: full.collect(),
             partials: vec![0.0; len],
-            tables: Tables::new(spare.as_ptr(), identity),
+            tables: Tables {
+                #[cfg(gradstep_compact)]
+                code,
+                ..Tables::new(spare.as_ptr(), identity)
+            },
             cpu,
             plan,
             dims,
