@@ -59,6 +59,12 @@
 //! layouts. `log`: what is prepared, compiled, skipped, saved and loaded, to the `log` crate.
 //! Without any of them the library is the definitions, the CPU on one thread and sets of tensors.
 //!
+//! # Small programs
+//!
+//! With `--cfg gradstep_compact` among the flags of the compiler (`RUSTFLAGS`), the CPU backend has one
+//! loop for all definitions, which reads their plans, instead of compiled loops for each. It gives the
+//! same bits in a few times the time, and takes kilobytes instead of megabytes: for WASM.
+//!
 //! # In debug builds
 //!
 //! Lanes are hundreds of small functions inlined into each other, and without optimisation a step

@@ -35,6 +35,8 @@ pub(crate) struct Tables<T> {
     pub(crate) cols: [*const T; MAX_CALLS],
     /// What each reduction starts from.
     pub(crate) identity: [T; MAX_REDUCTIONS],
+    #[cfg(gradstep_compact)]
+    pub(crate) code: Option<std::sync::Arc<super::compact::Code>>,
 }
 
 impl<T> Tables<T> {
@@ -46,6 +48,8 @@ impl<T> Tables<T> {
             slots: [std::ptr::null_mut(); MAX_FULL_SLOTS],
             cols: [spare; MAX_CALLS],
             identity,
+            #[cfg(gradstep_compact)]
+            code: None,
         }
     }
 
@@ -770,6 +774,31 @@ pub(crate) struct LevelKernels<T: Lanes> {
     pub(crate) avx512: LevelKernel<T>,
 }
 
+#[cfg(gradstep_compact)]
+impl<T: Element> LevelKernels<T> {
+    /// The loop of all definitions.
+    const fn compact(level: u8) -> Self {
+        use super::compact::kernel;
+        let one = LevelKernel::single(match level {
+            0 => kernel::<T, 0>,
+            1 => kernel::<T, 1>,
+            2 => kernel::<T, 2>,
+            3 => kernel::<T, 3>,
+            4 => kernel::<T, 4>,
+            5 => kernel::<T, 5>,
+            6 => kernel::<T, 6>,
+            _ => kernel::<T, 7>,
+        });
+        Self {
+            baseline: one,
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            avx2: one,
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            avx512: one,
+        }
+    }
+}
+
 /// The compiled loops of a definition: `[level]`, none beyond its last level.
 #[allow(unnameable_types, missing_debug_implementations, reason = "an inner part of `Recipe`")]
 pub struct Kernels<T: Lanes> {
@@ -817,6 +846,13 @@ impl<D: Definition, T: Element, const LEVEL: u8, const MATRIX: bool> At<D, T, LE
         }
     };
 
+    #[cfg(gradstep_compact)]
+    const KERNELS: Option<LevelKernels<T>> = {
+        let levels = if MATRIX { D::LEVELS.matrix } else { D::LEVELS.vector };
+        if LEVEL < levels { Some(LevelKernels::compact(LEVEL)) } else { None }
+    };
+
+    #[cfg(not(gradstep_compact))]
     const KERNELS: Option<LevelKernels<T>> = {
         let levels = if MATRIX { D::LEVELS.matrix } else { D::LEVELS.vector };
         if LEVEL < levels {

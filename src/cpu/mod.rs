@@ -14,6 +14,9 @@
 //! What tensors of one size have in common, the plan and the memory that a step needs and no longer, is
 //! kept once for all of them: in a list of many small tensors it stays in the cache.
 
+#[cfg(gradstep_compact)]
+mod compact;
+#[cfg_attr(gradstep_compact, allow(dead_code, reason = "no loops of definitions are compiled"))]
 mod lane;
 pub(crate) mod many;
 mod memory;

@@ -230,6 +230,8 @@ pub(super) struct Program<T: Element> {
     pub(super) plan: Plan,
     pub(super) dims: Dims,
     kernels: Vec<LevelKernel<T>>,
+    #[cfg(gradstep_compact)]
+    code: Arc<super::compact::Code>,
     /// Whether rows are so short that one loop goes over many of them.
     narrow: bool,
     /// Whether rows are so few that a column's sum is complete after one walk down.
@@ -418,6 +420,8 @@ impl<T: Element> Program<T> {
         let step = widest.next_multiple_of(T::LANES).max(room) + 2 * T::LANES;
         let this = Self {
             cpu,
+            #[cfg(gradstep_compact)]
+            code: super::compact::Code::new(&plan).into(),
             plan,
             dims,
             kernels,
@@ -453,6 +457,14 @@ impl<T: Element> Program<T> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tables without memory of their own yet, but for the spare row of column values.
+    fn tables(&self, spare: *const T) -> Tables<T> {
+        let tables = Tables::new(spare, self.identity);
+        #[cfg(gradstep_compact)]
+        let tables = Tables { code: Some(self.code.clone()), ..tables };
+        tables
+    }
+
     fn workspace(&self) -> Workspace<T> {
         let (dims, room, narrow) = (self.dims, self.room, self.narrow);
         let spare = vec![T::zero(); dims.batch * self.places.stride];
@@ -479,7 +491,7 @@ impl<T: Element> Program<T> {
                     operands,
                 },
                 reduced: [[T::zero(); MAX_ROWS]; MAX_REDUCTIONS],
-                tail: Tables::new(unused_cols, self.identity),
+                tail: self.tables(unused_cols),
                 staged: vec![T::zero(); (2 + MAX_FULL_SLOTS) * T::LANES],
                 acc: Aligned::filled((self.col_reductions.len() + 1) * self.step, T::zero()),
                 step: self.step,
@@ -489,14 +501,14 @@ impl<T: Element> Program<T> {
                 room,
                 watching,
                 conditioned: Vec::new(),
-                tables: Tables::new(unused_cols, self.identity),
+                tables: self.tables(unused_cols),
                 scratch: Aligned::filled(self.scratch, T::zero()),
                 hosts: 0,
             }
         };
         Workspace {
             contexts: self.segments.iter().map(context).collect(),
-            tables: Tables::new(spare.as_ptr(), self.identity),
+            tables: self.tables(spare.as_ptr()),
             partials: vec![0.0; self.partials],
             scratch: Aligned::filled(self.scratch, T::zero()),
             _spare: spare,

@@ -218,3 +218,41 @@ fn cpu_in_f32_follows_the_official_f32() {
         assert_eq!(n, 24 * if case.starts_with("po_sm3") { 10 } else { 12 }, "{case}");
     }
 }
+
+/// FNV-1a over the bits of all parameters after each step, for every case and tensor.
+fn bits_of(case: &str) -> serde_json::Map<String, Json> {
+    let (inputs, file) = (read("inputs"), read(case));
+    let mut hashes = serde_json::Map::new();
+    for (name, shape, start) in tensors(&inputs).filter(|(name, ..)| !deviates(case, name)) {
+        let reference = settings(&file, f32::EPSILON.into());
+        let layout = reference.layout();
+        let mut opt =
+            Cpu::default().prepare_with::<f32, _>(reference, shape, layout).expect("valid");
+        let mut p = narrow::<f32>(start);
+        let mut hash = 0x811c_9dc5_u32;
+        for t in 0..24 {
+            let g = narrow::<f32>(&inputs.tensors[&format!("grad/{t}/{name}")].1);
+            opt.step(&mut p, &g).expect("a step");
+            for byte in p.iter().flat_map(|x| x.to_le_bytes()) {
+                hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+            }
+        }
+        hashes.insert(name.into(), hash.into());
+    }
+    hashes
+}
+
+/// Equal bits are a promise, on every instruction set: those on record are what the tests of the
+/// package for browsers compare with. `GRADSTEP_UPDATE=1` writes them.
+#[test]
+fn the_bits_of_f32_are_those_on_record() {
+    let found: serde_json::Map<_, _> =
+        CASES.iter().map(|case| (case.to_string(), bits_of(case).into())).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bits.json");
+    let text = serde_json::to_string_pretty(&Json::Object(found)).expect("JSON") + "\n";
+    if std::env::var_os("GRADSTEP_UPDATE").is_some() {
+        std::fs::write(&path, &text).expect("written");
+    }
+    let wanted = std::fs::read_to_string(&path).expect("the file");
+    assert!(text == wanted, "other bits than those of {path:?}; GRADSTEP_UPDATE=1 writes them");
+}

@@ -1,0 +1,202 @@
+// What the tests do in a page and in a Worker. Each throws what is wrong.
+import { Optimizer, init } from "../index.js";
+import { all, hash, read } from "./golden.js";
+
+const fetchFile = async (name) => {
+  const response = await fetch(`/golden/${name}.safetensors`);
+  if (!response.ok) throw new Error(`${name}: ${response.status}`);
+  return new Uint8Array(await response.arrayBuffer());
+};
+
+async function device() {
+  const adapter = await navigator.gpu.requestAdapter();
+  if (!adapter) throw new Error("no adapter");
+  return adapter.requestDevice();
+}
+
+export async function golden(tolerance, onGpu, cases) {
+  const own = onGpu ? await device() : undefined;
+  const results = await all(Optimizer, fetchFile, tolerance, own, cases);
+  own?.destroy();
+  return results;
+}
+
+export function inWorker(tolerance, cases) {
+  return new Promise((resolve, reject) => {
+    const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+    worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data.results));
+    worker.onerror = (event) => reject(new Error(event.message));
+    worker.postMessage({ tolerance, cases });
+  });
+}
+
+const STORAGE = () =>
+  GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST | GPUBufferUsage.COPY_SRC;
+
+function buffer(on, values) {
+  const made = on.createBuffer({ size: values.byteLength, usage: STORAGE() });
+  on.queue.writeBuffer(made, 0, values);
+  return made;
+}
+
+function assert(holds, text) {
+  if (!holds) throw new Error(text);
+}
+
+// A model of two groups, with clipping, the test for finite gradients and a schedule.
+const shapes = [["weight", [40, 24]], ["bias", [24]], ["frozen", [3]]];
+const count = (shape) => shape.reduce((n, d) => n * d, 1);
+const values = (i, t) =>
+  Float32Array.from({ length: count(shapes[i][1]) }, (_, k) => Math.sin(k * 0.7 + 3 * i + 5 * t));
+const rich = (params, on) => ({
+  device: on,
+  params,
+  groups: [
+    { name: "matrices", params: (p) => p.shape.length > 1, optimizer: "came", lr: { kind: "cosine", from: 1e-2, steps: 20, warmup: 2 } },
+    { name: "frozen", params: ["frozen"], frozen: true },
+    { name: "others", optimizer: "adamw", lr: 1e-2, weightDecay: 0.1, noDecay: ["bias"] },
+  ],
+  clipNorm: 2.0,
+  checkFinite: true,
+});
+
+const close = (a, b, what) => {
+  const worst = Math.max(...a.map((x, i) => Math.abs(x - b[i])));
+  assert(a.length === b.length && worst < 1e-5, `${what} differs by ${worst}`);
+};
+
+/** The page's own device and buffers, several steps in one submission, a step that is skipped. */
+export async function ownBuffers() {
+  const on = await device();
+  const params = shapes.map(([name, shape], i) => ({ name, shape, buffer: buffer(on, values(i, 0)) }));
+  const arrays = shapes.map(([name, shape], i) => ({ name, shape, data: values(i, 0) }));
+  const gpu = await Optimizer.create(rich(params, on));
+  const cpu = await Optimizer.create(rich(arrays));
+  assert(gpu.param("weight") === params[0].buffer, "the page's own buffer is not used");
+  const encoder = on.createCommandEncoder();
+  for (let t = 1; t <= 5; t++) {
+    const grads = [values(0, t), values(1, t)];
+    if (t === 4) grads[1][3] = Infinity;
+    const outcome = await cpu.step({ weight: grads[0], bias: grads[1] });
+    assert(outcome.skipped === (t === 4), `step ${t} on the CPU: skipped is ${outcome.skipped}`);
+    gpu.encode(encoder, { weight: buffer(on, grads[0]), bias: buffer(on, grads[1]) });
+  }
+  on.queue.submit([encoder.finish()]);
+  assert(gpu.steps === 5 && cpu.steps === 5, "steps are counted");
+  for (const [i, param] of params.entries()) {
+    close(await read(on, param.buffer), arrays[i].data, shapes[i][0]);
+  }
+  assert((await gpu.outcome()).skipped === false, "the last step was taken");
+  // A learning rate by hand, and the state from one to the other.
+  gpu.setHyper("lr", 5e-3, "others");
+  assert(gpu.getHyper("lr", "others") === 5e-3, "a hyper-parameter is not set");
+  const file = await gpu.exportState();
+  await cpu.importState(file);
+  assert(cpu.getHyper("lr", "others") === 5e-3, "hyper-parameters are restored");
+  const again = await Optimizer.create(rich(params, on));
+  await again.importState(file);
+  assert(again.steps === 5, "the step number is restored");
+  const grads = [values(0, 6), values(1, 6)];
+  await cpu.step(grads.concat([undefined]));
+  await again.step([buffer(on, grads[0]), buffer(on, grads[1]), undefined]);
+  for (const [i, param] of params.entries()) {
+    close(await read(on, param.buffer), arrays[i].data, `${shapes[i][0]} after a restore`);
+  }
+  const text = file.length;
+  on.destroy();
+  return { bytes: text, describe: cpu.describe() };
+}
+
+/** What is wrong is an Error that says so. */
+export async function errors() {
+  const on = await device();
+  const found = [];
+  const fails = async (f) => {
+    try {
+      await f();
+      found.push("nothing was thrown");
+    } catch (error) {
+      found.push(error instanceof Error ? error.message : `no Error: ${error}`);
+    }
+  };
+  const make = (more, usage = STORAGE()) =>
+    Optimizer.create({
+      device: on,
+      optimizer: "adamw",
+      params: [{ name: "w", shape: [8], buffer: on.createBuffer({ size: 32, usage }) }],
+      ...more,
+    });
+  await fails(() => make({ optimizer: "nope" }));
+  await fails(() => make({ betas: [2, 0.9] }));
+  await fails(() => make({ lr: { kind: "cosign", from: 1, steps: 3 } }));
+  await fails(() => make({}, GPUBufferUsage.UNIFORM));
+  await fails(() => make({ params: [{ name: "w", shape: [9], buffer: on.createBuffer({ size: 32, usage: STORAGE() }) }] }));
+  const opt = await make({});
+  await fails(() => opt.step([]));
+  await fails(() => opt.step({ v: on.createBuffer({ size: 32, usage: STORAGE() }) }));
+  await fails(() => opt.step([opt.param("w")]));
+  await fails(() => opt.step([new Float32Array(8)]));
+  await fails(() => opt.importState(new Uint8Array(30)));
+  await fails(() => opt.setHyper("momentum", 1));
+  opt.dispose();
+  await fails(() => opt.steps);
+  on.destroy();
+  return found;
+}
+
+/** A device that goes in the middle of steps: an error that names it, and no waiting for ever. */
+export async function lost() {
+  const on = await device();
+  const opt = await Optimizer.create({
+    device: on,
+    optimizer: "came",
+    lr: 1e-3,
+    params: [{ name: "w", shape: [64, 64] }],
+  });
+  const grad = buffer(on, new Float32Array(64 * 64).fill(0.1));
+  await opt.step([grad]);
+  const waiting = [opt.step([grad]), opt.exportState()];
+  on.destroy();
+  const late = async () => opt.step([grad]);
+  await on.lost;
+  const results = await Promise.allSettled([...waiting, late(), opt.outcome()]);
+  opt.dispose();
+  return results.map((r) => (r.status === "rejected" ? r.reason.message : "resolved"));
+}
+
+/** Creates and disposes many times; how large the WASM heap is at the middle and the end. */
+export async function leaks(times) {
+  const on = await device();
+  const heap = async () => {
+    const { default: load } = await import("../pkg/gradstep.js");
+    return (await load()).memory.buffer.byteLength;
+  };
+  const once = async () => {
+    const gpu = await Optimizer.create({ device: on, optimizer: "came", lr: 1e-3, params: [{ name: "w", shape: [300, 70] }] });
+    gpu.dispose();
+    const cpu = await Optimizer.create({ optimizer: "came", lr: 1e-3, params: [{ name: "w", shape: [300, 70] }] });
+    await cpu.step([new Float32Array(300 * 70)]);
+    cpu.dispose();
+  };
+  for (let i = 0; i < times / 2; i++) await once();
+  const middle = await heap();
+  for (let i = 0; i < times / 2; i++) await once();
+  const end = await heap();
+  on.destroy();
+  return { middle, end };
+}
+
+/** The example of the README, as it stands there. */
+export async function readme(text) {
+  const on = await device();
+  const weight = buffer(on, new Float32Array(64 * 32).fill(0.5));
+  const gradient = buffer(on, new Float32Array(64 * 32).fill(0.1));
+  const body = text.replace(/^import .*$/m, "");
+  const Async = Object.getPrototypeOf(async () => {}).constructor;
+  const run = new Async("Optimizer", "device", "weight", "gradient", `${body}\nreturn { opt, file };`);
+  const { opt, file } = await run(Optimizer, on, weight, gradient);
+  assert(opt.steps >= 1 && file.length > 0, "the example took no step");
+  on.destroy();
+}
+
+export { Optimizer, device, hash, init, read };

@@ -1,0 +1,187 @@
+// The package in Node and in a real browser: `node run.mjs PLAYWRIGHT_CORE CHROMIUM`.
+import { readFile, mkdtemp } from "node:fs/promises";
+import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { join, normalize, extname, dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const [playwright, executablePath] = process.argv.slice(2);
+const web = join(dirname(fileURLToPath(import.meta.url)), "..");
+const root = join(web, "..");
+const golden = join(root, "tests/golden");
+
+const TYPES = { ".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm" };
+const server = createServer(async (request, response) => {
+  try {
+    if (request.url === "/favicon.ico") return response.writeHead(204).end();
+    const path = normalize(decodeURIComponent(new URL(request.url, "http://x").pathname));
+    const file = path.startsWith("/golden/") ? join(golden, path.slice(8)) : join(web, path);
+    const body = await readFile(file);
+    response.writeHead(200, { "content-type": TYPES[extname(file)] ?? "application/octet-stream" });
+    response.end(body);
+  } catch {
+    response.writeHead(404).end();
+  }
+});
+await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+const origin = `http://127.0.0.1:${server.address().port}`;
+
+// The tolerances of the native tests: written there, and only there.
+const source = await readFile(join(root, "tests/common/tolerance.rs"), "utf8");
+function tolerance(name) {
+  const found = new RegExp(
+    `const ${name}: Tolerance = Tolerance \\{\\s*factor: ([0-9.]+),\\s*roundings: ([0-9.]+)`,
+  ).exec(source);
+  if (!found) throw new Error(`there is no tolerance ${name}`);
+  return { factor: Number(found[1]), roundings: Number(found[2]) };
+}
+
+function assert(holds, text) {
+  if (!holds) throw new Error(text);
+}
+
+let failed = 0;
+async function test(name, body) {
+  const began = Date.now();
+  try {
+    await body();
+    console.log(`ok      ${name} (${Date.now() - began} ms)`);
+  } catch (error) {
+    failed += 1;
+    console.log(`FAILED  ${name}: ${error?.stack ?? error}`);
+  }
+}
+
+function within(results, cases = 19, steps = 24 * (17 * 12 + 2 * 10)) {
+  let worst = [0, ""];
+  let compared = 0;
+  for (const [name, tensors] of Object.entries(results)) {
+    for (const [tensor, { error, compared: n }] of Object.entries(tensors)) {
+      compared += n;
+      if (!(error <= worst[0])) worst = [error, `${name} ${tensor}`];
+    }
+  }
+  assert(Object.keys(results).length === cases, "not all cases ran");
+  assert(compared === steps, `${compared} steps were compared`);
+  assert(worst[0] <= 1, `${worst[1]} is wrong by ${worst[0]} of what is allowed`);
+  console.log(`        worst: ${worst[0].toFixed(3)} of what is allowed, ${worst[1]}`);
+}
+
+const { Optimizer } = await import("../index.js");
+const { all } = await import("./golden.js");
+const fetchFile = async (name) => new Uint8Array(await readFile(join(golden, `${name}.safetensors`)));
+
+await test("in Node, every optimizer follows the official trajectories", async () => {
+  const results = await all(Optimizer, fetchFile, tolerance("OFFICIAL_F32"));
+  within(results);
+  // … and with the bits of the native CPU.
+  const bits = JSON.parse(await readFile(join(golden, "bits.json"), "utf8"));
+  for (const [name, tensors] of Object.entries(results)) {
+    for (const [tensor, { hash }] of Object.entries(tensors)) {
+      const wanted = bits[name][tensor];
+      assert(hash === wanted, `${name} ${tensor}: bits ${hash}, natively ${wanted}`);
+    }
+  }
+});
+
+const { chromium } = await import(playwright);
+const profile = await mkdtemp(join(tmpdir(), "gradstep-chromium-"));
+const context = await chromium.launchPersistentContext(profile, {
+  executablePath,
+  headless: true,
+  args: [
+    "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+  ],
+});
+const page = await context.newPage();
+const complaints = [];
+page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+page.on("pageerror", (error) => complaints.push(String(error)));
+await page.goto(`${origin}/test/page.html`);
+await page.waitForFunction("window.ready");
+
+await test("in Chromium on the GPU, every optimizer follows the official trajectories", async () => {
+  within(await page.evaluate((t) => window.tests.golden(t, true), tolerance("OFFICIAL_F32")));
+});
+
+await test("in a Worker, on a device of its own", async () => {
+  const cases = ["came_default", "torch_adamw"];
+  const run = ([t, c]) => window.tests.inWorker(t, c);
+  within(await page.evaluate(run, [tolerance("OFFICIAL_F32"), cases]), 2, 24 * 2 * 12);
+});
+
+await test("the page's own device and buffers are used, ahead of a submission, and state moves", async () => {
+  const { bytes, describe } = await page.evaluate(() => window.tests.ownBuffers());
+  assert(bytes > 1000, `a file of ${bytes} bytes`);
+  assert(/weight .*\n/.test(describe) && /no weight decay/.test(describe), describe);
+});
+
+await test("what is wrong is an Error with the library's message", async () => {
+  const found = await page.evaluate(() => window.tests.errors());
+  const wanted = [
+    /no optimizer is called `nope`; there are adafactor/,
+    /`betas\[0\]` of adamw is 2; it must be at least 0 and less than 1/,
+    /the kinds are constant, linear/,
+    /parameter buffer of `w` lacks GPUBufferUsage.STORAGE/,
+    /parameter buffer of `w` has 32 bytes, and its shape takes 36/,
+    /0 gradients were given for 1 parameters/,
+    /there is no gradient of `w`/,
+    /parameter and gradient of `w` are one buffer/,
+    /gradient of `w` must be a GPUBuffer/,
+    /the checkpoint: /,
+    /it has no number `momentum`/,
+    /this optimizer was disposed of/,
+  ];
+  assert(found.length === wanted.length, `${found.length} errors`);
+  wanted.forEach((pattern, i) => assert(pattern.test(found[i]), `${found[i]} is not ${pattern}`));
+});
+
+await test("a lost device is an error that names it, of every call", async () => {
+  const found = await page.evaluate(() => window.tests.lost());
+  assert(found.length === 4, `${found.length} results`);
+  // The first step may have been over.
+  found.forEach((text, i) => {
+    const ok = /the graphics device is lost/.test(text) || (i === 0 && text === "resolved");
+    assert(ok, `call ${i}: ${text}`);
+  });
+});
+
+await test("1000 optimizers leave the heap as large as 500 of them", async () => {
+  const { middle, end } = await page.evaluate(() => window.tests.leaks(1000));
+  assert(end === middle, `${middle} bytes grew to ${end}`);
+});
+
+await test("the examples of both READMEs run", async () => {
+  for (const file of ["README.md", "web/README.md"]) {
+    const text = await readFile(join(root, file), "utf8");
+    const example = /```js\n(.*?)```/s.exec(text);
+    assert(example, `${file} has no example in JavaScript`);
+    await page.evaluate((code) => window.tests.readme(code), example[1]);
+  }
+});
+
+await test("a Rust program on wgpu's WebGPU backend equals the CPU", async () => {
+  const both = await page.evaluate(async () => {
+    const { default: load, train } = await import("/pkg/example/example.js");
+    await load({ module_or_path: "/pkg/example/example_bg.wasm" });
+    return Array.from(await train(10));
+  });
+  const half = both.length / 2;
+  assert(half === 24 * 40, `${half} parameters`);
+  const worst = Math.max(...both.slice(0, half).map((x, i) => Math.abs(x - both[half + i])));
+  const moved = Math.max(...both.slice(half).map((x, i) => Math.abs(x - Math.sin(i * 0.37))));
+  assert(worst < 1e-5 && moved > 1e-2, `it differs by ${worst}, after it moved by ${moved}`);
+});
+
+await test("the console has no errors", async () => {
+  assert(complaints.length === 0, complaints.join("\n"));
+});
+
+await context.close();
+server.close();
+if (failed > 0) {
+  console.log(`${failed} tests failed`);
+  process.exit(1);
+}

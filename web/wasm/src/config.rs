@@ -1,0 +1,276 @@
+//! What an optimizer is made from, as JSON:
+//!
+//! ```json
+//! {
+//!   "params": [{"name": "w", "shape": [4, 3], "layout": "last_two"}],
+//!   "groups": [{
+//!     "name": "all", "params": ["w"], "optimizer": "adamw", "settings": {"lr": 1e-3},
+//!     "lrFactor": 1.0, "undecayed": ["b"], "schedules": {"lr": {"kind": "cosine", …}}
+//!   }],
+//!   "clipNorm": 1.0, "clipValue": 2.0, "checkFinite": true, "lossScale": 8.0
+//! }
+//! ```
+//! A group without an optimizer is frozen. `lossScale` is a number, or `"dynamic"`, or an object with
+//! what differs from the defaults of that.
+
+use gradstep::reference::Reference;
+use gradstep::{Curve, Error, Gradients, Group, Layout, LossScale, OneCycle, Result, Schedule};
+use gradstep::{Select, Setup};
+use serde_json::{Map, Value as Json};
+
+/// A setup, and its tensors: names and shapes.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) setup: Setup,
+    pub(crate) tensors: Vec<(String, Vec<usize>)>,
+}
+
+fn problem(what: impl Into<String>, problem: impl Into<String>, remedy: &str) -> Error {
+    Error::Setup { what: what.into(), problem: problem.into(), remedy: remedy.into() }
+}
+
+/// An object, of which everything must be looked at.
+struct Object<'a> {
+    what: String,
+    map: &'a Map<String, Json>,
+}
+
+impl<'a> Object<'a> {
+    fn new(what: impl Into<String>, json: &'a Json, known: &[&str]) -> Result<Self> {
+        let what = what.into();
+        let Some(map) = json.as_object() else {
+            return Err(problem(what, format!("it is {json}"), "pass an object"));
+        };
+        match map.keys().find(|k| !known.contains(&k.as_str())) {
+            Some(key) => {
+                let remedy = format!("the settings are {}", known.join(", "));
+                Err(problem(what, format!("it has no setting `{key}`"), &remedy))
+            }
+            None => Ok(Self { what, map }),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&'a Json> {
+        self.map.get(name).filter(|v| !v.is_null())
+    }
+
+    fn wrong<T>(&self, name: &str, expected: &str) -> Result<T> {
+        let found = self.get(name).map_or("missing".to_string(), ToString::to_string);
+        Err(problem(self.what.as_str(), format!("`{name}` is {found}"), expected))
+    }
+
+    fn read<T>(
+        &self,
+        name: &str,
+        expected: &str,
+        read: impl FnOnce(&'a Json) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        read(value).map_or_else(|| self.wrong(name, expected), |x| Ok(Some(x)))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<f64>> {
+        self.read(name, "pass a number", Json::as_f64)
+    }
+
+    fn needed(&self, name: &str) -> Result<f64> {
+        self.number(name)?.map_or_else(|| self.wrong(name, "pass a number"), Ok)
+    }
+
+    fn steps(&self, name: &str) -> Result<Option<u64>> {
+        self.read(name, "pass a whole number that is not negative", Json::as_u64)
+    }
+
+    fn needed_steps(&self, name: &str) -> Result<u64> {
+        let steps = self.steps(name)?;
+        steps.map_or_else(|| self.wrong(name, "pass a whole number of steps"), Ok)
+    }
+
+    fn text(&self, name: &str) -> Result<Option<&'a str>> {
+        self.read(name, "pass a string", Json::as_str)
+    }
+
+    fn flag(&self, name: &str) -> Result<bool> {
+        Ok(self.read(name, "pass true or false", Json::as_bool)?.unwrap_or(false))
+    }
+
+    fn list(&self, name: &str) -> Result<&'a [Json]> {
+        let list = self.read(name, "pass a list", |v| v.as_array().map(Vec::as_slice))?;
+        Ok(list.unwrap_or(&[]))
+    }
+
+    fn names(&self, name: &str) -> Result<Vec<String>> {
+        let text = |v: &Json| {
+            let text = v.as_str().map(ToString::to_string);
+            text.map_or_else(|| self.wrong(name, "pass a list of strings"), Ok)
+        };
+        self.list(name)?.iter().map(text).collect()
+    }
+}
+
+impl Config {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let json: Json = serde_json::from_str(text)
+            .map_err(|e| problem("the settings", e.to_string(), "pass JSON"))?;
+        let known = ["params", "groups", "clipNorm", "clipValue", "checkFinite", "lossScale"];
+        let all = Object::new("the settings", &json, &known)?;
+        let mut setup = Setup::new();
+        let mut tensors = Vec::new();
+        for (i, param) in all.list("params")?.iter().enumerate() {
+            let param = Object::new(format!("parameter {i}"), param, &["name", "shape", "layout"])?;
+            let Some(name) = param.text("name")? else {
+                return param.wrong("name", "give each parameter a name");
+            };
+            let dim = |v: &Json| {
+                let dim = v.as_u64().and_then(|n| usize::try_from(n).ok());
+                dim.map_or_else(|| param.wrong("shape", "pass a list of whole numbers"), Ok)
+            };
+            if param.get("shape").is_none() {
+                return param.wrong("shape", "pass a list of whole numbers");
+            }
+            let shape = param.list("shape")?.iter().map(dim).collect::<Result<Vec<_>>>()?;
+            setup = match layout(&param)? {
+                Some(layout) => setup.tensor_with(name, &shape, layout),
+                None => setup.tensor(name, &shape),
+            };
+            tensors.push((name.to_string(), shape));
+        }
+        for (i, json) in all.list("groups")?.iter().enumerate() {
+            setup = setup.group(group(i, json)?);
+        }
+        let mut gradients = Gradients::new();
+        gradients.max_norm = all.number("clipNorm")?;
+        gradients.max_value = all.number("clipValue")?;
+        gradients.check_finite = all.flag("checkFinite")?;
+        gradients.loss_scale = match all.get("lossScale") {
+            None => LossScale::None,
+            Some(Json::Number(x)) => LossScale::Fixed(x.as_f64().unwrap_or(f64::NAN)),
+            Some(json) => dynamic(json)?,
+        };
+        Ok(Self { setup: setup.gradients(gradients), tensors })
+    }
+}
+
+fn layout(of: &Object<'_>) -> Result<Option<Layout>> {
+    of.read("layout", "it must be one of auto, vector, last_two, flatten", |v| {
+        match v.as_str()? {
+            "auto" => Some(Layout::Auto),
+            "vector" => Some(Layout::Vector),
+            "last_two" => Some(Layout::LastTwo),
+            "flatten" => Some(Layout::Flatten),
+            _ => None,
+        }
+    })
+}
+
+fn dynamic(json: &Json) -> Result<LossScale> {
+    let LossScale::Dynamic { mut initial, mut growth, mut backoff, mut interval } =
+        LossScale::dynamic()
+    else {
+        return Ok(LossScale::None);
+    };
+    if json.as_str() != Some("dynamic") {
+        let known = ["initial", "growth", "backoff", "interval"];
+        let scale = Object::new("`lossScale`", json, &known)?;
+        initial = scale.number("initial")?.unwrap_or(initial);
+        growth = scale.number("growth")?.unwrap_or(growth);
+        backoff = scale.number("backoff")?.unwrap_or(backoff);
+        let whole = |v: &Json| v.as_u64().and_then(|n| u32::try_from(n).ok());
+        let given = scale.read("interval", "pass a whole number of steps", whole)?;
+        interval = given.unwrap_or(interval);
+    }
+    Ok(LossScale::Dynamic { initial, growth, backoff, interval })
+}
+
+fn group(index: usize, json: &Json) -> Result<Group> {
+    let known =
+        ["name", "params", "optimizer", "settings", "layout", "lrFactor", "undecayed", "schedules"];
+    let of = Object::new(format!("group {index}"), json, &known)?;
+    let name = of.text("name")?.map_or_else(|| format!("group {index}"), ToString::to_string);
+    let select = match of.get("params") {
+        Some(_) => Select::names(of.names("params")?),
+        None => Select::all(),
+    };
+    let Some(optimizer) = of.text("optimizer")? else {
+        return Ok(Group::frozen(name).of(select));
+    };
+    let none = Map::new();
+    let settings = of.read("settings", "pass an object", Json::as_object)?.unwrap_or(&none);
+    let reference = Reference::new(optimizer, settings)?;
+    let layout = layout(&of)?.unwrap_or(reference.layout());
+    let mut group = Group::new(name, reference).of(select).layout(layout);
+    if let Some(factor) = of.number("lrFactor")? {
+        group = group.lr_factor(factor);
+    }
+    if of.get("undecayed").is_some() {
+        group = group.without_decay(Select::names(of.names("undecayed")?));
+    }
+    let schedules = of.read("schedules", "pass an object", Json::as_object)?;
+    for (hyper, json) in schedules.unwrap_or(&none) {
+        group = group.schedule(hyper.as_str(), schedule(hyper, json)?);
+    }
+    Ok(group)
+}
+
+/// A schedule: a number, or an object with its `kind`, what that takes, and `warmup` steps in front.
+fn schedule(hyper: &str, json: &Json) -> Result<Schedule> {
+    const KINDS: &str = "the kinds are constant, linear, polynomial, cosine, cosineRestarts, \
+                         inverseSqrt, exponential, step, multiStep, oneCycle, wsd";
+    if let Some(value) = json.as_f64() {
+        return Schedule::constant(value);
+    }
+    let known = [
+        "kind",
+        "value",
+        "from",
+        "to",
+        "steps",
+        "power",
+        "first",
+        "factor",
+        "timescale",
+        "milestones",
+        "peak",
+        "stable",
+        "decay",
+        "warmup",
+    ];
+    let of = Object::new(format!("the schedule of `{hyper}`"), json, &known)?;
+    let (from, to) = (|| of.needed("from"), || Ok(of.number("to")?.unwrap_or(0.0)));
+    let steps = || of.needed_steps("steps");
+    let warmup = of.steps("warmup")?;
+    let made = match of.text("kind")? {
+        Some("constant") => Schedule::constant(of.needed("value")?)?,
+        Some("linear") => Schedule::linear(from()?, to()?, steps()?)?,
+        Some("polynomial") => {
+            Schedule::polynomial(from()?, to()?, steps()?, of.number("power")?.unwrap_or(1.0))?
+        }
+        Some("cosine") => Schedule::cosine(from()?, to()?, steps()?)?,
+        Some("cosineRestarts") => {
+            let factor = of.steps("factor")?.unwrap_or(1);
+            Schedule::cosine_restarts(from()?, to()?, of.needed_steps("first")?, factor)?
+        }
+        Some("inverseSqrt") => Schedule::inverse_sqrt(from()?, of.needed_steps("timescale")?)?,
+        Some("exponential") => Schedule::exponential(from()?, of.needed("factor")?, steps()?)?,
+        Some("step") => Schedule::step(from()?, of.needed("factor")?, steps()?)?,
+        Some("multiStep") => {
+            let whole = |v: &Json| {
+                let step = v.as_u64();
+                step.map_or_else(|| of.wrong("milestones", "pass a list of steps"), Ok)
+            };
+            let milestones =
+                of.list("milestones")?.iter().map(whole).collect::<Result<Vec<_>>>()?;
+            Schedule::multi_step(from()?, of.needed("factor")?, milestones)?
+        }
+        Some("oneCycle") => Schedule::one_cycle(OneCycle::new(of.needed("peak")?, steps()?))?,
+        Some("wsd") => {
+            let (stable, decay) = (of.needed_steps("stable")?, of.needed_steps("decay")?);
+            Schedule::wsd(of.needed("peak")?, to()?, 0, stable, decay, Curve::OneMinusSqrt)?
+        }
+        _ => return of.wrong("kind", KINDS),
+    };
+    Ok(match warmup {
+        Some(steps) => made.with_warmup(steps),
+        None => made,
+    })
+}

@@ -1,0 +1,238 @@
+//! What the npm package runs in WASM: the planner for a page's own GPU device, saved state, and the
+//! CPU path. The driver around it is `../index.js`; no formula stands there.
+//!
+//! What goes in and out is JSON and typed arrays, so that the interface is small: see `config` for
+//! what an optimizer is made from.
+
+mod config;
+
+use std::fmt;
+
+use gradstep::export::{Export, Limits};
+use gradstep::snapshot::{Snapshot, Values};
+use gradstep::{Cpu, CpuOptimizer, checkpoint};
+use js_sys::{Array, Float32Array};
+use serde_json::{Value as Json, json};
+use wasm_bindgen::prelude::*;
+
+use config::Config;
+
+/// The library's message as a JavaScript `Error`.
+fn error(e: impl fmt::Display) -> JsError {
+    JsError::new(&e.to_string())
+}
+
+type Result<T> = std::result::Result<T, JsError>;
+
+fn to_file(snapshot: &Snapshot) -> Result<Vec<u8>> {
+    checkpoint::to_bytes(snapshot).map_err(error)
+}
+
+/// An optimizer on the page's own GPU device.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Plan {
+    export: Export,
+}
+
+#[wasm_bindgen]
+impl Plan {
+    /// From the settings, and the limits of the device in the order in which `Limits` has them.
+    #[wasm_bindgen(constructor)]
+    pub fn new(
+        settings: &str,
+        binding: f64,
+        buffers: u32,
+        groups: u32,
+        align: u32,
+    ) -> Result<Self> {
+        let config = Config::parse(settings).map_err(error)?;
+        let limits = Limits {
+            max_storage_buffer_binding_size: binding as u64,
+            max_storage_buffers_per_shader_stage: buffers,
+            max_compute_workgroups_per_dimension: groups,
+            min_storage_buffer_offset_alignment: align,
+        };
+        let export = config.setup.export(limits).map_err(error)?;
+        Ok(Self { export })
+    }
+
+    /// The plan as JSON.
+    pub fn json(&self) -> String {
+        self.export.json().to_string()
+    }
+
+    /// Counts a step and returns its constants.
+    pub fn begin(&mut self) -> Result<Vec<f32>> {
+        Ok(self.export.begin_step().map_err(error)?.to_vec())
+    }
+
+    pub fn steps(&self) -> f64 {
+        self.export.steps() as f64
+    }
+
+    pub fn hyper(&self, group: &str, name: &str) -> Result<f64> {
+        self.export.groups().hyper(group, name).map_err(error)
+    }
+
+    pub fn set_hyper(&mut self, group: &str, name: &str, value: f64) -> Result<()> {
+        self.export.groups_mut().set_hyper(group, name, value).map_err(error)
+    }
+
+    pub fn state_bytes(&self) -> f64 {
+        self.export.state_bytes() as f64
+    }
+
+    /// Which tensor is in which group, and why.
+    pub fn describe(&self) -> String {
+        self.export.groups().to_string()
+    }
+
+    /// The buffers that `save` wants to see.
+    pub fn state_buffers(&self) -> Vec<u32> {
+        self.export.state_buffers().map(|b| b as u32).collect()
+    }
+
+    /// The file of the state. `buffers` has a `Float32Array` for each of `state_buffers`, by number.
+    pub fn save(&self, buffers: &Array) -> Result<Vec<u8>> {
+        let snapshot = self.export.snapshot(|buffer, range| {
+            let all: Float32Array = buffers.get(buffer as u32).unchecked_into();
+            all.subarray(range.start as u32, range.end as u32).to_vec()
+        });
+        to_file(&snapshot)
+    }
+
+    /// Goes back to a file's state. Returns what is to be written: buffer, first element, values, and
+    /// again.
+    pub fn load(&mut self, file: &[u8]) -> Result<Array> {
+        let snapshot = checkpoint::from_bytes(file).map_err(error)?;
+        let writes = Array::new();
+        let push = |buffer: usize, at: usize, values: &[f32]| {
+            writes.push(&JsValue::from(buffer as u32));
+            writes.push(&JsValue::from(at as f64));
+            writes.push(&Float32Array::from(values));
+        };
+        self.export.restore(&snapshot, push).map_err(error)?;
+        self.export.groups_mut().apply_hypers(&snapshot).map_err(error)?;
+        Ok(writes)
+    }
+}
+
+/// An optimizer on the CPU, for typed arrays.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Host {
+    optimizer: CpuOptimizer<f32>,
+    names: Vec<String>,
+    /// A parameter and a gradient for each tensor, kept from step to step.
+    params: Vec<Vec<f32>>,
+    grads: Vec<Vec<f32>>,
+}
+
+#[wasm_bindgen]
+impl Host {
+    #[wasm_bindgen(constructor)]
+    pub fn new(settings: &str) -> Result<Self> {
+        let config = Config::parse(settings).map_err(error)?;
+        let optimizer = config.setup.cpu::<f32>(&Cpu::default()).map_err(error)?;
+        let lens = || config.tensors.iter().map(|t| t.1.iter().product::<usize>());
+        let memory = || lens().map(|n| vec![0.0; n]).collect();
+        let (params, grads) = (memory(), memory());
+        let names = config.tensors.into_iter().map(|t| t.0).collect();
+        Ok(Self { optimizer, names, params, grads })
+    }
+
+    /// One step over all tensors that are not frozen: `Float32Array`s by number, `undefined` for those
+    /// that are. Parameters are overwritten. Returns what became of it, as JSON.
+    pub fn step(&mut self, params: &Array, grads: &Array) -> Result<String> {
+        let given = |list: &Array, i: usize| {
+            let value = list.get(i as u32);
+            (!value.is_undefined()).then(|| value.unchecked_into::<Float32Array>())
+        };
+        for (i, (w, g)) in self.params.iter_mut().zip(&mut self.grads).enumerate() {
+            for (array, to) in [(given(params, i), &mut *w), (given(grads, i), &mut *g)] {
+                let Some(array) = array else { continue };
+                // The library says what is wrong with another length.
+                to.resize(array.length() as usize, 0.0);
+                array.copy_to(to);
+            }
+        }
+        let mut step = self.optimizer.begin();
+        for (i, (w, g)) in self.params.iter_mut().zip(&self.grads).enumerate() {
+            if given(grads, i).is_some() {
+                step.tensor(&self.names[i], w, g).map_err(error)?;
+            }
+        }
+        let outcome = step.finish().map_err(error)?;
+        for (i, w) in self.params.iter().enumerate() {
+            if let Some(array) = given(params, i).filter(|_| given(grads, i).is_some()) {
+                array.copy_from(w);
+            }
+        }
+        let name = |id: gradstep::TensorId| self.names[id.index()].as_str();
+        Ok(json!({
+            "skipped": outcome.skipped,
+            "gradNorm": outcome.grad_norm,
+            "clipFactor": outcome.clip_factor,
+            "lossScale": outcome.loss_scale,
+            "notFinite": outcome.not_finite.map(name),
+        })
+        .to_string())
+    }
+
+    pub fn steps(&self) -> f64 {
+        self.optimizer.steps() as f64
+    }
+
+    pub fn hyper(&self, group: &str, name: &str) -> Result<f64> {
+        self.optimizer.groups().hyper(group, name).map_err(error)
+    }
+
+    pub fn set_hyper(&mut self, group: &str, name: &str, value: f64) -> Result<()> {
+        self.optimizer.groups_mut().set_hyper(group, name, value).map_err(error)
+    }
+
+    pub fn state_bytes(&self) -> f64 {
+        self.optimizer.state_bytes() as f64
+    }
+
+    pub fn describe(&self) -> String {
+        self.optimizer.groups().to_string()
+    }
+
+    /// The file of the state, with these parameters.
+    pub fn save(&self, params: &Array) -> Result<Vec<u8>> {
+        let mut snapshot = self.optimizer.snapshot().map_err(error)?;
+        for (i, name) in self.names.iter().enumerate() {
+            let value = params.get(i as u32);
+            if !value.is_undefined() {
+                let values = value.unchecked_into::<Float32Array>().to_vec();
+                snapshot.set_param(name, values).map_err(error)?;
+            }
+        }
+        to_file(&snapshot)
+    }
+
+    /// Goes back to a file's state. Returns the parameters by number, `undefined` where it has none.
+    pub fn load(&mut self, file: &[u8]) -> Result<Array> {
+        let snapshot = checkpoint::from_bytes(file).map_err(error)?;
+        self.optimizer.restore(&snapshot).map_err(error)?;
+        self.optimizer.groups_mut().apply_hypers(&snapshot).map_err(error)?;
+        let params = self.names.iter().map(|name| {
+            let param = snapshot.tensor(name).and_then(|t| t.param.as_ref());
+            param.map_or(JsValue::UNDEFINED, |p| Float32Array::from(single(p).as_slice()).into())
+        });
+        Ok(params.collect())
+    }
+}
+
+fn single(values: &Values) -> Vec<f32> {
+    values.to::<f32>()
+}
+
+/// The optimizers that are known by name, with their settings and defaults, as JSON.
+#[wasm_bindgen]
+pub fn optimizers() -> String {
+    let entry = |e: &gradstep::reference::Entry| json!({"name": e.name, "variant": e.variant});
+    Json::Array(gradstep::reference::entries().iter().map(entry).collect()).to_string()
+}
