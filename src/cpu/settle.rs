@@ -584,6 +584,7 @@ impl<T: Element> Table<'_, T> {
             // SAFETY: the instruction set was checked, and the caller's contract.
             return unsafe { self.run_avx2(run, b, range, scratch) };
         }
+        let _ = self.isa;
         // SAFETY: the caller's contract.
         unsafe { self.run_over::<T::Baseline>(run, b, range, scratch) }
     }
