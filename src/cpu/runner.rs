@@ -1411,6 +1411,7 @@ fn expand<T: Element>(isa: Isa, from: &[T], cols: usize, to: &mut [T]) {
     #[inline(always)]
     fn anywhere<T: Element>(from: &[T], cols: usize, to: &mut [T]) {
         match cols {
+            _ if cfg!(gradstep_compact) => {}
             1 => return to[..from.len()].copy_from_slice(from),
             2 => return of::<T, 2>(from, to),
             3 => return of::<T, 3>(from, to),
@@ -1449,6 +1450,11 @@ fn reduce_rows<T: Element>(isa: Isa, kind: Reduction, from: &[T], cols: usize, t
         for (from, to) in from.chunks(ROWS * cols).zip(to.chunks_mut(ROWS)) {
             let sums = &mut [0.0; ROWS];
             match cols {
+                2..8 if cfg!(gradstep_compact) => {
+                    for (sum, row) in sums.iter_mut().zip(from.chunks_exact(cols)) {
+                        *sum = row.iter().fold(identity(kind), |a, b| join(kind, a, b.widen()));
+                    }
+                }
                 2 => in_sequence::<T, 2>(kind, from, sums),
                 3 => in_sequence::<T, 3>(kind, from, sums),
                 4 => in_sequence::<T, 4>(kind, from, sums),

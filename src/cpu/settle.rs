@@ -510,6 +510,8 @@ unsafe impl<T: Send + Sync> Sync for Table<'_, T> {}
 macro_rules! each {
     ($op:ident in $enum:ident [$($variant:ident)*] => |$bound:ident| $body:block) => {
         match $op {
+            // One loop for all operations, where the size of the program matters more.
+            $bound if cfg!(gradstep_compact) => $body
             $($enum::$variant => { let $bound = $enum::$variant; $body })*
         }
     };

@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use crate::common::oracle::Oracle;
 use crate::common::run::{Number, narrow, widen};
 use crate::common::tolerance::{
-    self, F32, F64, OFFICIAL_F32, OFFICIAL_F64, ONE_PLACE, Tolerance, What,
+    self, F32, F64, OFFICIAL_F32, OFFICIAL_F64, ONE_PLACE, ONE_PLACE_FOR, Tolerance, What,
 };
 
 /// One file: tensors as `f64` by name, shapes, metadata.
@@ -87,12 +87,6 @@ fn deviates(case: &str, tensor: &str) -> bool {
     case.starts_with("po_sm3") && ["conv_2x3x3x2", "batch_3x5x4"].contains(&tensor)
 }
 
-/// The only tensor that needs [`ONE_PLACE`]: after its first step, which moves it by 1e-4 of itself,
-/// it lies one place beside the official one.
-fn one_place(case: &str, tensor: &str) -> bool {
-    case == "hf_adafactor_momentum" && tensor == "scalar"
-}
-
 /// Our slots under the official names, where those differ.
 fn slot_name<'a>(case: &str, official: &'a str) -> &'a str {
     if !case.starts_with("torch_adafactor") {
@@ -133,7 +127,8 @@ fn cpu_follows<T: Number>(case: &str, precision: &str, test: &str) -> usize {
         let (mut p, mut exact) = (narrow::<T>(start), start.to_vec());
         let (mut moved, mut exact_moved) = (0.0, 0.0);
         let label = format!("{case} {name}");
-        let roundings = if one_place(case, name) { ONE_PLACE } else { tolerance.roundings };
+        let one_place = ONE_PLACE_FOR == [case, name];
+        let roundings = if one_place { ONE_PLACE } else { tolerance.roundings };
         let tolerance = Tolerance { roundings, ..tolerance };
         for t in 0..24 {
             let g = &inputs.tensors[&format!("grad/{t}/{name}")].1;

@@ -97,7 +97,8 @@ export async function run(Optimizer, name, inputs, file, tolerance, device) {
       result.hash = hash(found.subarray(0, start[i].length), result.hash);
       if (!wanted) continue;
       result.compared += 1;
-      const { factor, roundings } = tolerance;
+      const { factor, rare } = tolerance;
+      const { roundings } = rare.of === `${name} ${n}` ? rare : tolerance;
       result.moved = Math.max(result.moved, norm(difference(wanted, start[i])));
       const allowed =
         factor * UNIT * result.moved + roundings * UNIT * (t + 1) * norm(Array.from(wanted));

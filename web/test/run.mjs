@@ -33,7 +33,14 @@ function tolerance(name) {
     `const ${name}: Tolerance = Tolerance \\{\\s*factor: ([0-9.]+),\\s*roundings: ([0-9.]+)`,
   ).exec(source);
   if (!found) throw new Error(`there is no tolerance ${name}`);
-  return { factor: Number(found[1]), roundings: Number(found[2]) };
+  const rare = /ONE_PLACE: f64 = ([0-9.]+);[^]*ONE_PLACE_FOR: \[&str; 2\] = \["(\w+)", "(\w+)"\];/.exec(source);
+  if (!rare) throw new Error("there is no ONE_PLACE");
+  const [, roundings, ...exception] = rare;
+  return {
+    factor: Number(found[1]),
+    roundings: Number(found[2]),
+    rare: { of: exception.join(" "), roundings: Number(roundings) },
+  };
 }
 
 function assert(holds, text) {
