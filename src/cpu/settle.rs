@@ -135,7 +135,19 @@ fn made_in_place(plan: &Plan, n: NodeId) -> Option<SlotId> {
     let reads_old = |node: &crate::trace::Node| {
         node.op.args().any(|a| matches!(graph.nodes[a].op, Op::Old(of) if of == s))
     };
-    (!graph.nodes[n + 1..].iter().any(reads_old)).then_some(s)
+    // What is settled for a block of rows comes before what the settles after that sweep do.
+    let sweep = plan.sweeps.iter().find(|sweep| sweep.local.contains(&n));
+    let follows = |m: NodeId| {
+        let node = &graph.nodes[m];
+        m > n
+            || sweep.is_some_and(|sweep| {
+                node.shape != Shape::Full
+                    && usize::from(node.level) > sweep.levels.start
+                    && !sweep.local.contains(&m)
+            })
+    };
+    let mut nodes = graph.nodes.iter().enumerate();
+    (!nodes.any(|(m, node)| follows(m) && reads_old(node))).then_some(s)
 }
 
 fn extent(dims: Dims, stride: usize, shape: Shape) -> usize {

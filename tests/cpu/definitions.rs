@@ -141,6 +141,25 @@ fn the_parameter_may_be_set_to_a_small_value() {
 }
 
 definition!(
+    /// The old value of a slot that is set for each block of rows, where nothing is in a hurry.
+    LateReader,
+    Levels::factored(2, 2),
+    |s| {
+        let slot = s.rows("rows");
+        let (old, mean) = (slot.old(), s.grad().row_mean());
+        s.rows("product").set(old * mean);
+        s.slot("reduced", Shape::Matrix, 0.0).set((old - mean).square().mean());
+        let new = slot.set(old * 0.5 + mean);
+        s.set_param(s.param() - s.grad() * new);
+    }
+);
+
+#[test]
+fn old_row_values_may_be_read_after_rows_at_hand_are_settled() {
+    everywhere::<LateReader>();
+}
+
+definition!(
     /// State that only remembers, without a loop of its own.
     SmallLast,
     Levels::factored(1, 1),
