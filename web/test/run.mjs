@@ -1,16 +1,20 @@
-// The package in Node and in a real browser: `node run.mjs PLAYWRIGHT_CORE CHROMIUM`.
+// The package and its pages in Node and in a real browser: `node run.mjs PLAYWRIGHT_CORE CHROMIUM`,
+// and a part of a test's name to run that alone.
 import { readFile, mkdtemp } from "node:fs/promises";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join, normalize, extname, dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 
-const [playwright, executablePath] = process.argv.slice(2);
+const [playwright, executablePath, only = ""] = process.argv.slice(2);
 const web = join(dirname(fileURLToPath(import.meta.url)), "..");
 const root = join(web, "..");
 const golden = join(root, "tests/golden");
 
-const TYPES = { ".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm" };
+const TYPES = {
+  ".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm", ".css": "text/css",
+  ".json": "application/json", ".wgsl": "text/plain",
+};
 const server = createServer(async (request, response) => {
   try {
     if (request.url === "/favicon.ico") return response.writeHead(204).end();
@@ -49,6 +53,7 @@ function assert(holds, text) {
 
 let failed = 0;
 async function test(name, body) {
+  if (!name.includes(only)) return;
   const began = Date.now();
   try {
     await body();
@@ -100,12 +105,16 @@ const context = await chromium.launchPersistentContext(profile, {
     "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--enable-unsafe-webgpu",
     "--use-webgpu-adapter=swiftshader",
+    // Without these a canvas of WebGPU takes the device with it.
+    "--enable-features=Vulkan", "--use-vulkan=swiftshader", "--use-angle=vulkan",
   ],
 });
-const page = await context.newPage();
 const complaints = [];
-page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
-page.on("pageerror", (error) => complaints.push(String(error)));
+context.on("page", (made) => {
+  made.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+  made.on("pageerror", (error) => complaints.push(String(error)));
+});
+const page = await context.newPage();
 await page.goto(`${origin}/test/page.html`);
 await page.waitForFunction("window.ready");
 
@@ -180,6 +189,63 @@ await test("a Rust program on wgpu's WebGPU backend equals the CPU", async () =>
   const worst = Math.max(...both.slice(0, half).map((x, i) => Math.abs(x - both[half + i])));
   const moved = Math.max(...both.slice(half).map((x, i) => Math.abs(x - Math.sin(i * 0.37))));
   assert(worst < 1e-5 && moved > 1e-2, `it differs by ${worst}, after it moved by ${moved}`);
+});
+
+// Waits until the demo has taken so many steps; what it shows then.
+async function learned(demo, steps) {
+  await demo.waitForFunction(
+    (n) => Number(document.querySelector("#steps").textContent.replaceAll(",", "")) >= n,
+    steps,
+    { timeout: 120_000 },
+  );
+  const course = await demo.getAttribute("#chart", "aria-label");
+  const [a, b] = [...course.matchAll(/ ([0-9.e-]+), begun at ([0-9.e-]+)/g)];
+  const at = async (id) => ({
+    loss: Number((id === "a" ? a : b)[1]),
+    begun: Number((id === "a" ? a : b)[2]),
+    picture: await demo.locator(`#side-${id} canvas`).screenshot(),
+    state: Number.parseFloat(await demo.textContent(`#side-${id} .bytes`)),
+  });
+  return { a: await at("a"), b: await at("b") };
+}
+
+async function learns(demo, url, steps) {
+  await demo.goto(`${origin}/demo/index.html?${url}`);
+  const before = await learned(demo, 1);
+  const after = await learned(demo, steps);
+  for (const id of ["a", "b"]) {
+    const { begun, loss } = after[id];
+    assert(loss < 0.1 * begun, `${id}: the loss went from ${begun} to ${loss}`);
+    assert(!before[id].picture.equals(after[id].picture), `${id}: the canvas has not changed`);
+    assert(after[id].state > 0, `${id}: there is no state`);
+  }
+  assert(after.b.state < after.a.state, "CAME keeps less than AdamW");
+  const text = ({ begun, loss }) => `${begun} to ${loss}`;
+  console.log(`        losses ${text(after.a)}, ${text(after.b)}`);
+}
+
+await test("the demo learns a picture on the GPU, and is changed while it does", async () => {
+  const demo = await context.newPage();
+  await learns(demo, "side=48&features=16&width=24&batch=128", 200);
+  assert((await demo.textContent("#where")).includes("WebGPU"), "it is not on the GPU");
+  assert(await demo.locator("#note").isHidden(), await demo.textContent("#note"));
+  // A rate of nearly nothing: the picture stands still. Another optimizer: both start over.
+  await demo.locator("#rate-a").fill("-5");
+  assert((await demo.textContent("#side-a output")) === "1.0e-5", "the rate is not shown");
+  await demo.locator("#side-a select").selectOption("sm3");
+  await demo.waitForFunction(() => document.querySelector("#key-a").textContent.startsWith("SM3 "));
+  await demo.close();
+});
+
+await test("the demo learns without WebGPU, and says so", async () => {
+  const demo = await context.newPage();
+  await demo.addInitScript(() => {
+    Object.defineProperty(Navigator.prototype, "gpu", { get: () => undefined });
+  });
+  await learns(demo, "network=small", 200);
+  const note = await demo.textContent("#note");
+  assert(note.includes("no WebGPU") && (await demo.locator("#note").isVisible()), note);
+  await demo.close();
 });
 
 await test("the console has no errors", async () => {
