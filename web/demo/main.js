@@ -70,15 +70,16 @@ function size() {
   return own;
 }
 
-function megabytes(n) {
-  return n < 1e5 ? [(n / 1e6).toFixed(4), "MB"] : [(n / 1e6).toFixed(2), "MB"];
-}
+const megabytes = (n) => (n / 1e6).toFixed(n < 1e5 ? 4 : 2);
 
-function fill(element, value, unit) {
+// A number, its unit, and a line below.
+function fill(element, value, ...more) {
   element.textContent = `${value} `;
-  const small = document.createElement("small");
-  small.textContent = unit;
-  element.append(small);
+  for (const text of more) {
+    const small = document.createElement("small");
+    small.textContent = text;
+    element.append(small);
+  }
 }
 
 // A canvas keeps the kind of context that it had first: another backend or size takes another.
@@ -103,7 +104,7 @@ async function restart() {
     side.key.textContent = choice.label;
     side.curve = new Curve();
     side.begun = undefined;
-    fill(side.sharp, "–", "");
+    fill(side.sharp, "–", "", "\u00a0");
     return { ...choice.options, lr: rateOf(side.slider) };
   });
   const canvases = sides.map((side) => side.canvas);
@@ -125,9 +126,9 @@ async function restart() {
   perFrame = 1;
   $("#count").textContent = made.parameters.toLocaleString("en");
   made.nets.forEach(({ optimizer }, i) => {
-    const [number, unit] = megabytes(optimizer.stateBytes);
     const each = optimizer.stateBytes / made.parameters;
-    fill(sides[i].bytes, number, `${unit}, ${each.toFixed(each < 1 ? 2 : 1)} B a number`);
+    const below = `${each.toFixed(each < 1 ? 2 : 1)} bytes a number`;
+    fill(sides[i].bytes, megabytes(optimizer.stateBytes), "MB", below);
   });
   made.paint();
   train(made).catch((error) => trainer === made && failed(error));
@@ -191,10 +192,10 @@ function update(losses) {
   sides.forEach((side, i) => {
     const loss = recent[i];
     if (!Number.isFinite(loss)) {
-      if (losses[i].length) fill(side.sharp, "diverged", "");
+      if (losses[i].length) fill(side.sharp, "diverged", "", "lower the rate, start over");
       return;
     }
-    fill(side.sharp, (-10 * Math.log10(loss)).toFixed(1), `dB, loss ${loss.toPrecision(2)}`);
+    fill(side.sharp, (-10 * Math.log10(loss)).toFixed(1), "dB", `error ${loss.toPrecision(2)}`);
     side.card.classList.toggle("ahead", !(loss >= recent[1 - i]));
     side.key.textContent = `${known.get(side.select.value).label} ${loss.toPrecision(2)}`;
   });

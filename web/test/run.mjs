@@ -1,51 +1,12 @@
 // The package and its pages in Node and in a real browser: `node run.mjs PLAYWRIGHT_CORE CHROMIUM`,
 // and a part of a test's name to run that alone.
 import { readFile, mkdtemp } from "node:fs/promises";
-import { createServer } from "node:http";
 import { tmpdir } from "node:os";
-import { join, normalize, extname, dirname } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
+import { chromiumArguments, golden, root, serve } from "./server.mjs";
 
 const [playwright, executablePath, only = ""] = process.argv.slice(2);
-const web = join(dirname(fileURLToPath(import.meta.url)), "..");
-const root = join(web, "..");
-const golden = join(root, "tests/golden");
-
-const TYPES = {
-  ".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm", ".css": "text/css",
-  ".json": "application/json", ".wgsl": "text/plain",
-};
-const server = createServer(async (request, response) => {
-  try {
-    if (request.url === "/favicon.ico") return response.writeHead(204).end();
-    const path = normalize(decodeURIComponent(new URL(request.url, "http://x").pathname));
-    const file = path.startsWith("/golden/") ? join(golden, path.slice(8)) : join(web, path);
-    const body = await readFile(file);
-    response.writeHead(200, { "content-type": TYPES[extname(file)] ?? "application/octet-stream" });
-    response.end(body);
-  } catch {
-    response.writeHead(404).end();
-  }
-});
-await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-const origin = `http://127.0.0.1:${server.address().port}`;
-
-// The tolerances of the native tests: written there, and only there.
-const source = await readFile(join(root, "tests/common/tolerance.rs"), "utf8");
-function tolerance(name) {
-  const found = new RegExp(
-    `const ${name}: Tolerance = Tolerance \\{\\s*factor: ([0-9.]+),\\s*roundings: ([0-9.]+)`,
-  ).exec(source);
-  if (!found) throw new Error(`there is no tolerance ${name}`);
-  const rare = /ONE_PLACE: f64 = ([0-9.]+);[^]*ONE_PLACE_FOR: \[&str; 2\] = \["(\w+)", "(\w+)"\];/.exec(source);
-  if (!rare) throw new Error("there is no ONE_PLACE");
-  const [, roundings, ...exception] = rare;
-  return {
-    factor: Number(found[1]),
-    roundings: Number(found[2]),
-    rare: { of: exception.join(" "), roundings: Number(roundings) },
-  };
-}
+const { origin, server } = await serve();
 
 function assert(holds, text) {
   if (!holds) throw new Error(text);
@@ -80,11 +41,13 @@ function within(results, cases = 19, steps = 24 * (17 * 12 + 2 * 10)) {
 }
 
 const { Optimizer } = await import("../index.js");
-const { all } = await import("./golden.js");
+const { all } = await import("../check/golden.js");
+const { tolerance } = await import("../check/data.mjs");
+const allowed = await tolerance("OFFICIAL_F32");
 const fetchFile = async (name) => new Uint8Array(await readFile(join(golden, `${name}.safetensors`)));
 
 await test("in Node, every optimizer follows the official trajectories", async () => {
-  const results = await all(Optimizer, fetchFile, tolerance("OFFICIAL_F32"));
+  const results = await all(Optimizer, fetchFile, allowed);
   within(results);
   // … and with the bits of the native CPU.
   const bits = JSON.parse(await readFile(join(golden, "bits.json"), "utf8"));
@@ -101,13 +64,7 @@ const profile = await mkdtemp(join(tmpdir(), "gradstep-chromium-"));
 const context = await chromium.launchPersistentContext(profile, {
   executablePath,
   headless: true,
-  args: [
-    "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--enable-unsafe-webgpu",
-    "--use-webgpu-adapter=swiftshader",
-    // Without these a canvas of WebGPU takes the device with it.
-    "--enable-features=Vulkan", "--use-vulkan=swiftshader", "--use-angle=vulkan",
-  ],
+  args: chromiumArguments,
 });
 const complaints = [];
 context.on("page", (made) => {
@@ -118,14 +75,49 @@ const page = await context.newPage();
 await page.goto(`${origin}/test/page.html`);
 await page.waitForFunction("window.ready");
 
-await test("in Chromium on the GPU, every optimizer follows the official trajectories", async () => {
-  within(await page.evaluate((t) => window.tests.golden(t, true), tolerance("OFFICIAL_F32")));
+await test("the self-check: in Chromium on GPU and CPU, every optimizer follows the official trajectories", async () => {
+  const check = await context.newPage();
+  await check.goto(`${origin}/check/index.html`);
+  await check.waitForFunction(() => window.checked, undefined, { timeout: 240_000 });
+  const { results, speed, text } = await check.evaluate(() => window.checked);
+  assert(results.map(({ id }) => id).join() === "gpu,cpu", "not both were checked");
+  for (const { cases } of results) {
+    within(Object.fromEntries(cases.map(({ name, tensors }) => [name, tensors])));
+  }
+  assert(speed.step > 0 && speed.copy > 0, "the speed was not measured");
+  console.log(`        AdamW ${speed.step.toFixed(2)} GB/s, a copy ${speed.copy.toFixed(2)} GB/s`);
+  const verdict = await check.textContent("#verdict");
+  assert(verdict.includes("All 38 runs agree"), verdict);
+  assert((await check.locator("#cases td.wrong").count()) === 0, "the page calls something wrong");
+  assert((await check.locator("#cases tr").count()) === 19, "not all cases are shown");
+  assert(await check.locator("#note").isHidden(), await check.textContent("#note"));
+  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  await check.locator("#copy").click();
+  await check.waitForFunction(() => document.querySelector("#copy").textContent === "Copied");
+  assert((await check.evaluate(() => navigator.clipboard.readText())) === text, "another text was copied");
+  assert(/swiftshader/.test(text) && /19 of 19 within/.test(text), text);
+  await check.close();
+});
+
+await test("the self-check without WebGPU checks the processor, and says so", async () => {
+  const check = await context.newPage();
+  await check.addInitScript(() => {
+    Object.defineProperty(Navigator.prototype, "gpu", { get: () => undefined });
+  });
+  await check.goto(`${origin}/check/index.html`);
+  await check.waitForFunction(() => window.checked, undefined, { timeout: 240_000 });
+  await check.evaluate(() => window.checked);
+  const verdict = await check.textContent("#verdict");
+  assert(verdict.includes("All 19 runs agree"), verdict);
+  const note = await check.textContent("#note");
+  assert(note.includes("no WebGPU"), note);
+  await check.close();
 });
 
 await test("in a Worker, on a device of its own", async () => {
   const cases = ["came_default", "torch_adamw"];
   const run = ([t, c]) => window.tests.inWorker(t, c);
-  within(await page.evaluate(run, [tolerance("OFFICIAL_F32"), cases]), 2, 24 * 2 * 12);
+  within(await page.evaluate(run, [allowed, cases]), 2, 24 * 2 * 12);
 });
 
 await test("the page's own device and buffers are used, ahead of a submission, and state moves", async () => {
