@@ -1,6 +1,6 @@
 // What the tests do in a page and in a Worker. Each throws what is wrong.
 import { Optimizer, init } from "../index.js";
-import { all, hash, read } from "./golden.js";
+import { all, hash, read } from "../check/golden.js";
 
 const fetchFile = async (name) => {
   const response = await fetch(`/golden/${name}.safetensors`);

@@ -1,47 +1,12 @@
-// The package in Node and in a real browser: `node run.mjs PLAYWRIGHT_CORE CHROMIUM`.
+// The package and its pages in Node and in a real browser: `node run.mjs PLAYWRIGHT_CORE CHROMIUM`,
+// and a part of a test's name to run that alone.
 import { readFile, mkdtemp } from "node:fs/promises";
-import { createServer } from "node:http";
 import { tmpdir } from "node:os";
-import { join, normalize, extname, dirname } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
+import { chromiumArguments, golden, root, serve } from "./server.mjs";
 
-const [playwright, executablePath] = process.argv.slice(2);
-const web = join(dirname(fileURLToPath(import.meta.url)), "..");
-const root = join(web, "..");
-const golden = join(root, "tests/golden");
-
-const TYPES = { ".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm" };
-const server = createServer(async (request, response) => {
-  try {
-    if (request.url === "/favicon.ico") return response.writeHead(204).end();
-    const path = normalize(decodeURIComponent(new URL(request.url, "http://x").pathname));
-    const file = path.startsWith("/golden/") ? join(golden, path.slice(8)) : join(web, path);
-    const body = await readFile(file);
-    response.writeHead(200, { "content-type": TYPES[extname(file)] ?? "application/octet-stream" });
-    response.end(body);
-  } catch {
-    response.writeHead(404).end();
-  }
-});
-await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-const origin = `http://127.0.0.1:${server.address().port}`;
-
-// The tolerances of the native tests: written there, and only there.
-const source = await readFile(join(root, "tests/common/tolerance.rs"), "utf8");
-function tolerance(name) {
-  const found = new RegExp(
-    `const ${name}: Tolerance = Tolerance \\{\\s*factor: ([0-9.]+),\\s*roundings: ([0-9.]+)`,
-  ).exec(source);
-  if (!found) throw new Error(`there is no tolerance ${name}`);
-  const rare = /ONE_PLACE: f64 = ([0-9.]+);[^]*ONE_PLACE_FOR: \[&str; 2\] = \["(\w+)", "(\w+)"\];/.exec(source);
-  if (!rare) throw new Error("there is no ONE_PLACE");
-  const [, roundings, ...exception] = rare;
-  return {
-    factor: Number(found[1]),
-    roundings: Number(found[2]),
-    rare: { of: exception.join(" "), roundings: Number(roundings) },
-  };
-}
+const [playwright, executablePath, only = ""] = process.argv.slice(2);
+const { origin, server } = await serve();
 
 function assert(holds, text) {
   if (!holds) throw new Error(text);
@@ -49,6 +14,7 @@ function assert(holds, text) {
 
 let failed = 0;
 async function test(name, body) {
+  if (!name.includes(only)) return;
   const began = Date.now();
   try {
     await body();
@@ -75,11 +41,13 @@ function within(results, cases = 19, steps = 24 * (17 * 12 + 2 * 10)) {
 }
 
 const { Optimizer } = await import("../index.js");
-const { all } = await import("./golden.js");
+const { all } = await import("../check/golden.js");
+const { tolerance } = await import("../check/data.mjs");
+const allowed = await tolerance("OFFICIAL_F32");
 const fetchFile = async (name) => new Uint8Array(await readFile(join(golden, `${name}.safetensors`)));
 
 await test("in Node, every optimizer follows the official trajectories", async () => {
-  const results = await all(Optimizer, fetchFile, tolerance("OFFICIAL_F32"));
+  const results = await all(Optimizer, fetchFile, allowed);
   within(results);
   // … and with the bits of the native CPU.
   const bits = JSON.parse(await readFile(join(golden, "bits.json"), "utf8"));
@@ -96,27 +64,60 @@ const profile = await mkdtemp(join(tmpdir(), "gradstep-chromium-"));
 const context = await chromium.launchPersistentContext(profile, {
   executablePath,
   headless: true,
-  args: [
-    "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--enable-unsafe-webgpu",
-    "--use-webgpu-adapter=swiftshader",
-  ],
+  args: chromiumArguments,
+});
+const complaints = [];
+context.on("page", (made) => {
+  made.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+  made.on("pageerror", (error) => complaints.push(String(error)));
 });
 const page = await context.newPage();
-const complaints = [];
-page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
-page.on("pageerror", (error) => complaints.push(String(error)));
 await page.goto(`${origin}/test/page.html`);
 await page.waitForFunction("window.ready");
 
-await test("in Chromium on the GPU, every optimizer follows the official trajectories", async () => {
-  within(await page.evaluate((t) => window.tests.golden(t, true), tolerance("OFFICIAL_F32")));
+await test("the self-check: in Chromium on GPU and CPU, every optimizer follows the official trajectories", async () => {
+  const check = await context.newPage();
+  await check.goto(`${origin}/check/index.html`);
+  await check.waitForFunction(() => window.checked, undefined, { timeout: 240_000 });
+  const { results, speed, text } = await check.evaluate(() => window.checked);
+  assert(results.map(({ id }) => id).join() === "gpu,cpu", "not both were checked");
+  for (const { cases } of results) {
+    within(Object.fromEntries(cases.map(({ name, tensors }) => [name, tensors])));
+  }
+  assert(speed.step > 0 && speed.copy > 0, "the speed was not measured");
+  console.log(`        AdamW ${speed.step.toFixed(2)} GB/s, a copy ${speed.copy.toFixed(2)} GB/s`);
+  const verdict = await check.textContent("#verdict");
+  assert(verdict.includes("All 38 runs agree"), verdict);
+  assert((await check.locator("#cases td.wrong").count()) === 0, "the page calls something wrong");
+  assert((await check.locator("#cases tr").count()) === 19, "not all cases are shown");
+  assert(await check.locator("#note").isHidden(), await check.textContent("#note"));
+  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  await check.locator("#copy").click();
+  await check.waitForFunction(() => document.querySelector("#copy").textContent === "Copied");
+  assert((await check.evaluate(() => navigator.clipboard.readText())) === text, "another text was copied");
+  assert(/swiftshader/.test(text) && /19 of 19 within/.test(text), text);
+  await check.close();
+});
+
+await test("the self-check without WebGPU checks the processor, and says so", async () => {
+  const check = await context.newPage();
+  await check.addInitScript(() => {
+    Object.defineProperty(Navigator.prototype, "gpu", { get: () => undefined });
+  });
+  await check.goto(`${origin}/check/index.html`);
+  await check.waitForFunction(() => window.checked, undefined, { timeout: 240_000 });
+  await check.evaluate(() => window.checked);
+  const verdict = await check.textContent("#verdict");
+  assert(verdict.includes("All 19 runs agree"), verdict);
+  const note = await check.textContent("#note");
+  assert(note.includes("no WebGPU"), note);
+  await check.close();
 });
 
 await test("in a Worker, on a device of its own", async () => {
   const cases = ["came_default", "torch_adamw"];
   const run = ([t, c]) => window.tests.inWorker(t, c);
-  within(await page.evaluate(run, [tolerance("OFFICIAL_F32"), cases]), 2, 24 * 2 * 12);
+  within(await page.evaluate(run, [allowed, cases]), 2, 24 * 2 * 12);
 });
 
 await test("the page's own device and buffers are used, ahead of a submission, and state moves", async () => {
@@ -180,6 +181,63 @@ await test("a Rust program on wgpu's WebGPU backend equals the CPU", async () =>
   const worst = Math.max(...both.slice(0, half).map((x, i) => Math.abs(x - both[half + i])));
   const moved = Math.max(...both.slice(half).map((x, i) => Math.abs(x - Math.sin(i * 0.37))));
   assert(worst < 1e-5 && moved > 1e-2, `it differs by ${worst}, after it moved by ${moved}`);
+});
+
+// Waits until the demo has taken so many steps; what it shows then.
+async function learned(demo, steps) {
+  await demo.waitForFunction(
+    (n) => Number(document.querySelector("#steps").textContent.replaceAll(",", "")) >= n,
+    steps,
+    { timeout: 120_000 },
+  );
+  const course = await demo.getAttribute("#chart", "aria-label");
+  const [a, b] = [...course.matchAll(/ ([0-9.e-]+), begun at ([0-9.e-]+)/g)];
+  const at = async (id) => ({
+    loss: Number((id === "a" ? a : b)[1]),
+    begun: Number((id === "a" ? a : b)[2]),
+    picture: await demo.locator(`#side-${id} canvas`).screenshot(),
+    state: Number.parseFloat(await demo.textContent(`#side-${id} .bytes`)),
+  });
+  return { a: await at("a"), b: await at("b") };
+}
+
+async function learns(demo, url, steps) {
+  await demo.goto(`${origin}/demo/index.html?${url}`);
+  const before = await learned(demo, 1);
+  const after = await learned(demo, steps);
+  for (const id of ["a", "b"]) {
+    const { begun, loss } = after[id];
+    assert(loss < 0.1 * begun, `${id}: the loss went from ${begun} to ${loss}`);
+    assert(!before[id].picture.equals(after[id].picture), `${id}: the canvas has not changed`);
+    assert(after[id].state > 0, `${id}: there is no state`);
+  }
+  assert(after.b.state < after.a.state, "CAME keeps less than AdamW");
+  const text = ({ begun, loss }) => `${begun} to ${loss}`;
+  console.log(`        losses ${text(after.a)}, ${text(after.b)}`);
+}
+
+await test("the demo learns a picture on the GPU, and is changed while it does", async () => {
+  const demo = await context.newPage();
+  await learns(demo, "side=48&features=16&width=24&batch=128", 200);
+  assert((await demo.textContent("#where")).includes("WebGPU"), "it is not on the GPU");
+  assert(await demo.locator("#note").isHidden(), await demo.textContent("#note"));
+  // A rate of nearly nothing: the picture stands still. Another optimizer: both start over.
+  await demo.locator("#rate-a").fill("-5");
+  assert((await demo.textContent("#side-a output")) === "1.0e-5", "the rate is not shown");
+  await demo.locator("#side-a select").selectOption("sm3");
+  await demo.waitForFunction(() => document.querySelector("#key-a").textContent.startsWith("SM3 "));
+  await demo.close();
+});
+
+await test("the demo learns without WebGPU, and says so", async () => {
+  const demo = await context.newPage();
+  await demo.addInitScript(() => {
+    Object.defineProperty(Navigator.prototype, "gpu", { get: () => undefined });
+  });
+  await learns(demo, "network=small", 200);
+  const note = await demo.textContent("#note");
+  assert(note.includes("no WebGPU") && (await demo.locator("#note").isVisible()), note);
+  await demo.close();
 });
 
 await test("the console has no errors", async () => {

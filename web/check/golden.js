@@ -58,7 +58,8 @@ export async function read(device, buffer) {
 /**
  * Steps all tensors of a case, on `device` or on typed arrays, by the settings of the official code,
  * and compares each step with its `f32`. Returns for each tensor the worst error in units of the
- * tolerance, and a hash of the bits of all steps.
+ * tolerance, the error of each step in units of the
+ * parameter's round-off, and a hash of the bits of all steps.
  */
 export async function run(Optimizer, name, inputs, file, tolerance, device) {
   const names = Object.keys(inputs.tensors)
@@ -80,7 +81,7 @@ export async function run(Optimizer, name, inputs, file, tolerance, device) {
     params,
     device,
   });
-  const results = names.map(() => ({ error: 0, moved: 0, compared: 0, hash: undefined }));
+  const results = names.map(() => ({ error: 0, moved: 0, compared: 0, units: [], hash: undefined }));
   const grads = device && params.map((p) => arrayBuffer(device, new Float32Array(p.buffer.size / 4)));
   for (let t = 0; t < 24; t++) {
     const given = names.map((n) => Float32Array.from(inputs.tensors[`grad/${t}/${n}`].data));
@@ -100,11 +101,12 @@ export async function run(Optimizer, name, inputs, file, tolerance, device) {
       const { factor, rare } = tolerance;
       const { roundings } = rare.of === `${name} ${n}` ? rare : tolerance;
       result.moved = Math.max(result.moved, norm(difference(wanted, start[i])));
-      const allowed =
-        factor * UNIT * result.moved + roundings * UNIT * (t + 1) * norm(Array.from(wanted));
+      const last = UNIT * norm(Array.from(wanted));
+      const allowed = factor * UNIT * result.moved + roundings * (t + 1) * last;
       const error = norm(difference(found.subarray(0, start[i].length), wanted));
       // What is not a number is wrong.
       const part = error === 0 ? 0 : error / allowed;
+      result.units.push(error === 0 ? 0 : error / last);
       result.error = Number.isFinite(part) ? Math.max(result.error, part) : Infinity;
     }
   }
