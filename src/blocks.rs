@@ -16,6 +16,8 @@ pub struct Factored<'a, I: Interpreter> {
     pub r: Value<'a, I>,
     /// Means of the columns.
     pub c: Value<'a, I>,
+    /// The mean of `r`.
+    pub mean: Value<'a, I>,
 }
 
 impl<I: Interpreter> Clone for Factored<'_, I> {
@@ -48,14 +50,15 @@ impl<'a, I: Interpreter> Factored<'a, I> {
         beta: Value<'a, I>,
     ) -> Self {
         let (r, c) = (x.row_mean() + eps, x.col_mean() + eps);
-        Self { r: s.rows(rows).ema(r, beta), c: s.cols(cols).ema(c, beta) }
+        let r = s.rows(rows).ema(r, beta);
+        Self { r, c: s.cols(cols).ema(c, beta), mean: r.mean() }
     }
 
     /// `k · V`
     #[inline(always)]
     #[must_use]
     pub fn scaled(self, k: Value<'a, I>) -> Self {
-        Self { r: self.r * k, c: self.c * k }
+        Self { r: self.r * k, c: self.c * k, mean: self.mean * k }
     }
 
     /// The factors of `1/√V`: `√(mean(r)/r_i)` for the rows, `1/√c_j` for the columns.
@@ -65,7 +68,7 @@ impl<'a, I: Interpreter> Factored<'a, I> {
     #[inline(always)]
     #[must_use]
     pub fn rsqrt(self) -> [Value<'a, I>; 2] {
-        [self.r.mean().sqrt() * self.r.rsqrt(), self.c.rsqrt()]
+        [self.mean.sqrt() * self.r.rsqrt(), self.c.rsqrt()]
     }
 
     /// The mean of `1/√V` over the tensor, without a trip through memory.
@@ -186,9 +189,9 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
     #[must_use]
     pub fn normalized_rms(self, x: Value<'a, I>) -> Value<'a, I> {
         match (self.factored, self.whole) {
-            (Some(Factored { r, c }), _) => {
+            (Some(Factored { r, c, mean }), _) => {
                 let w = (x * r.rsqrt()).square().col_mean();
-                let half = r.mean().sqrt() * c.rsqrt();
+                let half = mean.sqrt() * c.rsqrt();
                 (w * half * half).tensor_mean().sqrt()
             }
             (None, Some(v)) => (x.square() / v).tensor_mean().sqrt(),

@@ -13,8 +13,10 @@ use crate::value::{Interpreter, Step};
 /// and the tracer checks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Levels {
-    pub(crate) vector: u8,
-    pub(crate) matrix: u8,
+    vector: u8,
+    matrix: u8,
+    row: u8,
+    column: u8,
 }
 
 impl Levels {
@@ -24,19 +26,30 @@ impl Levels {
     /// A definition that does not tell rows from columns: every tensor is one long vector to it.
     #[must_use]
     pub const fn flat(levels: u8) -> Self {
-        Self { vector: levels, matrix: 0 }
+        Self::factored(levels, 0)
     }
 
     /// A definition that treats matrices apart ([`Step::is_matrix`]).
     #[must_use]
     pub const fn factored(vector: u8, matrix: u8) -> Self {
-        Self { vector, matrix }
+        Self { vector, matrix, row: 0, column: 0 }
+    }
+
+    /// The same with loops of their own for matrices of a single row and of a single column, on the
+    /// CPU. There the values of the columns, or of the rows, are as many as elements: these loops take
+    /// them for such, which is several times as fast as going over them between sweeps. Without, the
+    /// loops of all matrices do for these too.
+    #[must_use]
+    pub const fn with_lines(self, row: u8, column: u8) -> Self {
+        Self { row, column, ..self }
     }
 
     pub(crate) const fn of(self, kind: Kind) -> u8 {
         match kind {
             Kind::Vector => self.vector,
             Kind::Matrix => self.matrix,
+            Kind::Row => self.row,
+            Kind::Column => self.column,
         }
     }
 }
@@ -158,7 +171,12 @@ impl Recipe {
     /// True if the definition treats matrices apart.
     #[must_use]
     pub fn is_factored(self) -> bool {
-        self.0.levels().matrix > 0
+        self.has(Kind::Matrix)
+    }
+
+    /// Whether it has loops for such tensors.
+    pub(crate) fn has(self, kind: Kind) -> bool {
+        self.0.levels().of(kind) > 0
     }
 
     pub(crate) fn kernels<T: Element>(self) -> &'static Kernels<T> {

@@ -76,6 +76,24 @@ impl Dims {
         }
     }
 
+    /// The kind of a matrix of a single row or column.
+    fn line(&self) -> Option<Kind> {
+        match (self.batch, self.rows, self.cols) {
+            _ if self.kind != Kind::Matrix => None,
+            (1, 1, _) => Some(Kind::Row),
+            (1, _, 1) => Some(Kind::Column),
+            _ => None,
+        }
+    }
+
+    /// The same elements as the CPU's loops go over them: rows and columns are one long row.
+    pub(crate) fn walked(self, kind: Kind) -> Self {
+        match kind {
+            Kind::Row | Kind::Column => Self { kind, ..Self::vector(self.len()) },
+            Kind::Vector | Kind::Matrix => self,
+        }
+    }
+
     /// Elements of state that a definition keeps for such a tensor.
     #[must_use]
     pub fn state_len(&self, graph: &Graph) -> usize {
@@ -133,8 +151,27 @@ impl Layout {
     /// # Errors
     /// As for [`resolve`](Self::resolve).
     pub fn plan(self, recipe: Recipe, shape: &[usize]) -> Result<(Dims, Plan)> {
-        let (dims, graph) = self.resolve(recipe, shape)?;
+        let (dims, graph) = self.resolve_for_loops(recipe, shape, Watch::Nothing)?;
         Ok((dims, Plan::new(graph, dims.is_fused())?))
+    }
+
+    /// The dimensions, and the definition as the CPU's loops run it.
+    pub(crate) fn resolve_for_loops(
+        self,
+        recipe: Recipe,
+        shape: &[usize],
+        watch: Watch,
+    ) -> Result<(Dims, Graph)> {
+        let (dims, graph) = self.resolve_watched(recipe, shape, watch)?;
+        let Some(kind) = dims.line().filter(|&kind| recipe.has(kind)) else {
+            return Ok((dims, graph));
+        };
+        match recipe.trace_watched(kind, watch) {
+            Ok(line) => Ok((dims, line)),
+            // What is reported may take a level more there than the step. Then it goes as any matrix.
+            Err(_) if watch != Watch::Nothing && recipe.trace(kind).is_ok() => Ok((dims, graph)),
+            Err(error) => Err(error),
+        }
     }
 }
 

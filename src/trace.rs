@@ -16,11 +16,48 @@ use crate::value::{Axis, Binary, Interpreter, Reduction, Shape, SlotDecl, Step, 
 /// How the elements of a tensor are seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[repr(u8)]
 pub enum Kind {
     /// One long vector.
     Vector,
     /// Batch × rows × cols.
     Matrix,
+    /// One matrix of a single row: values of columns are elements.
+    Row,
+    /// One matrix of a single column: values of rows are elements.
+    Column,
+}
+
+impl Kind {
+    pub(crate) const fn of(number: u8) -> Self {
+        match number {
+            0 => Self::Vector,
+            1 => Self::Matrix,
+            2 => Self::Row,
+            _ => Self::Column,
+        }
+    }
+
+    /// How far a value of a shape varies over such a tensor.
+    #[inline(always)]
+    pub(crate) const fn shape(self, shape: Shape) -> Shape {
+        match (self, shape) {
+            (Self::Vector | Self::Matrix, same) => same,
+            (Self::Row, Shape::Cols) | (Self::Column, Shape::Rows) => Shape::Full,
+            (_, Shape::Rows | Shape::Cols | Shape::Matrix) => Shape::Scalar,
+            (_, same) => same,
+        }
+    }
+
+    /// What a reduction over an axis runs over; none if over one element.
+    #[inline(always)]
+    pub(crate) const fn axis(self, axis: Axis) -> Option<Axis> {
+        match (self, axis) {
+            (Self::Vector | Self::Matrix, same) => Some(same),
+            (Self::Row, Axis::Col) | (Self::Column, Axis::Row) => None,
+            _ => Some(Axis::Tensor),
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -28,6 +65,8 @@ impl fmt::Display for Kind {
         f.pad(match self {
             Self::Vector => "vector",
             Self::Matrix => "matrix",
+            Self::Row => "row",
+            Self::Column => "column",
         })
     }
 }
@@ -114,8 +153,11 @@ pub struct Graph {
     pub nodes: Vec<Node>,
     /// Names of the hyper-parameters, in order of first use.
     pub hypers: Vec<&'static str>,
-    /// The declared slots, in order of declaration.
+    /// The declared slots, in order of declaration. Where the tensor is a row or a column their shapes
+    /// are what is left of the declared ones.
     pub slots: Vec<SlotDecl>,
+    /// The shapes as they were declared.
+    pub(crate) declared: Vec<Shape>,
     /// The new value of each slot.
     pub stores: Vec<NodeId>,
     /// The new value of the parameter; `None` if the definition only
@@ -160,13 +202,14 @@ impl Graph {
     /// The same, with statistics.
     pub(crate) fn trace_watched<D: Definition>(kind: Kind, watch: Watch) -> Result<Self> {
         let trace = Trace {
-            matrix: kind == Kind::Matrix,
+            kind,
             graph: RefCell::new(Self {
                 name: D::NAME,
                 kind,
                 nodes: Vec::new(),
                 hypers: Vec::new(),
                 slots: Vec::new(),
+                declared: Vec::new(),
                 stores: Vec::new(),
                 param: None,
                 calls: Vec::new(),
@@ -184,7 +227,7 @@ impl Graph {
         }
         let graph = trace.graph.into_inner();
         graph.check_param(D::MEASURES)?;
-        graph.check(D::LEVELS.of(kind), kind == Kind::Vector && D::LEVELS.matrix == 0)?;
+        graph.check(D::LEVELS.of(kind), kind == Kind::Vector && D::LEVELS.of(Kind::Matrix) == 0)?;
         Ok(graph)
     }
 
@@ -252,6 +295,8 @@ impl Graph {
                     (true, _) => format!("write `Levels::flat({loops})`"),
                     (_, Kind::Vector) => format!("write `Levels::factored({loops}, …)`"),
                     (_, Kind::Matrix) => format!("write `Levels::factored(…, {loops})`"),
+                    (_, Kind::Row) => format!("write `.with_lines({loops}, …)`"),
+                    (_, Kind::Column) => format!("write `.with_lines(…, {loops})`"),
                 },
             ));
         }
@@ -260,6 +305,11 @@ impl Graph {
 
     /// [`Error::Definition`] if a report needs a trip through memory that nothing else needs.
     fn check_reports(&self) -> Result<()> {
+        if matches!(self.kind, Kind::Row | Kind::Column) {
+            // A mean over values of columns may be one over elements here. It goes with a trip that is
+            // made anyway, or else the number of levels tells.
+            return Ok(());
+        }
         let mut used = vec![false; self.nodes.len()];
         self.param.into_iter().for_each(|n| used[n] = true);
         self.stores[..self.own_slots].iter().for_each(|&n| used[n] = true);
@@ -290,6 +340,11 @@ impl Graph {
     /// The slots that are the definition's own.
     pub(crate) fn own_slots(&self) -> &[SlotDecl] {
         &self.slots[..self.own_slots]
+    }
+
+    /// Their names, with the shapes that were declared.
+    pub(crate) fn declared_slots(&self) -> impl Iterator<Item = (&'static str, Shape)> {
+        self.own_slots().iter().zip(&self.declared).map(|(slot, &shape)| (slot.name, shape))
     }
 
     /// The slots that hold statistics.
@@ -442,7 +497,7 @@ impl fmt::Display for Graph {
 
 /// The recording interpreter.
 struct Trace {
-    matrix: bool,
+    kind: Kind,
     graph: RefCell<Graph>,
     known: RefCell<HashMap<Op, NodeId>>,
     error: RefCell<Option<Error>>,
@@ -520,7 +575,7 @@ impl Interpreter for Trace {
     type Slot = SlotId;
 
     fn is_matrix(&self) -> bool {
-        self.matrix
+        self.kind != Kind::Vector
     }
 
     fn literal(&self, x: f64) -> NodeId {
@@ -590,12 +645,12 @@ impl Interpreter for Trace {
 
     fn reduce(&self, kind: Reduction, axis: Axis, a: NodeId) -> NodeId {
         let node = self.get(a);
-        let shape = node.shape.reduced(axis);
-        if shape == node.shape {
+        let reduced = self.kind.axis(axis).map(|axis| (axis, node.shape.reduced(axis)));
+        let Some((axis, shape)) = reduced.filter(|&(_, shape)| shape != node.shape) else {
             // Nothing varies along this axis: mean and max are the value itself.
             self.graph.borrow_mut().calls.push(a);
             return a;
-        }
+        };
         let full = node.shape == Shape::Full;
         let level = node.level.saturating_add(u8::from(full));
         let result = self.call(Op::Reduce(kind, axis, a), shape, level);
@@ -625,7 +680,8 @@ impl Interpreter for Trace {
             });
         }
         let mut graph = self.graph.borrow_mut();
-        graph.slots.push(decl);
+        graph.slots.push(SlotDecl { shape: self.kind.shape(decl.shape), ..decl });
+        graph.declared.push(decl.shape);
         graph.stores.push(usize::MAX);
         graph.slots.len() - 1
     }

@@ -295,7 +295,7 @@ thread_local! {
 }
 
 // What `step` does is decided anew each time it is called.
-definition!(TwoFaced, Levels::factored(2, 2), |s| {
+definition!(TwoFaced, Levels::factored(2, 2).with_lines(2, 2), |s| {
     let (g, w) = (s.grad(), s.param());
     match FACE.get() {
         0 => {
@@ -326,8 +326,11 @@ definition!(TwoFaced, Levels::factored(2, 2), |s| {
 
 #[test]
 fn a_definition_that_changes_its_mind_touches_nothing_but_its_own() {
-    let sizes: &[[usize; 2]] =
-        if cfg!(miri) { &[[3, 19], [1, 16]] } else { &[[3, 19], [1, 16], [70, 33], [1, 1]] };
+    let sizes: &[[usize; 2]] = if cfg!(miri) {
+        &[[3, 19], [1, 16], [17, 1]]
+    } else {
+        &[[3, 19], [1, 16], [17, 1], [70, 33], [1, 1]]
+    };
     for &[n, m] in sizes {
         for layout in [Layout::LastTwo, Layout::Vector] {
             FACE.set(0);

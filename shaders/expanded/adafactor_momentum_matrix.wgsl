@@ -75,7 +75,7 @@ struct Tile {
 
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
-var<workgroup> local_45: array<f32, ROWS>;
+var<workgroup> local_46: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -109,12 +109,12 @@ fn at_45(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_48(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+fn at_46(t: Tensor) -> u32 {
+    return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_49(t: Tensor) -> u32 {
-    return t.small + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_50(t: Tensor) -> u32 {
@@ -149,7 +149,7 @@ fn partials_30(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_48(t: Tensor) -> u32 {
+fn partials_49(t: Tensor) -> u32 {
     return t.partials + t.row_tiles * t.batch * t.cols;
 }
 
@@ -197,26 +197,26 @@ fn sweep_1(
         let v38 = v35 * hosts.host_37;
         let v39 = v34 + v38;
         small[at_39(t) + tile.row + lid] = v39;
-        let v45 = inverseSqrt(v39);
-        local_45[lid] = v45;
-        small[at_45(t) + tile.row + lid] = v45;
+        let v46 = inverseSqrt(v39);
+        local_46[lid] = v46;
+        small[at_46(t) + tile.row + lid] = v46;
     }
     workgroupBarrier();
     // Level 1.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_48 = 0.0;
+        var sum_49 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v45 = local_45[i];
+            let v46 = local_46[i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v46 = v6 * v45;
-            let v47 = v46 * v46;
-            sum_48 += v47;
+            let v47 = v6 * v46;
+            let v48 = v47 * v47;
+            sum_49 += v48;
         }
-        small[partials_48(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_48;
+        small[partials_49(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_49;
     }
 }
 
@@ -243,11 +243,11 @@ fn gather_1(
             sum_30 += small[partials_30(t) + i * span + c];
         }
         small[partials_30(t) + first * span + c] = sum_30;
-        var sum_48 = small[partials_48(t) + first * span + c];
+        var sum_49 = small[partials_49(t) + first * span + c];
         for (var i = first + 1u; i < end; i++) {
-            sum_48 += small[partials_48(t) + i * span + c];
+            sum_49 += small[partials_49(t) + i * span + c];
         }
-        small[partials_48(t) + first * span + c] = sum_48;
+        small[partials_49(t) + first * span + c] = sum_49;
     }
 }
 
@@ -265,11 +265,11 @@ fn settle_1(
     let t = tensor_at(index);
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_49 = 0.0;
+            var sum_45 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_49 += small[at_39(t) + b * t.rows + i];
+                sum_45 += small[at_39(t) + b * t.rows + i];
             }
-            small[at_49(t) + b] = sum_49 / f32(t.rows);
+            small[at_45(t) + b] = sum_45 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
@@ -277,9 +277,9 @@ fn settle_1(
             for (var i = lid; i < t.rows; i += SETTLE) {
                 part += small[at_39(t) + b * t.rows + i];
             }
-            let sum_49 = sum_lanes(lid, part);
+            let sum_45 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_49(t) + b] = sum_49 / f32(t.rows);
+                small[at_45(t) + b] = sum_45 / f32(t.rows);
             }
         }
     }
@@ -298,32 +298,32 @@ fn settle_1(
         small[at_44(t) + i] = v44;
         let v51 = inverseSqrt(v44);
         small[at_51(t) + i] = v51;
-        var sum_48 = 0.0;
+        var sum_49 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_48 += small[partials_48(t) + k * t.batch * t.cols + i];
+            sum_49 += small[partials_49(t) + k * t.batch * t.cols + i];
         }
-        let v48 = sum_48 / f32(t.rows);
-        small[at_48(t) + i] = v48;
+        let v49 = sum_49 / f32(t.rows);
+        small[at_49(t) + i] = v49;
     }
     storageBarrier();
     for (var i = lid; i < t.batch; i += SETTLE) {
-        let v49 = small[at_49(t) + i];
-        let v50 = sqrt(v49);
+        let v45 = small[at_45(t) + i];
+        let v50 = sqrt(v45);
         small[at_50(t) + i] = v50;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
         let v50 = small[at_50(t) + i / t.rows];
-        let v45 = small[at_45(t) + i];
-        let v62 = v50 * v45;
+        let v46 = small[at_46(t) + i];
+        let v62 = v50 * v46;
         small[at_62(t) + i] = v62;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         let v50 = small[at_50(t) + i / t.cols];
         let v51 = small[at_51(t) + i];
         let v52 = v50 * v51;
-        let v48 = small[at_48(t) + i];
-        let v53 = v48 * v52;
+        let v49 = small[at_49(t) + i];
+        let v53 = v49 * v52;
         let v54 = v53 * v52;
         small[at_54(t) + i] = v54;
     }

@@ -108,8 +108,8 @@ fn at_45(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_49(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+fn at_46(t: Tensor) -> u32 {
+    return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_50(t: Tensor) -> u32 {
@@ -218,8 +218,8 @@ fn settle_1(
         let v38 = v35 * hosts.host_37;
         let v39 = v34 + v38;
         small[at_39(t) + i] = v39;
-        let v45 = inverseSqrt(v39);
-        small[at_45(t) + i] = v45;
+        let v46 = inverseSqrt(v39);
+        small[at_46(t) + i] = v46;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         var sum_30 = 0.0;
@@ -240,11 +240,11 @@ fn settle_1(
     storageBarrier();
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_49 = 0.0;
+            var sum_45 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_49 += small[at_39(t) + b * t.rows + i];
+                sum_45 += small[at_39(t) + b * t.rows + i];
             }
-            small[at_49(t) + b] = sum_49 / f32(t.rows);
+            small[at_45(t) + b] = sum_45 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
@@ -252,23 +252,23 @@ fn settle_1(
             for (var i = lid; i < t.rows; i += SETTLE) {
                 part += small[at_39(t) + b * t.rows + i];
             }
-            let sum_49 = sum_lanes(lid, part);
+            let sum_45 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_49(t) + b] = sum_49 / f32(t.rows);
+                small[at_45(t) + b] = sum_45 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch; i += SETTLE) {
-        let v49 = small[at_49(t) + i];
-        let v50 = sqrt(v49);
+        let v45 = small[at_45(t) + i];
+        let v50 = sqrt(v45);
         small[at_50(t) + i] = v50;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
         let v50 = small[at_50(t) + i / t.rows];
-        let v45 = small[at_45(t) + i];
-        let v64 = v50 * v45;
+        let v46 = small[at_46(t) + i];
+        let v64 = v50 * v46;
         small[at_64(t) + i] = v64;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
@@ -304,14 +304,14 @@ fn sweep_2(
         let v52 = small[at_52(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v45 = small[at_45(t) + tile.row + i];
+            let v46 = small[at_46(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v46 = v6 * v45;
-            let v47 = v46 * v46;
-            let v55 = v47 * v52;
+            let v47 = v6 * v46;
+            let v48 = v47 * v47;
+            let v55 = v48 * v52;
             let v56 = v55 * v52;
             sum_57 += v56;
         }

@@ -114,8 +114,8 @@ fn at_51(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_55(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+fn at_52(t: Tensor) -> u32 {
+    return t.small + 2u + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_56(t: Tensor) -> u32 {
@@ -253,8 +253,8 @@ fn settle_1(
         let v44 = v41 * hosts.host_43;
         let v45 = v40 + v44;
         small[at_45(t) + i] = v45;
-        let v51 = inverseSqrt(v45);
-        small[at_51(t) + i] = v51;
+        let v52 = inverseSqrt(v45);
+        small[at_52(t) + i] = v52;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         var sum_36 = 0.0;
@@ -284,11 +284,11 @@ fn settle_1(
     }
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_55 = 0.0;
+            var sum_51 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_55 += small[at_45(t) + b * t.rows + i];
+                sum_51 += small[at_45(t) + b * t.rows + i];
             }
-            small[at_55(t) + b] = sum_55 / f32(t.rows);
+            small[at_51(t) + b] = sum_51 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
@@ -296,23 +296,23 @@ fn settle_1(
             for (var i = lid; i < t.rows; i += SETTLE) {
                 part += small[at_45(t) + b * t.rows + i];
             }
-            let sum_55 = sum_lanes(lid, part);
+            let sum_51 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_55(t) + b] = sum_55 / f32(t.rows);
+                small[at_51(t) + b] = sum_51 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch; i += SETTLE) {
-        let v55 = small[at_55(t) + i];
-        let v56 = sqrt(v55);
+        let v51 = small[at_51(t) + i];
+        let v56 = sqrt(v51);
         small[at_56(t) + i] = v56;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
         let v56 = small[at_56(t) + i / t.rows];
-        let v51 = small[at_51(t) + i];
-        let v70 = v56 * v51;
+        let v52 = small[at_52(t) + i];
+        let v70 = v56 * v52;
         small[at_70(t) + i] = v70;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
@@ -348,14 +348,14 @@ fn sweep_2(
         let v58 = small[at_58(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v51 = small[at_51(t) + tile.row + i];
+            let v52 = small[at_52(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v52 = v6 * v51;
-            let v53 = v52 * v52;
-            let v61 = v53 * v58;
+            let v53 = v6 * v52;
+            let v54 = v53 * v53;
+            let v61 = v54 * v58;
             let v62 = v61 * v58;
             sum_63 += v62;
         }

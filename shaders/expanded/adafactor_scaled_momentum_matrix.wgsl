@@ -76,7 +76,7 @@ struct Tile {
 
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
-var<workgroup> local_51: array<f32, ROWS>;
+var<workgroup> local_52: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -118,12 +118,12 @@ fn at_51(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_54(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+fn at_52(t: Tensor) -> u32 {
+    return t.small + 2u + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_55(t: Tensor) -> u32 {
-    return t.small + 2u + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u + t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_56(t: Tensor) -> u32 {
@@ -166,7 +166,7 @@ fn partials_36(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
-fn partials_54(t: Tensor) -> u32 {
+fn partials_55(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + t.row_tiles * t.batch * t.cols;
 }
 
@@ -227,26 +227,26 @@ fn sweep_1(
         let v44 = v41 * hosts.host_43;
         let v45 = v40 + v44;
         small[at_45(t) + tile.row + lid] = v45;
-        let v51 = inverseSqrt(v45);
-        local_51[lid] = v51;
-        small[at_51(t) + tile.row + lid] = v51;
+        let v52 = inverseSqrt(v45);
+        local_52[lid] = v52;
+        small[at_52(t) + tile.row + lid] = v52;
     }
     workgroupBarrier();
     // Level 1.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_54 = 0.0;
+        var sum_55 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v51 = local_51[i];
+            let v52 = local_52[i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v52 = v6 * v51;
-            let v53 = v52 * v52;
-            sum_54 += v53;
+            let v53 = v6 * v52;
+            let v54 = v53 * v53;
+            sum_55 += v54;
         }
-        small[partials_54(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_54;
+        small[partials_55(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_55;
     }
 }
 
@@ -273,11 +273,11 @@ fn gather_1(
             sum_36 += small[partials_36(t) + i * span + c];
         }
         small[partials_36(t) + first * span + c] = sum_36;
-        var sum_54 = small[partials_54(t) + first * span + c];
+        var sum_55 = small[partials_55(t) + first * span + c];
         for (var i = first + 1u; i < end; i++) {
-            sum_54 += small[partials_54(t) + i * span + c];
+            sum_55 += small[partials_55(t) + i * span + c];
         }
-        small[partials_54(t) + first * span + c] = sum_54;
+        small[partials_55(t) + first * span + c] = sum_55;
     }
 }
 
@@ -303,11 +303,11 @@ fn settle_1(
     }
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_55 = 0.0;
+            var sum_51 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_55 += small[at_45(t) + b * t.rows + i];
+                sum_51 += small[at_45(t) + b * t.rows + i];
             }
-            small[at_55(t) + b] = sum_55 / f32(t.rows);
+            small[at_51(t) + b] = sum_51 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
@@ -315,9 +315,9 @@ fn settle_1(
             for (var i = lid; i < t.rows; i += SETTLE) {
                 part += small[at_45(t) + b * t.rows + i];
             }
-            let sum_55 = sum_lanes(lid, part);
+            let sum_51 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_55(t) + b] = sum_55 / f32(t.rows);
+                small[at_51(t) + b] = sum_51 / f32(t.rows);
             }
         }
     }
@@ -336,12 +336,12 @@ fn settle_1(
         small[at_50(t) + i] = v50;
         let v57 = inverseSqrt(v50);
         small[at_57(t) + i] = v57;
-        var sum_54 = 0.0;
+        var sum_55 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_54 += small[partials_54(t) + k * t.batch * t.cols + i];
+            sum_55 += small[partials_55(t) + k * t.batch * t.cols + i];
         }
-        let v54 = sum_54 / f32(t.rows);
-        small[at_54(t) + i] = v54;
+        let v55 = sum_55 / f32(t.rows);
+        small[at_55(t) + i] = v55;
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
@@ -354,23 +354,23 @@ fn settle_1(
         small[at_82(t) + i] = v82;
     }
     for (var i = lid; i < t.batch; i += SETTLE) {
-        let v55 = small[at_55(t) + i];
-        let v56 = sqrt(v55);
+        let v51 = small[at_51(t) + i];
+        let v56 = sqrt(v51);
         small[at_56(t) + i] = v56;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
         let v56 = small[at_56(t) + i / t.rows];
-        let v51 = small[at_51(t) + i];
-        let v68 = v56 * v51;
+        let v52 = small[at_52(t) + i];
+        let v68 = v56 * v52;
         small[at_68(t) + i] = v68;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         let v56 = small[at_56(t) + i / t.cols];
         let v57 = small[at_57(t) + i];
         let v58 = v56 * v57;
-        let v54 = small[at_54(t) + i];
-        let v59 = v54 * v58;
+        let v55 = small[at_55(t) + i];
+        let v59 = v55 * v58;
         let v60 = v59 * v58;
         small[at_60(t) + i] = v60;
     }

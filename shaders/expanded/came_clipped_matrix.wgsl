@@ -18,17 +18,17 @@ struct Hosts {
     eps2: f32,
     host_23: f32,
     host_28: f32,
-    host_41: f32,
-    host_56: f32,
-    host_65: f32,
-    host_69: f32,
-    host_80: f32,
-    host_84: f32,
-    host_95: f32,
-    host_110: f32,
-    host_111: f32,
-    host_122: f32,
-    host_130: f32,
+    host_42: f32,
+    host_57: f32,
+    host_66: f32,
+    host_70: f32,
+    host_81: f32,
+    host_85: f32,
+    host_97: f32,
+    host_112: f32,
+    host_113: f32,
+    host_124: f32,
+    host_132: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -82,8 +82,8 @@ struct Tile {
 
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
-var<workgroup> local_44: array<f32, ROWS>;
-var<workgroup> local_100: array<f32, ROWS>;
+var<workgroup> local_46: array<f32, ROWS>;
+var<workgroup> local_102: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -121,115 +121,107 @@ fn at_35(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_42(t: Tensor) -> u32 {
+fn at_36(t: Tensor) -> u32 {
     return t.small + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_44(t: Tensor) -> u32 {
-    return t.small + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
-}
-
-fn at_47(t: Tensor) -> u32 {
-    return t.small + 3u * t.batch * t.cols + 5u * t.batch * t.rows;
-}
-
-fn at_48(t: Tensor) -> u32 {
-    return t.small + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
+fn at_46(t: Tensor) -> u32 {
+    return t.small + t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_49(t: Tensor) -> u32 {
-    return t.small + t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
+    return t.small + t.batch + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
 fn at_50(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
+    return t.small + t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_53(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
+fn at_51(t: Tensor) -> u32 {
+    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
 fn at_54(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 6u * t.batch * t.cols + 5u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_59(t: Tensor) -> u32 {
-    return t.small + 1u + 2u * t.batch + 6u * t.batch * t.cols + 5u * t.batch * t.rows;
+fn at_55(t: Tensor) -> u32 {
+    return t.small + 2u * t.batch + 6u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
 fn at_60(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 5u * t.batch * t.rows;
+    return t.small + 1u + 2u * t.batch + 6u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
 fn at_61(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 4u * t.batch * t.rows;
+}
+
+fn at_62(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 5u * t.batch * t.rows;
+}
+
+fn at_87(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 6u * t.batch * t.rows;
 }
 
-fn at_86(t: Tensor) -> u32 {
+fn at_92(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 7u * t.batch * t.rows;
 }
 
-fn at_91(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 8u * t.batch * t.rows;
-}
-
-fn at_96(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 7u * t.batch * t.cols + 8u * t.batch * t.rows;
-}
-
-fn at_98(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 7u * t.batch * t.cols + 9u * t.batch * t.rows;
-}
-
-fn at_99(t: Tensor) -> u32 {
-    return t.small + 2u + 3u * t.batch + 7u * t.batch * t.cols + 9u * t.batch * t.rows;
-}
-
-fn at_100(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 9u * t.batch * t.rows;
+fn at_93(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 7u * t.batch * t.cols + 7u * t.batch * t.rows;
 }
 
 fn at_101(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 10u * t.batch * t.rows;
+    return t.small + 2u + 3u * t.batch + 7u * t.batch * t.cols + 7u * t.batch * t.rows;
 }
 
 fn at_102(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 11u * t.batch * t.rows;
+    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 7u * t.batch * t.rows;
 }
 
-fn at_115(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 8u * t.batch * t.cols + 11u * t.batch * t.rows;
+fn at_103(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 8u * t.batch * t.rows;
 }
 
-fn at_118(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 9u * t.batch * t.cols + 11u * t.batch * t.rows;
+fn at_104(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 9u * t.batch * t.rows;
 }
 
-fn at_119(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 10u * t.batch * t.cols + 11u * t.batch * t.rows;
+fn at_117(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 8u * t.batch * t.cols + 9u * t.batch * t.rows;
 }
 
-fn at_126(t: Tensor) -> u32 {
-    return t.small + 3u + 4u * t.batch + 10u * t.batch * t.cols + 11u * t.batch * t.rows;
+fn at_120(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 9u * t.batch * t.cols + 9u * t.batch * t.rows;
 }
 
-fn at_127(t: Tensor) -> u32 {
-    return t.small + 4u + 4u * t.batch + 10u * t.batch * t.cols + 11u * t.batch * t.rows;
+fn at_121(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 10u * t.batch * t.cols + 9u * t.batch * t.rows;
+}
+
+fn at_128(t: Tensor) -> u32 {
+    return t.small + 3u + 4u * t.batch + 10u * t.batch * t.cols + 9u * t.batch * t.rows;
+}
+
+fn at_129(t: Tensor) -> u32 {
+    return t.small + 4u + 4u * t.batch + 10u * t.batch * t.cols + 9u * t.batch * t.rows;
 }
 
 fn partials_19(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_47(t: Tensor) -> u32 {
+fn partials_49(t: Tensor) -> u32 {
     return t.partials + t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_77(t: Tensor) -> u32 {
+fn partials_78(t: Tensor) -> u32 {
     return t.partials + 2u * t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_115(t: Tensor) -> u32 {
+fn partials_117(t: Tensor) -> u32 {
     return t.partials + 3u * t.row_tiles * t.batch * t.cols;
 }
 
@@ -277,28 +269,27 @@ fn sweep_1(
         let v29 = v26 * hosts.host_28;
         let v30 = v25 + v29;
         small[at_30(t) + tile.row + lid] = v30;
-        let v42 = v30 * hosts.host_41;
-        small[at_42(t) + tile.row + lid] = v42;
-        let v44 = inverseSqrt(v42);
-        local_44[lid] = v44;
-        small[at_44(t) + tile.row + lid] = v44;
+        let v43 = v30 * hosts.host_42;
+        let v46 = inverseSqrt(v43);
+        local_46[lid] = v46;
+        small[at_46(t) + tile.row + lid] = v46;
     }
     workgroupBarrier();
     // Level 1.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_47 = 0.0;
+        var sum_49 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v44 = local_44[i];
+            let v46 = local_46[i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v45 = v6 * v44;
-            let v46 = v45 * v45;
-            sum_47 += v46;
+            let v47 = v6 * v46;
+            let v48 = v47 * v47;
+            sum_49 += v48;
         }
-        small[partials_47(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_47;
+        small[partials_49(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_49;
     }
 }
 
@@ -325,11 +316,11 @@ fn gather_1(
             sum_19 += small[partials_19(t) + i * span + c];
         }
         small[partials_19(t) + first * span + c] = sum_19;
-        var sum_47 = small[partials_47(t) + first * span + c];
+        var sum_49 = small[partials_49(t) + first * span + c];
         for (var i = first + 1u; i < end; i++) {
-            sum_47 += small[partials_47(t) + i * span + c];
+            sum_49 += small[partials_49(t) + i * span + c];
         }
-        small[partials_47(t) + first * span + c] = sum_47;
+        small[partials_49(t) + first * span + c] = sum_49;
     }
 }
 
@@ -347,21 +338,21 @@ fn settle_1(
     let t = tensor_at(index);
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_48 = 0.0;
+            var sum_36 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_48 += small[at_42(t) + b * t.rows + i];
+                sum_36 += small[at_30(t) + b * t.rows + i];
             }
-            small[at_48(t) + b] = sum_48 / f32(t.rows);
+            small[at_36(t) + b] = sum_36 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_42(t) + b * t.rows + i];
+                part += small[at_30(t) + b * t.rows + i];
             }
-            let sum_48 = sum_lanes(lid, part);
+            let sum_36 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_48(t) + b] = sum_48 / f32(t.rows);
+                small[at_36(t) + b] = sum_36 / f32(t.rows);
             }
         }
     }
@@ -378,62 +369,63 @@ fn settle_1(
         let v34 = v33 * hosts.host_28;
         let v35 = v32 + v34;
         small[at_35(t) + i] = v35;
-        let v43 = v35 * hosts.host_41;
-        let v50 = inverseSqrt(v43);
-        small[at_50(t) + i] = v50;
-        var sum_47 = 0.0;
+        let v44 = v35 * hosts.host_42;
+        let v51 = inverseSqrt(v44);
+        small[at_51(t) + i] = v51;
+        var sum_49 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_47 += small[partials_47(t) + k * t.batch * t.cols + i];
+            sum_49 += small[partials_49(t) + k * t.batch * t.cols + i];
         }
-        let v47 = sum_47 / f32(t.rows);
-        small[at_47(t) + i] = v47;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch; i += SETTLE) {
-        let v48 = small[at_48(t) + i];
-        let v49 = sqrt(v48);
+        let v49 = sum_49 / f32(t.rows);
         small[at_49(t) + i] = v49;
     }
     storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v49 = small[at_49(t) + i / t.rows];
-        let v44 = small[at_44(t) + i];
-        let v60 = v49 * v44;
-        small[at_60(t) + i] = v60;
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v49 = small[at_49(t) + i / t.cols];
-        let v50 = small[at_50(t) + i];
-        let v51 = v49 * v50;
-        let v47 = small[at_47(t) + i];
-        let v52 = v47 * v51;
-        let v53 = v52 * v51;
-        small[at_53(t) + i] = v53;
+    for (var i = lid; i < t.batch; i += SETTLE) {
+        let v36 = small[at_36(t) + i];
+        let v45 = v36 * hosts.host_42;
+        let v50 = sqrt(v45);
+        small[at_50(t) + i] = v50;
     }
     storageBarrier();
-    var sum_54 = 0.0;
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_54 += small[at_53(t) + i];
+    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
+        let v50 = small[at_50(t) + i / t.rows];
+        let v46 = small[at_46(t) + i];
+        let v61 = v50 * v46;
+        small[at_61(t) + i] = v61;
     }
-    let total_54 = sum_lanes(lid, sum_54);
+    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
+        let v50 = small[at_50(t) + i / t.cols];
+        let v51 = small[at_51(t) + i];
+        let v52 = v50 * v51;
+        let v49 = small[at_49(t) + i];
+        let v53 = v49 * v52;
+        let v54 = v53 * v52;
+        small[at_54(t) + i] = v54;
+    }
+    storageBarrier();
+    var sum_55 = 0.0;
+    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
+        sum_55 += small[at_54(t) + i];
+    }
+    let total_55 = sum_lanes(lid, sum_55);
     if (lid == 0u) {
-        small[at_54(t)] = total_54 / (f32(t.batch) * f32(t.cols));
+        small[at_55(t)] = total_55 / (f32(t.batch) * f32(t.cols));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v54 = small[at_54(t)];
-        let v55 = sqrt(v54);
-        let v57 = v55 * hosts.host_56;
-        let v58 = max(v57, 1.0);
-        let v59 = 1.0 / v58;
-        small[at_59(t) + i] = v59;
+        let v55 = small[at_55(t)];
+        let v56 = sqrt(v55);
+        let v58 = v56 * hosts.host_57;
+        let v59 = max(v58, 1.0);
+        let v60 = 1.0 / v59;
+        small[at_60(t) + i] = v60;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v60 = small[at_60(t) + i];
-        let v59 = small[at_59(t)];
-        let v61 = v60 * v59;
-        small[at_61(t) + i] = v61;
+        let v61 = small[at_61(t) + i];
+        let v60 = small[at_60(t)];
+        let v62 = v61 * v60;
+        small[at_62(t) + i] = v62;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
@@ -461,64 +453,63 @@ fn sweep_2(
         row_0[i * WIDTH + lid] = 0.0;
     }
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v50 = small[at_50(t) + tile.b * t.cols + tile.col + c];
-        var sum_77 = 0.0;
+        let v51 = small[at_51(t) + tile.b * t.cols + tile.col + c];
+        var sum_78 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v61 = small[at_61(t) + tile.row + i];
+            let v62 = small[at_62(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v62 = v6 * v61;
-            let v63 = v62 * v50;
-            let v64 = exp_avg[e];
-            let v66 = select(v63, v64, hosts.host_65 < 0.5);
-            let v67 = v63 - v64;
-            let v70 = v67 * hosts.host_69;
-            let v71 = v66 + v70;
-            let v72 = v71;
-            let v73 = v63 - v72;
-            let v74 = v73 * v73;
-            exp_avg[e] = v72;
-            row_0[i * WIDTH + lid] += v74;
-            sum_77 += v74;
+            let v63 = v6 * v62;
+            let v64 = v63 * v51;
+            let v65 = exp_avg[e];
+            let v67 = select(v64, v65, hosts.host_66 < 0.5);
+            let v68 = v64 - v65;
+            let v71 = v68 * hosts.host_70;
+            let v72 = v67 + v71;
+            let v73 = v72;
+            let v74 = v64 - v73;
+            let v75 = v74 * v74;
+            exp_avg[e] = v73;
+            row_0[i * WIDTH + lid] += v75;
+            sum_78 += v75;
         }
-        small[partials_77(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_77;
+        small[partials_78(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_78;
     }
     workgroupBarrier();
     if (lid < tile.rows) {
-        var sum_75 = row_0[lid * WIDTH];
+        var sum_76 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
-            sum_75 += row_0[lid * WIDTH + i];
+            sum_76 += row_0[lid * WIDTH + i];
         }
-        let v75 = sum_75 / f32(t.cols);
-        let v76 = v75 + hosts.eps2;
-        let v79 = small[at_exp_avg_res_row(t) + tile.row + lid];
-        let v81 = select(v76, v79, hosts.host_80 < 0.5);
-        let v82 = v76 - v79;
-        let v85 = v82 * hosts.host_84;
-        let v86 = v81 + v85;
-        small[at_86(t) + tile.row + lid] = v86;
-        let v96 = v86 * hosts.host_95;
-        small[at_96(t) + tile.row + lid] = v96;
-        let v100 = inverseSqrt(v96);
-        local_100[lid] = v100;
-        small[at_100(t) + tile.row + lid] = v100;
+        let v76 = sum_76 / f32(t.cols);
+        let v77 = v76 + hosts.eps2;
+        let v80 = small[at_exp_avg_res_row(t) + tile.row + lid];
+        let v82 = select(v77, v80, hosts.host_81 < 0.5);
+        let v83 = v77 - v80;
+        let v86 = v83 * hosts.host_85;
+        let v87 = v82 + v86;
+        small[at_87(t) + tile.row + lid] = v87;
+        let v98 = v87 * hosts.host_97;
+        let v102 = inverseSqrt(v98);
+        local_102[lid] = v102;
+        small[at_102(t) + tile.row + lid] = v102;
     }
     workgroupBarrier();
     // Level 3.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        var sum_115 = 0.0;
+        var sum_117 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v100 = local_100[i];
-            let v72 = exp_avg[e];
-            let v113 = v72 * v100;
-            let v114 = v113 * v113;
-            sum_115 += v114;
+            let v102 = local_102[i];
+            let v73 = exp_avg[e];
+            let v115 = v73 * v102;
+            let v116 = v115 * v115;
+            sum_117 += v116;
         }
-        small[partials_115(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_115;
+        small[partials_117(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_117;
     }
 }
 
@@ -540,16 +531,16 @@ fn gather_2(
     let c = table[item + 2u] + lid;
     let span = t.batch * t.cols;
     if (c < span) {
-        var sum_77 = small[partials_77(t) + first * span + c];
+        var sum_78 = small[partials_78(t) + first * span + c];
         for (var i = first + 1u; i < end; i++) {
-            sum_77 += small[partials_77(t) + i * span + c];
+            sum_78 += small[partials_78(t) + i * span + c];
         }
-        small[partials_77(t) + first * span + c] = sum_77;
-        var sum_115 = small[partials_115(t) + first * span + c];
+        small[partials_78(t) + first * span + c] = sum_78;
+        var sum_117 = small[partials_117(t) + first * span + c];
         for (var i = first + 1u; i < end; i++) {
-            sum_115 += small[partials_115(t) + i * span + c];
+            sum_117 += small[partials_117(t) + i * span + c];
         }
-        small[partials_115(t) + first * span + c] = sum_115;
+        small[partials_117(t) + first * span + c] = sum_117;
     }
 }
 
@@ -567,102 +558,103 @@ fn settle_2(
     let t = tensor_at(index);
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_98 = 0.0;
+            var sum_93 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_98 += small[at_96(t) + b * t.rows + i];
+                sum_93 += small[at_87(t) + b * t.rows + i];
             }
-            small[at_98(t) + b] = sum_98 / f32(t.rows);
+            small[at_93(t) + b] = sum_93 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_96(t) + b * t.rows + i];
+                part += small[at_87(t) + b * t.rows + i];
             }
-            let sum_98 = sum_lanes(lid, part);
+            let sum_93 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_98(t) + b] = sum_98 / f32(t.rows);
+                small[at_93(t) + b] = sum_93 / f32(t.rows);
             }
         }
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_77 = 0.0;
+        var sum_78 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_77 += small[partials_77(t) + k * t.batch * t.cols + i];
+            sum_78 += small[partials_78(t) + k * t.batch * t.cols + i];
         }
-        let v77 = sum_77 / f32(t.rows);
-        let v78 = v77 + hosts.eps2;
-        let v87 = small[at_exp_avg_res_col(t) + i];
-        let v88 = select(v78, v87, hosts.host_80 < 0.5);
-        let v89 = v78 - v87;
-        let v90 = v89 * hosts.host_84;
-        let v91 = v88 + v90;
-        small[at_91(t) + i] = v91;
-        let v97 = v91 * hosts.host_95;
-        let v102 = inverseSqrt(v97);
-        small[at_102(t) + i] = v102;
-        var sum_115 = 0.0;
+        let v78 = sum_78 / f32(t.rows);
+        let v79 = v78 + hosts.eps2;
+        let v88 = small[at_exp_avg_res_col(t) + i];
+        let v89 = select(v79, v88, hosts.host_81 < 0.5);
+        let v90 = v79 - v88;
+        let v91 = v90 * hosts.host_85;
+        let v92 = v89 + v91;
+        small[at_92(t) + i] = v92;
+        let v99 = v92 * hosts.host_97;
+        let v104 = inverseSqrt(v99);
+        small[at_104(t) + i] = v104;
+        var sum_117 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_115 += small[partials_115(t) + k * t.batch * t.cols + i];
+            sum_117 += small[partials_117(t) + k * t.batch * t.cols + i];
         }
-        let v115 = sum_115 / f32(t.rows);
-        small[at_115(t) + i] = v115;
+        let v117 = sum_117 / f32(t.rows);
+        small[at_117(t) + i] = v117;
     }
     storageBarrier();
     for (var i = lid; i < t.batch; i += SETTLE) {
-        let v98 = small[at_98(t) + i];
-        let v99 = sqrt(v98);
-        small[at_99(t) + i] = v99;
+        let v93 = small[at_93(t) + i];
+        let v100 = v93 * hosts.host_97;
+        let v101 = sqrt(v100);
+        small[at_101(t) + i] = v101;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v99 = small[at_99(t) + i / t.rows];
-        let v100 = small[at_100(t) + i];
-        let v101 = v99 * v100;
-        small[at_101(t) + i] = v101;
+        let v101 = small[at_101(t) + i / t.rows];
+        let v102 = small[at_102(t) + i];
+        let v103 = v101 * v102;
+        small[at_103(t) + i] = v103;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v99 = small[at_99(t) + i / t.cols];
-        let v102 = small[at_102(t) + i];
-        let v116 = v99 * v102;
-        let v115 = small[at_115(t) + i];
-        let v117 = v115 * v116;
-        let v118 = v117 * v116;
-        small[at_118(t) + i] = v118;
+        let v101 = small[at_101(t) + i / t.cols];
+        let v104 = small[at_104(t) + i];
+        let v118 = v101 * v104;
+        let v117 = small[at_117(t) + i];
+        let v119 = v117 * v118;
+        let v120 = v119 * v118;
+        small[at_120(t) + i] = v120;
     }
     storageBarrier();
-    var sum_119 = 0.0;
+    var sum_121 = 0.0;
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        sum_119 += small[at_118(t) + i];
+        sum_121 += small[at_120(t) + i];
     }
-    let total_119 = sum_lanes(lid, sum_119);
+    let total_121 = sum_lanes(lid, sum_121);
     if (lid == 0u) {
-        small[at_119(t)] = total_119 / (f32(t.batch) * f32(t.cols));
+        small[at_121(t)] = total_121 / (f32(t.batch) * f32(t.cols));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v119 = small[at_119(t)];
-        let v120 = sqrt(v119);
-        let v121 = v120 * hosts.host_110;
-        let v123 = v121 * hosts.host_122;
-        let v124 = max(v123, 1.0);
-        let v125 = 1.0 / v124;
-        let v126 = hosts.host_111 * v125;
-        small[at_126(t) + i] = v126;
+        let v121 = small[at_121(t)];
+        let v122 = sqrt(v121);
+        let v123 = v122 * hosts.host_112;
+        let v125 = v123 * hosts.host_124;
+        let v126 = max(v125, 1.0);
+        let v127 = 1.0 / v126;
+        let v128 = hosts.host_113 * v127;
+        small[at_128(t) + i] = v128;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v101 = small[at_101(t) + i];
-        let v126 = small[at_126(t)];
-        let v127 = v101 * v126;
-        small[at_127(t) + i] = v127;
+        let v103 = small[at_103(t) + i];
+        let v128 = small[at_128(t)];
+        let v129 = v103 * v128;
+        small[at_129(t) + i] = v129;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_res_row(t) + i] = small[at_86(t) + i];
+        small[at_exp_avg_res_row(t) + i] = small[at_87(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_res_col(t) + i] = small[at_91(t) + i];
+        small[at_exp_avg_res_col(t) + i] = small[at_92(t) + i];
     }
 }
 
@@ -680,18 +672,18 @@ fn sweep_3(
     let t = tensor_at(tile.tensor);
     // Level 4.
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v102 = small[at_102(t) + tile.b * t.cols + tile.col + c];
+        let v104 = small[at_104(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v127 = small[at_127(t) + tile.row + i];
+            let v129 = small[at_129(t) + tile.row + i];
             let v7 = param[window.param + e];
-            let v72 = exp_avg[e];
-            let v128 = v72 * v127;
-            let v129 = v128 * v102;
-            let v131 = v7 * hosts.host_130;
-            let v132 = v129 + v131;
-            let v133 = v7 - v132;
-            param[window.param + e] = v133;
+            let v73 = exp_avg[e];
+            let v130 = v73 * v129;
+            let v131 = v130 * v104;
+            let v133 = v7 * hosts.host_132;
+            let v134 = v131 + v133;
+            let v135 = v7 - v134;
+            param[window.param + e] = v135;
         }
     }
 }

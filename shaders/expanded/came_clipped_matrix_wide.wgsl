@@ -18,17 +18,17 @@ struct Hosts {
     eps2: f32,
     host_23: f32,
     host_28: f32,
-    host_41: f32,
-    host_58: f32,
-    host_67: f32,
-    host_71: f32,
-    host_82: f32,
-    host_86: f32,
-    host_97: f32,
-    host_112: f32,
-    host_113: f32,
-    host_126: f32,
-    host_134: f32,
+    host_42: f32,
+    host_59: f32,
+    host_68: f32,
+    host_72: f32,
+    host_83: f32,
+    host_87: f32,
+    host_99: f32,
+    host_114: f32,
+    host_115: f32,
+    host_128: f32,
+    host_136: f32,
 }
 
 // Where in the bound buffers the parameters and gradients begin, and where in the table the lists.
@@ -119,80 +119,72 @@ fn at_35(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_42(t: Tensor) -> u32 {
+fn at_36(t: Tensor) -> u32 {
     return t.small + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
-fn at_44(t: Tensor) -> u32 {
-    return t.small + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
-}
-
-fn at_48(t: Tensor) -> u32 {
-    return t.small + 3u * t.batch * t.cols + 5u * t.batch * t.rows;
-}
-
-fn at_49(t: Tensor) -> u32 {
-    return t.small + t.batch + 3u * t.batch * t.cols + 5u * t.batch * t.rows;
+fn at_46(t: Tensor) -> u32 {
+    return t.small + t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_50(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 3u * t.batch * t.cols + 5u * t.batch * t.rows;
+    return t.small + t.batch + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
 fn at_51(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_56(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
+fn at_52(t: Tensor) -> u32 {
+    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_61(t: Tensor) -> u32 {
-    return t.small + 1u + 2u * t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
+fn at_57(t: Tensor) -> u32 {
+    return t.small + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
 fn at_62(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
+    return t.small + 1u + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
 fn at_63(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+}
+
+fn at_64(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
+}
+
+fn at_89(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 6u * t.batch * t.rows;
 }
 
-fn at_88(t: Tensor) -> u32 {
+fn at_94(t: Tensor) -> u32 {
     return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 7u * t.batch * t.rows;
 }
 
-fn at_93(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 8u * t.batch * t.rows;
-}
-
-fn at_98(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 8u * t.batch * t.rows;
-}
-
-fn at_100(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 9u * t.batch * t.rows;
-}
-
-fn at_101(t: Tensor) -> u32 {
-    return t.small + 2u + 3u * t.batch + 6u * t.batch * t.cols + 9u * t.batch * t.rows;
-}
-
-fn at_102(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 6u * t.batch * t.cols + 9u * t.batch * t.rows;
+fn at_95(t: Tensor) -> u32 {
+    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 7u * t.batch * t.rows;
 }
 
 fn at_103(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 6u * t.batch * t.cols + 10u * t.batch * t.rows;
+    return t.small + 2u + 3u * t.batch + 6u * t.batch * t.cols + 7u * t.batch * t.rows;
 }
 
 fn at_104(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 6u * t.batch * t.cols + 11u * t.batch * t.rows;
+    return t.small + 2u + 4u * t.batch + 6u * t.batch * t.cols + 7u * t.batch * t.rows;
 }
 
-fn at_118(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 11u * t.batch * t.rows;
+fn at_105(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 6u * t.batch * t.cols + 8u * t.batch * t.rows;
+}
+
+fn at_106(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 6u * t.batch * t.cols + 9u * t.batch * t.rows;
+}
+
+fn at_120(t: Tensor) -> u32 {
+    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 9u * t.batch * t.rows;
 }
 
 fn partials_17(t: Tensor) -> u32 {
@@ -203,19 +195,19 @@ fn partials_19(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows;
 }
 
-fn partials_56(t: Tensor) -> u32 {
+fn partials_57(t: Tensor) -> u32 {
     return t.partials + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_77(t: Tensor) -> u32 {
+fn partials_78(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_79(t: Tensor) -> u32 {
+fn partials_80(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + 2u * t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
 }
 
-fn partials_123(t: Tensor) -> u32 {
+fn partials_125(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles + 2u * t.col_tiles * t.batch * t.rows + 2u * t.row_tiles * t.batch * t.cols;
 }
 
@@ -285,10 +277,9 @@ fn settle_1(
         let v29 = v26 * hosts.host_28;
         let v30 = v25 + v29;
         small[at_30(t) + i] = v30;
-        let v42 = v30 * hosts.host_41;
-        small[at_42(t) + i] = v42;
-        let v44 = inverseSqrt(v42);
-        small[at_44(t) + i] = v44;
+        let v43 = v30 * hosts.host_42;
+        let v46 = inverseSqrt(v43);
+        small[at_46(t) + i] = v46;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         var sum_19 = 0.0;
@@ -303,49 +294,50 @@ fn settle_1(
         let v34 = v33 * hosts.host_28;
         let v35 = v32 + v34;
         small[at_35(t) + i] = v35;
-        let v43 = v35 * hosts.host_41;
-        let v50 = inverseSqrt(v43);
-        small[at_50(t) + i] = v50;
+        let v44 = v35 * hosts.host_42;
+        let v51 = inverseSqrt(v44);
+        small[at_51(t) + i] = v51;
     }
     storageBarrier();
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_48 = 0.0;
+            var sum_36 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_48 += small[at_42(t) + b * t.rows + i];
+                sum_36 += small[at_30(t) + b * t.rows + i];
             }
-            small[at_48(t) + b] = sum_48 / f32(t.rows);
+            small[at_36(t) + b] = sum_36 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_42(t) + b * t.rows + i];
+                part += small[at_30(t) + b * t.rows + i];
             }
-            let sum_48 = sum_lanes(lid, part);
+            let sum_36 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_48(t) + b] = sum_48 / f32(t.rows);
+                small[at_36(t) + b] = sum_36 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch; i += SETTLE) {
-        let v48 = small[at_48(t) + i];
-        let v49 = sqrt(v48);
-        small[at_49(t) + i] = v49;
+        let v36 = small[at_36(t) + i];
+        let v45 = v36 * hosts.host_42;
+        let v50 = sqrt(v45);
+        small[at_50(t) + i] = v50;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v49 = small[at_49(t) + i / t.rows];
-        let v44 = small[at_44(t) + i];
-        let v62 = v49 * v44;
-        small[at_62(t) + i] = v62;
+        let v50 = small[at_50(t) + i / t.rows];
+        let v46 = small[at_46(t) + i];
+        let v63 = v50 * v46;
+        small[at_63(t) + i] = v63;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v49 = small[at_49(t) + i / t.cols];
-        let v50 = small[at_50(t) + i];
-        let v51 = v49 * v50;
-        small[at_51(t) + i] = v51;
+        let v50 = small[at_50(t) + i / t.cols];
+        let v51 = small[at_51(t) + i];
+        let v52 = v50 * v51;
+        small[at_52(t) + i] = v52;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
@@ -369,30 +361,30 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    var sum_56 = 0.0;
+    var sum_57 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v51 = small[at_51(t) + tile.b * t.cols + tile.col + c];
+        let v52 = small[at_52(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v44 = small[at_44(t) + tile.row + i];
+            let v46 = small[at_46(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v45 = v6 * v44;
-            let v46 = v45 * v45;
-            let v54 = v46 * v51;
-            let v55 = v54 * v51;
-            sum_56 += v55;
+            let v47 = v6 * v46;
+            let v48 = v47 * v47;
+            let v55 = v48 * v52;
+            let v56 = v55 * v52;
+            sum_57 += v56;
         }
     }
-    lanes[lid] = sum_56;
+    lanes[lid] = sum_57;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_56 += lanes[i];
+            sum_57 += lanes[i];
         }
-        small[partials_56(t) + tile.index] = sum_56;
+        small[partials_57(t) + tile.index] = sum_57;
     }
     workgroupBarrier();
 }
@@ -409,29 +401,29 @@ fn settle_2(
         return;
     }
     let t = tensor_at(index);
-    var sum_56 = 0.0;
+    var sum_57 = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += SETTLE) {
-        sum_56 += small[partials_56(t) + i];
+        sum_57 += small[partials_57(t) + i];
     }
-    let total_56 = sum_lanes(lid, sum_56);
+    let total_57 = sum_lanes(lid, sum_57);
     if (lid == 0u) {
-        small[at_56(t)] = total_56 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
+        small[at_57(t)] = total_57 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
-        let v56 = small[at_56(t)];
-        let v57 = sqrt(v56);
-        let v59 = v57 * hosts.host_58;
-        let v60 = max(v59, 1.0);
-        let v61 = 1.0 / v60;
-        small[at_61(t) + i] = v61;
+        let v57 = small[at_57(t)];
+        let v58 = sqrt(v57);
+        let v60 = v58 * hosts.host_59;
+        let v61 = max(v60, 1.0);
+        let v62 = 1.0 / v61;
+        small[at_62(t) + i] = v62;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v62 = small[at_62(t) + i];
-        let v61 = small[at_61(t)];
-        let v63 = v62 * v61;
-        small[at_63(t) + i] = v63;
+        let v63 = small[at_63(t) + i];
+        let v62 = small[at_62(t)];
+        let v64 = v63 * v62;
+        small[at_64(t) + i] = v64;
     }
 }
 
@@ -452,38 +444,38 @@ fn sweep_3(
         row_0[i * WIDTH + lid] = 0.0;
     }
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v50 = small[at_50(t) + tile.b * t.cols + tile.col + c];
-        var sum_79 = 0.0;
+        let v51 = small[at_51(t) + tile.b * t.cols + tile.col + c];
+        var sum_80 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v63 = small[at_63(t) + tile.row + i];
+            let v64 = small[at_64(t) + tile.row + i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
             let v6 = v5 * hosts.grad_scale;
-            let v64 = v6 * v63;
-            let v65 = v64 * v50;
-            let v66 = exp_avg[e];
-            let v68 = select(v65, v66, hosts.host_67 < 0.5);
-            let v69 = v65 - v66;
-            let v72 = v69 * hosts.host_71;
-            let v73 = v68 + v72;
-            let v74 = v73;
-            let v75 = v65 - v74;
-            let v76 = v75 * v75;
-            exp_avg[e] = v74;
-            row_0[i * WIDTH + lid] += v76;
-            sum_79 += v76;
+            let v65 = v6 * v64;
+            let v66 = v65 * v51;
+            let v67 = exp_avg[e];
+            let v69 = select(v66, v67, hosts.host_68 < 0.5);
+            let v70 = v66 - v67;
+            let v73 = v70 * hosts.host_72;
+            let v74 = v69 + v73;
+            let v75 = v74;
+            let v76 = v66 - v75;
+            let v77 = v76 * v76;
+            exp_avg[e] = v75;
+            row_0[i * WIDTH + lid] += v77;
+            sum_80 += v77;
         }
-        small[partials_79(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_79;
+        small[partials_80(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_80;
     }
     workgroupBarrier();
     if (lid < tile.rows) {
-        var sum_77 = row_0[lid * WIDTH];
+        var sum_78 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
-            sum_77 += row_0[lid * WIDTH + i];
+            sum_78 += row_0[lid * WIDTH + i];
         }
-        small[partials_77(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_77;
+        small[partials_78(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_78;
     }
     workgroupBarrier();
 }
@@ -501,86 +493,86 @@ fn settle_3(
     }
     let t = tensor_at(index);
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        var sum_77 = 0.0;
+        var sum_78 = 0.0;
         for (var k = 0u; k < t.col_tiles; k++) {
-            sum_77 += small[partials_77(t) + k * t.batch * t.rows + i];
+            sum_78 += small[partials_78(t) + k * t.batch * t.rows + i];
         }
-        let v77 = sum_77 / f32(t.cols);
-        let v78 = v77 + hosts.eps2;
-        let v81 = small[at_exp_avg_res_row(t) + i];
-        let v83 = select(v78, v81, hosts.host_82 < 0.5);
-        let v84 = v78 - v81;
-        let v87 = v84 * hosts.host_86;
-        let v88 = v83 + v87;
-        small[at_88(t) + i] = v88;
-        let v98 = v88 * hosts.host_97;
-        small[at_98(t) + i] = v98;
-        let v102 = inverseSqrt(v98);
-        small[at_102(t) + i] = v102;
+        let v78 = sum_78 / f32(t.cols);
+        let v79 = v78 + hosts.eps2;
+        let v82 = small[at_exp_avg_res_row(t) + i];
+        let v84 = select(v79, v82, hosts.host_83 < 0.5);
+        let v85 = v79 - v82;
+        let v88 = v85 * hosts.host_87;
+        let v89 = v84 + v88;
+        small[at_89(t) + i] = v89;
+        let v100 = v89 * hosts.host_99;
+        let v104 = inverseSqrt(v100);
+        small[at_104(t) + i] = v104;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        var sum_79 = 0.0;
+        var sum_80 = 0.0;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
-            sum_79 += small[partials_79(t) + k * t.batch * t.cols + i];
+            sum_80 += small[partials_80(t) + k * t.batch * t.cols + i];
         }
-        let v79 = sum_79 / f32(t.rows);
-        let v80 = v79 + hosts.eps2;
-        let v89 = small[at_exp_avg_res_col(t) + i];
-        let v90 = select(v80, v89, hosts.host_82 < 0.5);
-        let v91 = v80 - v89;
-        let v92 = v91 * hosts.host_86;
-        let v93 = v90 + v92;
-        small[at_93(t) + i] = v93;
-        let v99 = v93 * hosts.host_97;
-        let v104 = inverseSqrt(v99);
-        small[at_104(t) + i] = v104;
+        let v80 = sum_80 / f32(t.rows);
+        let v81 = v80 + hosts.eps2;
+        let v90 = small[at_exp_avg_res_col(t) + i];
+        let v91 = select(v81, v90, hosts.host_83 < 0.5);
+        let v92 = v81 - v90;
+        let v93 = v92 * hosts.host_87;
+        let v94 = v91 + v93;
+        small[at_94(t) + i] = v94;
+        let v101 = v94 * hosts.host_99;
+        let v106 = inverseSqrt(v101);
+        small[at_106(t) + i] = v106;
     }
     storageBarrier();
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_100 = 0.0;
+            var sum_95 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_100 += small[at_98(t) + b * t.rows + i];
+                sum_95 += small[at_89(t) + b * t.rows + i];
             }
-            small[at_100(t) + b] = sum_100 / f32(t.rows);
+            small[at_95(t) + b] = sum_95 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_98(t) + b * t.rows + i];
+                part += small[at_89(t) + b * t.rows + i];
             }
-            let sum_100 = sum_lanes(lid, part);
+            let sum_95 = sum_lanes(lid, part);
             if (lid == 0u) {
-                small[at_100(t) + b] = sum_100 / f32(t.rows);
+                small[at_95(t) + b] = sum_95 / f32(t.rows);
             }
         }
     }
     storageBarrier();
     for (var i = lid; i < t.batch; i += SETTLE) {
-        let v100 = small[at_100(t) + i];
-        let v101 = sqrt(v100);
-        small[at_101(t) + i] = v101;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v101 = small[at_101(t) + i / t.rows];
-        let v102 = small[at_102(t) + i];
-        let v103 = v101 * v102;
+        let v95 = small[at_95(t) + i];
+        let v102 = v95 * hosts.host_99;
+        let v103 = sqrt(v102);
         small[at_103(t) + i] = v103;
     }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        let v101 = small[at_101(t) + i / t.cols];
+    storageBarrier();
+    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
+        let v103 = small[at_103(t) + i / t.rows];
         let v104 = small[at_104(t) + i];
-        let v118 = v101 * v104;
-        small[at_118(t) + i] = v118;
+        let v105 = v103 * v104;
+        small[at_105(t) + i] = v105;
+    }
+    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
+        let v103 = small[at_103(t) + i / t.cols];
+        let v106 = small[at_106(t) + i];
+        let v120 = v103 * v106;
+        small[at_120(t) + i] = v120;
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_res_row(t) + i] = small[at_88(t) + i];
+        small[at_exp_avg_res_row(t) + i] = small[at_89(t) + i];
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_res_col(t) + i] = small[at_93(t) + i];
+        small[at_exp_avg_res_col(t) + i] = small[at_94(t) + i];
     }
 }
 
@@ -597,27 +589,27 @@ fn sweep_4(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 3.
-    var sum_123 = 0.0;
+    var sum_125 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v118 = small[at_118(t) + tile.b * t.cols + tile.col + c];
+        let v120 = small[at_120(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v102 = small[at_102(t) + tile.row + i];
-            let v74 = exp_avg[e];
-            let v115 = v74 * v102;
-            let v116 = v115 * v115;
-            let v121 = v116 * v118;
-            let v122 = v121 * v118;
-            sum_123 += v122;
+            let v104 = small[at_104(t) + tile.row + i];
+            let v75 = exp_avg[e];
+            let v117 = v75 * v104;
+            let v118 = v117 * v117;
+            let v123 = v118 * v120;
+            let v124 = v123 * v120;
+            sum_125 += v124;
         }
     }
-    lanes[lid] = sum_123;
+    lanes[lid] = sum_125;
     workgroupBarrier();
     if (lid == 0u) {
         for (var i = 1u; i < WIDTH; i++) {
-            sum_123 += lanes[i];
+            sum_125 += lanes[i];
         }
-        small[partials_123(t) + tile.index] = sum_123;
+        small[partials_125(t) + tile.index] = sum_125;
     }
     workgroupBarrier();
 }
@@ -637,35 +629,35 @@ fn sweep_5(
     // Level 4.
     lanes[lid] = 0.0;
     for (var i = lid; i < t.batch * t.row_tiles * t.col_tiles; i += WIDTH) {
-        lanes[lid] += small[partials_123(t) + i];
+        lanes[lid] += small[partials_125(t) + i];
     }
     workgroupBarrier();
-    var sum_123 = lanes[0];
+    var sum_125 = lanes[0];
     for (var i = 1u; i < WIDTH; i++) {
-        sum_123 += lanes[i];
+        sum_125 += lanes[i];
     }
     workgroupBarrier();
-    let v123 = sum_123 / (f32(t.batch) * f32(t.rows) * f32(t.cols));
-    let v124 = sqrt(v123);
-    let v125 = v124 * hosts.host_112;
-    let v127 = v125 * hosts.host_126;
-    let v128 = max(v127, 1.0);
-    let v129 = 1.0 / v128;
-    let v130 = hosts.host_113 * v129;
+    let v125 = sum_125 / (f32(t.batch) * f32(t.rows) * f32(t.cols));
+    let v126 = sqrt(v125);
+    let v127 = v126 * hosts.host_114;
+    let v129 = v127 * hosts.host_128;
+    let v130 = max(v129, 1.0);
+    let v131 = 1.0 / v130;
+    let v132 = hosts.host_115 * v131;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v104 = small[at_104(t) + tile.b * t.cols + tile.col + c];
+        let v106 = small[at_106(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v103 = small[at_103(t) + tile.row + i];
-            let v131 = v103 * v130;
+            let v105 = small[at_105(t) + tile.row + i];
+            let v133 = v105 * v132;
             let v7 = param[window.param + e];
-            let v74 = exp_avg[e];
-            let v132 = v74 * v131;
-            let v133 = v132 * v104;
-            let v135 = v7 * hosts.host_134;
-            let v136 = v133 + v135;
-            let v137 = v7 - v136;
-            param[window.param + e] = v137;
+            let v75 = exp_avg[e];
+            let v134 = v75 * v133;
+            let v135 = v134 * v106;
+            let v137 = v7 * hosts.host_136;
+            let v138 = v135 + v137;
+            let v139 = v7 - v138;
+            param[window.param + e] = v139;
         }
     }
 }

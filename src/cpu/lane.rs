@@ -22,6 +22,7 @@ use num_traits::{One, Zero};
 use super::simd::Simd;
 use super::{Element, Lanes, MAX_CALLS, MAX_FULL_SLOTS, MAX_LEVELS, MAX_REDUCTIONS};
 use crate::definition::Definition;
+use crate::trace::Kind;
 use crate::value::{Axis, Binary, Interpreter, Reduction, Shape, SlotDecl, Step, Unary};
 
 /// What is the same for all segments of a step. Pointers of entries that are not used point to
@@ -279,6 +280,12 @@ rows!(Pair, narrow false, two_rows: 0 1);
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 rows!(Quad, narrow false, four_rows: 0 1 2 3);
 
+/// Whether a kernel's tensors have values of rows and of columns.
+#[inline(always)]
+const fn is_matrix(kind: u8) -> bool {
+    matches!(Kind::of(kind), Kind::Matrix)
+}
+
 /// Bit `r`. (Sums here wrap and indices are masked: what a check costs is not the time that it takes, but
 /// that of the compiler, at each operation of each loop.)
 #[inline(always)]
@@ -326,7 +333,7 @@ unsafe fn four_rows<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: usize) -> 
 /// constants, and then that accumulators, addressed by one, fit into registers. The counters lie
 /// here and not behind a reference: to a type with cells `&self` promises nothing about aliases, and
 /// copying that promise at every inlining took the compiler a quarter of its time.
-struct Lane<'t, W: Rows, const LEVEL: u8, const MATRIX: bool> {
+struct Lane<'t, W: Rows, const LEVEL: u8, const KIND: u8> {
     tables: &'t Tables<Elem<W>>,
     uniform: &'t Uniform<Elem<W>>,
     pitch: usize,
@@ -335,7 +342,7 @@ struct Lane<'t, W: Rows, const LEVEL: u8, const MATRIX: bool> {
     acc: &'t [Cell<W>; MAX_REDUCTIONS],
 }
 
-impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Lane<'_, W, LEVEL, MATRIX> {
+impl<W: Rows, const LEVEL: u8, const KIND: u8> Lane<'_, W, LEVEL, KIND> {
     #[inline(always)]
     fn count_call(&self) -> usize {
         let call = self.progress.calls.get();
@@ -420,7 +427,7 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Lane<'_, W, LEVEL, MATRIX> {
     }
 }
 
-impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, W, LEVEL, MATRIX> {
+impl<W: Rows, const LEVEL: u8, const KIND: u8> Interpreter for Lane<'_, W, LEVEL, KIND> {
     type Repr = Repr<W>;
     type Slot = LaneSlot;
     // Most steps clip and scale nothing: then the loops are to cost nothing for it.
@@ -428,7 +435,7 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, W, L
 
     #[inline(always)]
     fn is_matrix(&self) -> bool {
-        MATRIX
+        !matches!(Kind::of(KIND), Kind::Vector)
     }
 
     #[inline(always)]
@@ -499,6 +506,9 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, W, L
 
     #[inline(always)]
     fn reduce(&self, kind: Reduction, axis: Axis, a: Repr<W>) -> Repr<W> {
+        let Some(axis) = Kind::of(KIND).axis(axis) else {
+            return Repr { call: self.count_call(), ..a };
+        };
         let full = matches!(a.shape, Shape::Full);
         if full {
             if a.level == LEVEL {
@@ -512,10 +522,11 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Interpreter for Lane<'_, W, L
     #[inline(always)]
     fn slot(&self, decl: SlotDecl) -> LaneSlot {
         let full = self.progress.slots.get();
-        if matches!(decl.shape, Shape::Full) {
+        let shape = Kind::of(KIND).shape(decl.shape);
+        if matches!(shape, Shape::Full) {
             self.progress.slots.set(full.wrapping_add(1));
         }
-        LaneSlot { full: full % MAX_FULL_SLOTS, shape: decl.shape }
+        LaneSlot { full: full % MAX_FULL_SLOTS, shape }
     }
 
     #[inline(always)]
@@ -633,7 +644,7 @@ unsafe fn join<V: Simd>(kind: Reduction, acc: V, v: V) -> V {
 /// # Safety
 /// As for [`Kernel`].
 #[inline(always)]
-unsafe fn body<D: Definition, W: Rows, const LEVEL: u8, const MATRIX: bool>(
+unsafe fn body<D: Definition, W: Rows, const LEVEL: u8, const KIND: u8>(
     tables: &Tables<Elem<W>>,
     uniform: &Uniform<Elem<W>>,
     span: Span,
@@ -644,7 +655,7 @@ unsafe fn body<D: Definition, W: Rows, const LEVEL: u8, const MATRIX: bool>(
     let Span { at, pitch, grad_pitch, col, row, n, lanes, narrow } = span;
     let progress = Progress::default();
     let lane =
-        Lane::<'_, W, LEVEL, MATRIX> { tables, uniform, pitch, grad_pitch, progress, acc: &acc };
+        Lane::<'_, W, LEVEL, KIND> { tables, uniform, pitch, grad_pitch, progress, acc: &acc };
     // Spelled out: with an index that the compiler knows, accumulators stay in registers.
     macro_rules! each {
         ($used:ident, $do:ident, $($r:literal)*) => {$(
@@ -670,7 +681,7 @@ unsafe fn body<D: Definition, W: Rows, const LEVEL: u8, const MATRIX: bool>(
             let mut acc = acc[$r].get();
             // SAFETY: the kernel's contract.
             unsafe {
-                if (W::NARROW || !MATRIX) && lanes < Elem::<W>::LANES {
+                if (W::NARROW || !is_matrix(KIND)) && lanes < Elem::<W>::LANES {
                     acc = acc.first(lanes, tables.identity[$r]);
                 }
                 acc.fold(kind, &mut out[$r]);
@@ -683,11 +694,11 @@ unsafe fn body<D: Definition, W: Rows, const LEVEL: u8, const MATRIX: bool>(
         let done = i.wrapping_mul(Elem::<W>::LANES);
         lane.progress.at.set(at.wrapping_add(done));
         lane.progress.col.set(col.wrapping_add(done));
-        if MATRIX && W::NARROW {
+        if is_matrix(KIND) && W::NARROW {
             lane.progress.row.set(if narrow { row.wrapping_add(done) } else { row });
         }
         lane.run::<D>();
-        if MATRIX && W::NARROW && narrow {
+        if is_matrix(KIND) && W::NARROW && narrow {
             each!(along_rows, leave_operands, 0 1 2 3 4 5 6 7);
         }
         i += 1;
@@ -724,7 +735,7 @@ macro_rules! kernels {
             /// # Safety
             /// As for [`Kernel`](super::Kernel); the instruction set is present.
             $(#[target_feature(enable = $features)])?
-            pub(super) unsafe fn kernel<D, W, const LEVEL: u8, const MATRIX: bool>(
+            pub(super) unsafe fn kernel<D, W, const LEVEL: u8, const KIND: u8>(
                 tables: &Tables<Elem<W>>,
                 uniform: &Uniform<Elem<W>>,
                 span: Span,
@@ -734,7 +745,7 @@ macro_rules! kernels {
                 W: Rows,
             {
                 // SAFETY: the caller's contract.
-                unsafe { body::<D, W, LEVEL, MATRIX>(tables, uniform, span, out) }
+                unsafe { body::<D, W, LEVEL, KIND>(tables, uniform, span, out) }
             }
         }
     };
@@ -804,58 +815,60 @@ impl<T: Element> LevelKernels<T> {
 pub struct Kernels<T: Lanes> {
     pub(crate) vector: [Option<LevelKernels<T>>; MAX_LEVELS],
     pub(crate) matrix: [Option<LevelKernels<T>>; MAX_LEVELS],
+    pub(crate) row: [Option<LevelKernels<T>>; MAX_LEVELS],
+    pub(crate) column: [Option<LevelKernels<T>>; MAX_LEVELS],
 }
 
 /// A level of a definition. The constant is evaluated when it is used, so that loops beyond the
 /// last level are never compiled.
-struct At<D, T, const LEVEL: u8, const MATRIX: bool>(std::marker::PhantomData<(D, T)>);
+struct At<D, T, const LEVEL: u8, const KIND: u8>(std::marker::PhantomData<(D, T)>);
 
-impl<D: Definition, T: Element, const LEVEL: u8, const MATRIX: bool> At<D, T, LEVEL, MATRIX> {
+impl<D: Definition, T: Element, const LEVEL: u8, const KIND: u8> At<D, T, LEVEL, KIND> {
     // Loops are compiled where a constant names them, so few are named: one row of a matrix and many
     // narrow ones take the same loop, and AVX-512 is for several rows together.
-    const BASELINE: LevelKernel<T> = LevelKernel::single(if MATRIX {
-        baseline::kernel::<D, Narrow<T::Baseline>, LEVEL, MATRIX>
+    const BASELINE: LevelKernel<T> = LevelKernel::single(if is_matrix(KIND) {
+        baseline::kernel::<D, Narrow<T::Baseline>, LEVEL, KIND>
     } else {
-        baseline::kernel::<D, Single<T::Baseline>, LEVEL, MATRIX>
+        baseline::kernel::<D, Single<T::Baseline>, LEVEL, KIND>
     });
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     const AVX2: LevelKernel<T> = {
-        if MATRIX {
-            let one = LevelKernel::single(avx2::kernel::<D, Narrow<T::Avx2>, LEVEL, MATRIX>);
+        if is_matrix(KIND) {
+            let one = LevelKernel::single(avx2::kernel::<D, Narrow<T::Avx2>, LEVEL, KIND>);
             if T::WIDE {
-                let together = avx2_pair::kernel::<D, Pair<T::Avx2>, LEVEL, MATRIX>;
+                let together = avx2_pair::kernel::<D, Pair<T::Avx2>, LEVEL, KIND>;
                 LevelKernel { together, rows: 2, ..one }
             } else {
                 one
             }
         } else {
-            LevelKernel::single(avx2::kernel::<D, Single<T::Avx2>, LEVEL, MATRIX>)
+            LevelKernel::single(avx2::kernel::<D, Single<T::Avx2>, LEVEL, KIND>)
         }
     };
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     const AVX512: LevelKernel<T> = {
-        if MATRIX {
+        if is_matrix(KIND) {
             let together = if LEVEL < 2 {
-                avx512_quad::kernel::<D, Quad<T::Avx512>, LEVEL, MATRIX>
+                avx512_quad::kernel::<D, Quad<T::Avx512>, LEVEL, KIND>
             } else {
-                avx512_quad_later::kernel::<D, Quad<T::Avx512>, LEVEL, MATRIX>
+                avx512_quad_later::kernel::<D, Quad<T::Avx512>, LEVEL, KIND>
             };
             LevelKernel { together, rows: 4, ..Self::AVX2 }
+        } else if matches!(Kind::of(KIND), Kind::Vector) {
+            LevelKernel::single(avx512::kernel::<D, Single<T::Avx512>, LEVEL, KIND>)
         } else {
-            LevelKernel::single(avx512::kernel::<D, Single<T::Avx512>, LEVEL, MATRIX>)
+            Self::AVX2
         }
     };
 
     #[cfg(gradstep_compact)]
     const KERNELS: Option<LevelKernels<T>> = {
-        let levels = if MATRIX { D::LEVELS.matrix } else { D::LEVELS.vector };
-        if LEVEL < levels { Some(LevelKernels::compact(LEVEL)) } else { None }
+        if LEVEL < D::LEVELS.of(Kind::of(KIND)) { Some(LevelKernels::compact(LEVEL)) } else { None }
     };
 
     #[cfg(not(gradstep_compact))]
     const KERNELS: Option<LevelKernels<T>> = {
-        let levels = if MATRIX { D::LEVELS.matrix } else { D::LEVELS.vector };
-        if LEVEL < levels {
+        if LEVEL < D::LEVELS.of(Kind::of(KIND)) {
             Some(LevelKernels {
                 baseline: Self::BASELINE,
                 #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -872,19 +885,24 @@ impl<D: Definition, T: Element, const LEVEL: u8, const MATRIX: bool> At<D, T, LE
 impl<T: Element> Kernels<T> {
     pub(crate) const fn of<D: Definition>() -> Self {
         macro_rules! levels {
-            ($matrix:literal) => {
+            ($kind:ident) => {
                 [
-                    At::<D, T, 0, $matrix>::KERNELS,
-                    At::<D, T, 1, $matrix>::KERNELS,
-                    At::<D, T, 2, $matrix>::KERNELS,
-                    At::<D, T, 3, $matrix>::KERNELS,
-                    At::<D, T, 4, $matrix>::KERNELS,
-                    At::<D, T, 5, $matrix>::KERNELS,
-                    At::<D, T, 6, $matrix>::KERNELS,
-                    At::<D, T, 7, $matrix>::KERNELS,
+                    At::<D, T, 0, { Kind::$kind as u8 }>::KERNELS,
+                    At::<D, T, 1, { Kind::$kind as u8 }>::KERNELS,
+                    At::<D, T, 2, { Kind::$kind as u8 }>::KERNELS,
+                    At::<D, T, 3, { Kind::$kind as u8 }>::KERNELS,
+                    At::<D, T, 4, { Kind::$kind as u8 }>::KERNELS,
+                    At::<D, T, 5, { Kind::$kind as u8 }>::KERNELS,
+                    At::<D, T, 6, { Kind::$kind as u8 }>::KERNELS,
+                    At::<D, T, 7, { Kind::$kind as u8 }>::KERNELS,
                 ]
             };
         }
-        Self { vector: levels!(false), matrix: levels!(true) }
+        Self {
+            vector: levels!(Vector),
+            matrix: levels!(Matrix),
+            row: levels!(Row),
+            column: levels!(Column),
+        }
     }
 }

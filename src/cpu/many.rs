@@ -244,8 +244,8 @@ impl<T: Element> CpuOptimizer<T> {
         for ((tensor, t), of) in tensors.iter().zip(&groups.tensors).zip(&mut prepared_of) {
             let (Some(tensor), Some(unit)) = (tensor, t.unit) else { continue };
             let program = &tensor.runner.program;
-            let is_of =
-                |p: &Prepared<T>| p.unit == unit && p.program.dims.kind == program.dims.kind;
+            let kind = |program: &Program<T>| program.plan.graph.kind;
+            let is_of = |p: &Prepared<T>| p.unit == unit && kind(&p.program) == kind(program);
             *of = prepared.iter().position(is_of).unwrap_or_else(|| {
                 let hosts = Hosts::new(&program.plan);
                 prepared.push(Prepared { unit, program: program.clone(), hosts });

@@ -443,10 +443,8 @@ impl<T: Element> CpuTensor<T> {
     ) -> Result<Program<T>> {
         let recipe = optimizer.recipe();
         // What elements do is seen by the loops' driver, so that loops are compiled once.
-        let (dims, mut graph) = match watch {
-            Watch::Nothing => layout.resolve(recipe, shape)?,
-            _ => layout.resolve_watched(recipe, shape, Watch::Reports)?,
-        };
+        let reports = if watch == Watch::Nothing { watch } else { Watch::Reports };
+        let (dims, mut graph) = layout.resolve_for_loops(recipe, shape, reports)?;
         crate::host::adopt(&mut graph, optimizer)?;
         let plan = Plan::new(graph, dims.is_fused())?;
         Ok(Program::new(cpu.clone(), recipe, plan, dims, watch == Watch::Updates))
@@ -505,7 +503,7 @@ impl<T: Element> CpuTensor<T> {
     }
 
     fn slots(&self) -> impl Iterator<Item = (&'static str, Shape)> {
-        self.runner.plan().graph.own_slots().iter().map(|s| (s.name, s.shape))
+        self.runner.plan().graph.declared_slots()
     }
 
     /// Statistics of the last step.

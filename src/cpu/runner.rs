@@ -228,7 +228,10 @@ impl<T: Element> Hosts<T> {
 pub(super) struct Program<T: Element> {
     cpu: Cpu,
     pub(super) plan: Plan,
-    pub(super) dims: Dims,
+    /// As the layout has it.
+    seen_as: Dims,
+    /// As the loops go over it.
+    dims: Dims,
     kernels: Vec<LevelKernel<T>>,
     #[cfg(gradstep_compact)]
     code: Arc<super::compact::Code>,
@@ -307,10 +310,13 @@ impl<T: Element> fmt::Debug for Runner<T> {
 impl<T: Element> Program<T> {
     /// `watch`: whether it is seen what steps do to elements.
     pub(super) fn new(cpu: Cpu, recipe: Recipe, plan: Plan, dims: Dims, watch: bool) -> Self {
+        let (seen_as, dims) = (dims, dims.walked(plan.graph.kind));
         let compiled = recipe.kernels::<T>();
         let compiled = match dims.kind {
             Kind::Vector => &compiled.vector,
             Kind::Matrix => &compiled.matrix,
+            Kind::Row => &compiled.row,
+            Kind::Column => &compiled.column,
         };
         // The tracer has compared the number of levels with what is compiled.
         let kernels: Vec<_> = compiled.iter().flatten().map(|k| cpu.isa.kernel(k)).collect();
@@ -423,6 +429,7 @@ impl<T: Element> Program<T> {
             #[cfg(gradstep_compact)]
             code: super::compact::Code::new(&plan).into(),
             plan,
+            seen_as,
             dims,
             kernels,
             narrow,
@@ -551,7 +558,7 @@ impl<T: Element> Runner<T> {
     }
 
     pub(super) fn dims(&self) -> Dims {
-        self.program.dims
+        self.program.seen_as
     }
 
     /// The means over the elements of what was watched in the last step.
@@ -657,7 +664,8 @@ impl<T: Element> Runner<T> {
         }
         let partials = Partials(partials.as_mut_ptr());
         for (i, sweep) in program.plan.sweeps.iter().enumerate() {
-            let job = Job { program, sweep, hosts, tables, table, partials, conditions };
+            let backwards = i % 2 == 1;
+            let job = Job { program, sweep, backwards, hosts, tables, table, partials, conditions };
             // SAFETY: no sweep is running; then segments are disjoint, each has its own context, and
             // all of them lie within the tensor.
             unsafe {
@@ -693,6 +701,9 @@ unsafe impl Sync for Partials {}
 struct Job<'a, T: Element> {
     program: &'a Program<T>,
     sweep: &'a crate::plan::Sweep,
+    /// Whether it begins with the last segment: every second sweep does, since the cache still has
+    /// what the one before ended with. The order within segments, and of their sums, stays.
+    backwards: bool,
     hosts: &'a Hosts<T>,
     tables: &'a Tables<T>,
     table: Table<'a, T>,
@@ -711,17 +722,18 @@ impl<T: Element> Job<'_, T> {
             // the tensor.
             unsafe { self.segment(segment, context) };
         };
+        #[cfg(feature = "parallel")]
+        let on_threads = |contexts| {
+            use rayon::prelude::*;
+            let pairs = segments.par_iter().zip(contexts);
+            if self.backwards { pairs.rev().for_each(work) } else { pairs.for_each(work) }
+        };
         match &self.program.cpu.threads {
             #[cfg(feature = "parallel")]
-            Threads::Current if segments.len() > 1 => {
-                use rayon::prelude::*;
-                segments.par_iter().zip(contexts).for_each(work);
-            }
+            Threads::Current if segments.len() > 1 => on_threads(contexts),
             #[cfg(feature = "parallel")]
-            Threads::Own(pool) if segments.len() > 1 => {
-                use rayon::prelude::*;
-                pool.install(|| segments.par_iter().zip(contexts).for_each(work));
-            }
+            Threads::Own(pool) if segments.len() > 1 => pool.install(|| on_threads(contexts)),
+            _ if self.backwards => segments.iter().zip(contexts).rev().for_each(work),
             _ => segments.iter().zip(contexts).for_each(work),
         }
     }

@@ -10,7 +10,7 @@ use crate::cpu::simd::Simd;
 use crate::cpu::{Element, Isa, Lanes};
 use crate::layout::Dims;
 use crate::plan::Plan;
-use crate::trace::{NodeId, Op, SlotId};
+use crate::trace::{Kind, NodeId, Op, SlotId};
 use crate::value::{Axis, Binary, Reduction, Shape, Unary};
 
 /// Values that go through all operations of a run together.
@@ -161,6 +161,9 @@ fn extent(dims: Dims, stride: usize, shape: Shape) -> usize {
 /// The number of elements that a reduction over `axis` runs over.
 pub(crate) fn count(dims: Dims, axis: Axis) -> usize {
     match axis {
+        // Its rows are walked as columns.
+        Axis::Row if dims.kind == Kind::Column => dims.rows,
+        Axis::Col if dims.kind == Kind::Column => dims.cols,
         Axis::Row => dims.cols,
         Axis::Col => dims.rows,
         Axis::Matrix => dims.rows * dims.cols,

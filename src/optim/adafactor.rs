@@ -185,7 +185,7 @@ impl<const SCALE: bool, const MOMENTUM: bool> Definition for AdafactorStep<SCALE
         (true, false) => "adafactor_scaled",
         (true, true) => "adafactor_scaled_momentum",
     };
-    const LEVELS: Levels = Levels::factored(2, 3);
+    const LEVELS: Levels = Levels::factored(2, 3).with_lines(3, 2);
 
     #[inline(always)]
     fn step<I: Interpreter>(s: Step<'_, I>) {
@@ -210,7 +210,7 @@ pub struct TorchAdafactorStep;
 
 impl Definition for TorchAdafactorStep {
     const NAME: &'static str = "adafactor_torch";
-    const LEVELS: Levels = Levels::factored(2, 3);
+    const LEVELS: Levels = Levels::factored(2, 3).with_lines(3, 3);
 
     #[inline(always)]
     fn step<I: Interpreter>(s: Step<'_, I>) {
@@ -219,7 +219,7 @@ impl Definition for TorchAdafactorStep {
 
         let v = SecondMoment::ema(s, g.square(), 0.0, beta2(s));
         let v = match (v.factored, v.whole) {
-            (Some(Factored { r, c }), _) => r / r.mean().at_least(eps1) * c,
+            (Some(Factored { r, c, mean }), _) => r / mean.at_least(eps1) * c,
             (None, Some(v)) => v,
             (None, None) => unreachable!("an average is there"),
         };

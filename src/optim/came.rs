@@ -154,8 +154,11 @@ pub struct CameStep<const CLIP_UPDATE: bool>;
 
 impl<const CLIP_UPDATE: bool> Definition for CameStep<CLIP_UPDATE> {
     const NAME: &'static str = if CLIP_UPDATE { "came_clipped" } else { "came" };
-    const LEVELS: Levels =
-        if CLIP_UPDATE { Levels::factored(3, 5) } else { Levels::factored(2, 4) };
+    const LEVELS: Levels = if CLIP_UPDATE {
+        Levels::factored(3, 5).with_lines(5, 3)
+    } else {
+        Levels::factored(2, 4).with_lines(4, 3)
+    };
 
     #[inline(always)]
     fn step<I: Interpreter>(s: Step<'_, I>) {

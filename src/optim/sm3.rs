@@ -89,7 +89,7 @@ pub struct Sm3Step<const MOMENTUM: bool>;
 
 impl<const MOMENTUM: bool> Definition for Sm3Step<MOMENTUM> {
     const NAME: &'static str = if MOMENTUM { "sm3_momentum" } else { "sm3" };
-    const LEVELS: Levels = Levels::factored(1, 1);
+    const LEVELS: Levels = Levels::factored(1, 1).with_lines(1, 1);
 
     #[inline(always)]
     fn step<I: Interpreter>(s: Step<'_, I>) {

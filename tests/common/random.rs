@@ -88,7 +88,8 @@ pub fn recipe(kind: Kind, bytes: &[u8]) -> Result<Recipe, Error> {
             Recipe::of::<Random<false, 4>>(),
             Recipe::of::<Random<false, 5>>(),
         ],
-        Kind::Matrix => [
+        // It has no loops for single rows and columns: these are matrices like others.
+        _ => [
             Recipe::of::<Random<true, 1>>(),
             Recipe::of::<Random<true, 2>>(),
             Recipe::of::<Random<true, 3>>(),
@@ -632,7 +633,7 @@ fn oracle_step(
     match kind {
         // The number of levels does not change the text.
         Kind::Vector => oracle.step::<Random<false, 1>>(hyper, param, grad),
-        Kind::Matrix => oracle.step::<Random<true, 1>>(hyper, param, grad),
+        _ => oracle.step::<Random<true, 1>>(hyper, param, grad),
     }
 }
 

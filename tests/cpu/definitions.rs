@@ -49,6 +49,13 @@ fn everywhere<D: Definition>() {
         (&[600, 300], Layout::Auto),
         (&[2, 33_000], Layout::Auto),
         (&[90_000], Layout::Auto),
+        (&[1, 19], Layout::Auto),
+        (&[19, 1], Layout::Auto),
+        (&[1, 1], Layout::Auto),
+        (&[5, 1, 19], Layout::LastTwo),
+        (&[5, 19, 1], Layout::LastTwo),
+        (&[1, 9_000], Layout::Auto),
+        (&[9_000, 1], Layout::Auto),
     ] {
         equals_its_text::<D, f32>(shape, layout);
         equals_its_text::<D, f64>(shape, layout);
@@ -76,7 +83,7 @@ macro_rules! definition {
 definition!(
     /// Slots of every shape that exchange their values at each step.
     Swap,
-    Levels::factored(1, 1),
+    Levels::factored(1, 1).with_lines(1, 1),
     |s| {
         let g = s.grad();
         let (a, b) = (s.slot("a", Shape::Rows, 1.0), s.slot("b", Shape::Rows, 2.0));
@@ -113,7 +120,7 @@ definition!(
 definition!(
     /// The parameter is the state before the step, broadcast.
     Delayed,
-    Levels::factored(2, 2),
+    Levels::factored(2, 2).with_lines(2, 2),
     |s| {
         let slot = s.slot("mean", Shape::Scalar, 7.0);
         let old = slot.old();
@@ -127,7 +134,7 @@ definition!(
 definition!(
     /// The parameter is the row's value.
     RowParam,
-    Levels::factored(2, 2),
+    Levels::factored(2, 2).with_lines(2, 2),
     |s| {
         s.set_param(s.grad().row_mean() + s.grad().mean());
     }
@@ -146,7 +153,7 @@ definition!(
     Levels::factored(2, 2),
     |s| {
         let slot = s.rows("rows");
-        let (old, mean) = (slot.old(), s.grad().row_mean());
+        let (old, mean) = (slot.old(), s.grad().abs().row_mean());
         s.rows("product").set(old * mean);
         s.slot("reduced", Shape::Matrix, 0.0).set((old - mean).square().mean());
         let new = slot.set(old * 0.5 + mean);
@@ -162,7 +169,7 @@ fn old_row_values_may_be_read_after_rows_at_hand_are_settled() {
 definition!(
     /// State that only remembers, without a loop of its own.
     SmallLast,
-    Levels::factored(1, 1),
+    Levels::factored(1, 1).with_lines(2, 2),
     |s| {
         let g = s.grad();
         s.slot("mean", Shape::Scalar, 0.0).set(g.tensor_mean());
@@ -180,7 +187,7 @@ fn state_that_nothing_reads_needs_no_level() {
 definition!(
     /// Reductions of equal operands, of reduced values, of unused values.
     Repeats,
-    Levels::factored(4, 4),
+    Levels::factored(4, 4).with_lines(3, 3),
     |s| {
         let g = s.grad();
         let _ = (g * 3.0).row_mean();

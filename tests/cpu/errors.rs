@@ -155,6 +155,30 @@ broken!(
 );
 
 broken!(
+    wrong_levels_of_rows_are_refused,
+    Levels::factored(2, 2).with_lines(3, 2),
+    [1, 9],
+    |s| {
+        s.set_param(s.param() - s.grad() * s.grad().rms());
+    },
+    "LEVELS says 3 for a row",
+    "has 2",
+    "`.with_lines(2, …)`"
+);
+
+broken!(
+    wrong_levels_of_columns_are_refused,
+    Levels::factored(2, 2).with_lines(2, 1),
+    [9, 1],
+    |s| {
+        s.set_param(s.param() - s.grad() * s.grad().rms());
+    },
+    "LEVELS says 1 for a column",
+    "has 2",
+    "`.with_lines(…, 2)`"
+);
+
+broken!(
     too_many_levels_are_refused,
     Levels::flat(9),
     [9],

@@ -11,7 +11,7 @@ pub(crate) struct Everything;
 
 impl Definition for Everything {
     const NAME: &'static str = "everything";
-    const LEVELS: Levels = Levels::factored(4, 4);
+    const LEVELS: Levels = Levels::factored(4, 4).with_lines(4, 4);
     #[inline(always)]
     fn step<I: Interpreter>(s: Step<'_, I>) {
         use gradstep::value::Axis;
