@@ -392,6 +392,7 @@ pub(crate) struct AsOne {
 }
 
 /// The dispatches that go over all gradients, as long as these fit so many.
+#[cfg(feature = "gpu")]
 const SWEEPS: usize = 2;
 
 impl AsOne {
@@ -411,6 +412,7 @@ impl AsOne {
     /// The same, but that the smallest are copied, one behind the other, into pages of `page` elements:
     /// as many of them as it takes for [`SWEEPS`] dispatches to bind everything, or for as few more as
     /// can be.
+    #[cfg(feature = "gpu")]
     pub(crate) fn gathered(
         lens: &[usize],
         (capacity, page): (usize, usize),
