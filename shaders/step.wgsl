@@ -34,6 +34,8 @@ struct Window {
     n_gathers: u32,
     n_tensors: u32,
     spare: u32,
+    // @begin grads
+    // @end grads
 }
 
 struct Tensor {
@@ -59,7 +61,8 @@ struct Tile {
     col: u32,
     rows: u32,
     cols: u32,
-    // Its place among the tiles: down, across, and in the tensor.
+    // Its place among the tiles: down, across, and in the tensor. Of a vector that lies in several
+    // buffers, down to which of them.
     down: u32,
     across: u32,
     index: u32,
@@ -109,6 +112,7 @@ fn sweep(
     // @begin level
     // @begin before
     // @end before
+    // @begin columns
     for (var c = lid; c < tile.cols; c += WIDTH) {
         // @begin column
         // @end column
@@ -122,6 +126,7 @@ fn sweep(
         // @begin column_done
         // @end column_done
     }
+    // @end columns
     // @begin after
     // @end after
     // @end level

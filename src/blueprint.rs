@@ -16,12 +16,14 @@ use crate::setup::Groups;
 use crate::snapshot::{SlotState, Snapshot, Values, slot_shape};
 use crate::trace::{Graph, Kind, Watch};
 use crate::value::{GRAD, Shape};
-use crate::wgsl::{self, Dispatch, FIRST_SLOT, Places, Program};
+use crate::wgsl::{self, Dispatch, FIRST_GRAD, FIRST_SLOT, Given, PARAM, Places, Program};
 
 /// Alignment of a class's constants: what WebGPU promises for uniforms.
 pub(crate) const UNIFORM_ALIGN: u64 = 256;
-/// Bytes of the uniform `window`.
-pub(crate) const WINDOW_BYTES: u64 = 32;
+
+/// Words of the uniform `window`: those of a chunk, and of each gradient where several are bound.
+pub(crate) const WINDOW_WORDS: usize = 8;
+const GRAD_WORDS: usize = 4;
 
 /// Tensors of one definition that run by one plan, with what a backend has compiled of it.
 #[derive(Debug)]
@@ -173,7 +175,8 @@ pub(crate) enum Bind {
     Window,
     Table,
     Small,
-    Grad,
+    /// A gradient, by its place among those that are bound at once.
+    Grad(usize),
     Param,
     /// A full-size slot, by its place among them.
     Slot(usize),
@@ -185,30 +188,43 @@ impl Bind {
     }
 
     pub(crate) fn is_read_only(self) -> bool {
-        matches!(self, Self::Table | Self::Grad)
+        matches!(self, Self::Table | Self::Grad(_))
     }
 }
 
-/// What a program binds where, and how many bytes at least. With `pooled`, parameter and gradient lie
-/// in one buffer.
-pub(crate) fn bindings(plan: &Plan, program: &Program, pooled: bool) -> Vec<(u32, Bind, u64)> {
+/// What a program binds where, and how many bytes at least.
+pub(crate) fn bindings(plan: &Plan, program: &Program, given: Given) -> Vec<(u32, Bind, u64)> {
+    let several = matches!(given, Given::Several(_));
+    let window = WINDOW_WORDS + if several { GRAD_WORDS * given.grads() } else { 0 };
     let mut list = vec![
         (0, Bind::Hosts, program.hosts_bytes()),
-        (1, Bind::Window, WINDOW_BYTES),
+        (1, Bind::Window, window as u64 * 4),
         (2, Bind::Table, 4),
         (3, Bind::Small, 4),
-        (4, Bind::Grad, 4),
-        (5, Bind::Param, 4),
     ];
-    list.retain(|b| !(pooled && b.1 == Bind::Grad));
+    list.extend((FIRST_GRAD..).zip(0..given.grads()).map(|(at, k)| (at, Bind::Grad(k), 4)));
+    if !several {
+        list.push((PARAM, Bind::Param, 4));
+    }
     let slots = 0..plan.graph.full_slots().count();
     list.extend((FIRST_SLOT..).zip(slots).map(|(binding, k)| (binding, Bind::Slot(k), 4)));
     list
 }
 
+/// The uniform `window` of a chunk in which several gradients are bound: for each the word at which it
+/// begins in what is bound of it. None: it is left out.
+pub(crate) fn several(
+    chunk: [u32; WINDOW_WORDS],
+    grads: impl Iterator<Item = Option<u32>>,
+) -> Vec<u32> {
+    let mut words = chunk.to_vec();
+    words.extend(grads.flat_map(|g| [g.unwrap_or(0), u32::from(g.is_some()), 0, 0]));
+    words
+}
+
 /// Refuses a plan that binds more storage buffers than a shader may.
-pub(crate) fn check_storage_buffers(plan: &Plan, available: u32) -> Result<()> {
-    let needed = wgsl::storage_buffers(plan);
+pub(crate) fn check_storage_buffers(plan: &Plan, given: Given, available: u32) -> Result<()> {
+    let needed = wgsl::storage_buffers(plan, given);
     if needed <= available {
         return Ok(());
     }
@@ -246,7 +262,7 @@ pub(crate) struct Image {
     pub(crate) small: Vec<f32>,
     pub(crate) tables: Vec<Vec<u32>>,
     /// The uniform `window` of each chunk, but for its first two words.
-    pub(crate) windows: Vec<[u32; 8]>,
+    pub(crate) windows: Vec<[u32; WINDOW_WORDS]>,
 }
 
 /// Words of the window that count the work of a chunk.
@@ -289,7 +305,7 @@ impl Image {
             if table.len() as u64 * 4 > binding {
                 return Err(too_much("the work list", table.len() * 4));
             }
-            let mut window = [0; 8];
+            let mut window = [0; WINDOW_WORDS];
             window[2] = word(tiles);
             window[N_TILES] = word(chunk.tiles.len());
             window[4] = word(gathers);
@@ -312,7 +328,11 @@ pub(crate) struct Call {
 
 /// The dispatches of a step, in order, over chunks with these windows. `limit` is the greatest number
 /// of workgroups in one dimension.
-pub(crate) fn calls(dispatches: &[Dispatch], windows: &[[u32; 8]], limit: u32) -> Vec<Call> {
+pub(crate) fn calls(
+    dispatches: &[Dispatch],
+    windows: &[[u32; WINDOW_WORDS]],
+    limit: u32,
+) -> Vec<Call> {
     let mut calls = Vec::new();
     for (pipeline, dispatch) in dispatches.iter().enumerate() {
         let mut call = |chunk: usize, n: u32| {
@@ -343,34 +363,118 @@ pub(crate) fn small_slot(places: &Places, layouts: &Layouts, tensor: usize, slot
     layouts.tensors[tensor][3] as usize + places.slot(slot, &layouts.cuts[tensor].dims)
 }
 
-/// Gradients in buffers of their own, seen as one vector to measure them: each is a chunk of it, or
-/// several.
-#[derive(Debug, Default)]
-pub(crate) struct AsOne {
-    pub(crate) lens: Vec<usize>,
-    /// The tensor of each chunk, and which of its pieces that is.
-    pub(crate) owners: Vec<(usize, usize)>,
-    /// The chunks of each tensor.
-    pub(crate) chunks: Vec<Range<usize>>,
+/// A stretch of gradients that one binding holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stretch {
+    /// Elements of the gradient of a tensor, where it lies.
+    InPlace(usize, Range<usize>),
+    /// A page of so many elements.
+    Page(usize),
 }
 
+impl Stretch {
+    fn len(&self) -> usize {
+        match self {
+            Self::InPlace(_, elements) => elements.len(),
+            Self::Page(len) => *len,
+        }
+    }
+}
+
+/// The gradients of a set as one vector, to measure them: how it lies in buffers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AsOne {
+    pub(crate) stretches: Vec<Stretch>,
+    /// For each tensor its elements of the pages. Nothing for one that is not copied there.
+    pub(crate) copies: Vec<Range<usize>>,
+    /// The number of elements of a page at most.
+    pub(crate) page: usize,
+}
+
+/// The dispatches that go over all gradients, as long as these fit so many.
+#[cfg(feature = "gpu")]
+const SWEEPS: usize = 2;
+
 impl AsOne {
-    /// Of tensors with so many elements; none for one that takes no part.
-    pub(crate) fn new(tensors: impl Iterator<Item = Option<usize>>, capacity: usize) -> Self {
-        let mut this = Self::default();
-        for (i, len) in tensors.enumerate() {
-            let first = this.lens.len();
-            let len = len.unwrap_or(0);
-            for (k, at) in (0..len).step_by(capacity).enumerate() {
-                this.lens.push(capacity.min(len - at));
-                this.owners.push((i, k));
+    /// Pages with so many elements.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn pages(lens: &[usize]) -> Self {
+        let stretches = lens.iter().map(|&len| Stretch::Page(len)).collect();
+        Self { stretches, ..Self::default() }
+    }
+
+    /// Gradients with so many elements where they lie, of which a binding holds `capacity`. Those
+    /// without elements take no part.
+    pub(crate) fn in_place(lens: &[usize], capacity: usize) -> Self {
+        Self::new(lens, |_| true, capacity, capacity)
+    }
+
+    /// The same, but that the smallest are copied, one behind the other, into pages of `page` elements:
+    /// as many of them as it takes for [`SWEEPS`] dispatches to bind everything, or for as few more as
+    /// can be.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn gathered(
+        lens: &[usize],
+        (capacity, page): (usize, usize),
+        storage_buffers: u32,
+    ) -> Self {
+        let (capacity, page) = (capacity.max(1), page.max(1));
+        let at_once = Given::several(usize::MAX, storage_buffers).grads();
+        let mut rest = lens.iter().sum::<usize>();
+        let most = at_once * rest.div_ceil(page).div_ceil(at_once).max(SWEEPS);
+        let mut order: Vec<_> = (0..lens.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(lens[i]));
+        let (mut in_place, mut bound) = (0, 0);
+        for (n, &i) in order.iter().enumerate() {
+            bound += lens[i].div_ceil(capacity);
+            rest -= lens[i];
+            if bound + rest.div_ceil(page) <= most {
+                in_place = n + 1;
             }
-            this.chunks.push(first..this.lens.len());
         }
-        if this.lens.is_empty() {
-            this.lens.push(0);
+        let mut stays = vec![false; lens.len()];
+        order[..in_place].iter().for_each(|&i| stays[i] = true);
+        Self::new(lens, |i| stays[i], capacity, page)
+    }
+
+    fn new(lens: &[usize], stays: impl Fn(usize) -> bool, capacity: usize, page: usize) -> Self {
+        let (capacity, page) = (capacity.max(1), page.max(1));
+        let mut this = Self { page, ..Self::default() };
+        let mut copied = 0;
+        for (i, &len) in lens.iter().enumerate() {
+            let first = copied;
+            if stays(i) {
+                let pieces = (0..len).step_by(capacity);
+                this.stretches
+                    .extend(pieces.map(|at| Stretch::InPlace(i, at..capacity.min(len - at) + at)));
+            } else {
+                copied += len;
+            }
+            this.copies.push(first..copied);
         }
+        let pages = (0..copied).step_by(page).map(|at| Stretch::Page(page.min(copied - at)));
+        this.stretches.extend(pages);
         this
+    }
+
+    /// How they are bound: as few at once as it takes, and as many as a shader may bind.
+    pub(crate) fn given(&self, storage_buffers: u32) -> Given {
+        Given::several(self.stretches.len(), storage_buffers)
+    }
+
+    /// The number of elements.
+    pub(crate) fn total(&self) -> usize {
+        self.lens().sum()
+    }
+
+    fn lens(&self) -> impl Iterator<Item = usize> {
+        self.stretches.iter().map(Stretch::len)
+    }
+
+    /// Cut for a program that binds gradients like that: each chunk holds what it binds at once.
+    pub(crate) fn layouts(&self, places: &Places, given: Given) -> Layouts {
+        let lens: Vec<_> = self.lens().collect();
+        Layouts::flat(places, lens.chunks(given.grads().max(1)))
     }
 }
 

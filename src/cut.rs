@@ -55,32 +55,35 @@ fn word(x: usize) -> u32 {
 }
 
 impl Layouts {
-    /// One long vector that lies in chunks of these lengths.
-    pub(crate) fn flat(places: &Places, lens: &[usize]) -> Self {
+    /// One long vector that lies in buffers of these lengths: of each chunk, those that are bound at
+    /// once. There is one chunk at least.
+    pub(crate) fn flat<'l>(places: &Places, chunks: impl Iterator<Item = &'l [usize]>) -> Self {
         let mut this = Self::default();
-        // Means over no elements are 0.
-        let cols = lens.iter().sum::<usize>().max(1);
-        let dims = Dims { kind: Kind::Vector, batch: 1, rows: 1, cols };
         let width = COLS as usize;
-        let tiles = lens.iter().map(|n| n.div_ceil(width)).sum();
-        let cut = Cut { dims, row_tiles: 1, col_tiles: tiles };
-        let small = places.small_len(&dims);
-        this.small_len = small + places.partials_len(&cut);
-        let words = [1, 1, dims.cols, 0, small, 1, tiles, 1];
-        this.tensors.push(words.map(word));
         let (mut first, mut index) = (0, 0);
         let mut pieces = Vec::new();
-        for (chunk, &len) in lens.iter().enumerate() {
-            let mut tiles = Vec::new();
-            for at in (0..len).step_by(width) {
-                let n = width.min(len - at);
-                tiles.push([0, at, 0, 0, first + at, 1, n, 0, index, index].map(word));
-                index += 1;
+        for (chunk, lens) in chunks.enumerate() {
+            let (start, mut tiles) = (first, Vec::new());
+            for (down, &len) in lens.iter().enumerate() {
+                for at in (0..len).step_by(width) {
+                    let n = width.min(len - at);
+                    tiles.push([0, at, 0, 0, first + at, 1, n, down, index, index].map(word));
+                    index += 1;
+                }
+                first += len;
             }
-            this.chunks.push(Chunk { len, tiles });
-            pieces.push(Piece { chunk, at: 0, elements: first..first + len });
-            first += len;
+            this.chunks.push(Chunk { len: first - start, tiles });
+            pieces.push(Piece { chunk, at: 0, elements: start..first });
         }
+        if this.chunks.is_empty() {
+            this.chunks.push(Chunk::default());
+        }
+        // Means over no elements are 0.
+        let dims = Dims { kind: Kind::Vector, batch: 1, rows: 1, cols: first.max(1) };
+        let cut = Cut { dims, row_tiles: 1, col_tiles: index };
+        let small = places.small_len(&dims);
+        this.small_len = small + places.partials_len(&cut);
+        this.tensors.push([1, 1, dims.cols, 0, small, 1, index, 1].map(word));
         this.pieces.push(pieces);
         this.cuts.push(cut);
         this

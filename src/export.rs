@@ -33,7 +33,7 @@
 //! | `format`, `version` | `"gradstep plan"`, 1 |
 //! | `modules` | WGSL: `name`, `code`, and `bindings` of group 0 for every entry point, each with `binding` and `type` (`uniform`, `storage`, `read-only-storage`). Make the bind group layout of them: no entry point uses all |
 //! | `buffers` | what to allocate. `role`: `constants`, `window`, `table`, `state`, `unused` are yours; `param` and `grad` are those of `tensor`, which exist already. `bytes`, `usage` (WebGPU's names), and `init`: nothing (zeros), `{"u32": [..]}`, `{"f32": x}` (everywhere), or `{"runs": [[first, count, x], ..]}` of floats among zeros |
-//! | `binds` | bind groups: `module`, and `entries` with `binding`, `buffer`, `offset`, `size` in bytes |
+//! | `binds` | bind groups: `module`, and `entries` with `binding`, `buffer`, `offset`, `size` in bytes. Where gradients are measured, one holds those of several tensors |
 //! | `step` | what one step does, in order. `{"dispatch": {"module", "entry", "bind", "groups": [x, y]}}`, or `{"copy": {"from", "from_offset", "to", "to_offset", "size"}}` |
 //! | `constants` | how the constants of a step are computed, see below |
 //! | `tensors` | `name`, `shape`, `group`; where it is not frozen also `param` and `grad` (buffers) and `slots`: `name`, `shape`, `initial`, and `places`, each the `elements` `[from, to)` of the slot in a `buffer` at an `offset` |
@@ -66,7 +66,7 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 
 use crate::blueprint::{
-    self, AsOne, Bind, Call, Class, Classes, Found, Image, Placed, WINDOW_BYTES, bound,
+    self, AsOne, Bind, Call, Class, Classes, Found, Image, Placed, Stretch, bound,
 };
 use crate::cut::{Layouts, Piece};
 use crate::definition::Optimizer;
@@ -78,7 +78,7 @@ use crate::setup::{Groups, Missing, Setup};
 use crate::snapshot::{Snapshot, Values};
 use crate::trace::{Kind, Op, Watch};
 use crate::value::{Binary, GRAD_NEUTRAL, Unary};
-use crate::wgsl::{self, Dispatch, Program};
+use crate::wgsl::{self, Given, Program};
 
 /// The version of the format.
 pub const VERSION: u32 = 1;
@@ -215,6 +215,14 @@ const CONSTANTS: usize = 0;
 /// A part of a buffer that is bound for a parameter or a gradient, and the word where it begins there.
 type Part = (usize, u64, u64, u32);
 
+/// What is bound of a chunk beside its table: the words of the uniform `window`, parameter and
+/// gradients.
+struct Lent {
+    window: Vec<u32>,
+    param: Option<Part>,
+    grads: Vec<Part>,
+}
+
 impl Setup {
     /// Writes down how all tensors are stepped on a device with these limits, each parameter and each
     /// gradient in a buffer of its own.
@@ -260,7 +268,14 @@ impl Export {
                 continue;
             };
             let (optimizer, shape) = (&groups.units[unit].optimizer, &t.info.shape);
-            let made = device.class(&mut classes[unit], optimizer, shape, t.layout, capacity);
+            let made = device.class(
+                &mut classes[unit],
+                optimizer,
+                shape,
+                t.layout,
+                Given::Apart,
+                capacity,
+            );
             let (class, dims) = made.map_err(|e| e.of("tensor", &t.info.name))?;
             tensors.push(Placed { dims, class: Some((unit, class)) });
         }
@@ -274,9 +289,11 @@ impl Export {
             blueprint::check_total(lens().flatten(), what, remedy)?;
             let controls = Controls::new(gradients.clone());
             let mut of_guard = Classes::new(controls.recipe(), Watch::Nothing);
-            let all = AsOne::new(lens(), capacity);
-            let total = all.lens.iter().sum();
-            device.class(&mut of_guard, &controls, &[total], Layout::Vector, capacity)?;
+            let lens: Vec<_> = lens().map(|len| len.unwrap_or(0)).collect();
+            let all = AsOne::in_place(&lens, capacity);
+            let given = all.given(limits.max_storage_buffers_per_shader_stage);
+            let (shape, layout) = (&[all.total()], Layout::Vector);
+            device.class(&mut of_guard, &controls, shape, layout, given, capacity)?;
             guard = Some((controls, of_guard, all));
         }
         let all = classes.iter_mut().chain(guard.as_mut().map(|g| &mut g.1));
@@ -574,6 +591,7 @@ impl Device {
         optimizer: &impl Optimizer,
         shape: &[usize],
         layout: Layout,
+        given: Given,
         capacity: usize,
     ) -> Result<(usize, Dims)> {
         let (dims, found) = classes.find(optimizer, shape, layout, capacity)?;
@@ -581,14 +599,15 @@ impl Device {
             Found::Known(class) => return Ok((class, dims)),
             Found::New(plan) => *plan,
         };
-        blueprint::check_storage_buffers(&plan, self.limits.max_storage_buffers_per_shader_stage)?;
-        let program = wgsl::print(&plan, false)?;
+        let available = self.limits.max_storage_buffers_per_shader_stage;
+        blueprint::check_storage_buffers(&plan, given, available)?;
+        let program = wgsl::print_given(&plan, given)?;
         // Groups with one optimizer share its programs.
         let known = self.modules.iter().find(|m| m.program.source == program.source);
         let program = match known {
             Some(module) => module.program.clone(),
             None => {
-                let bindings = blueprint::bindings(&plan, &program, false);
+                let bindings = blueprint::bindings(&plan, &program, given);
                 let wide = plan.graph.kind == Kind::Matrix && !plan.fused;
                 let name = format!(
                     "{} {}{}",
@@ -637,28 +656,27 @@ impl Device {
         name: &str,
         program: &Arc<Program>,
         constants: u64,
-        mut window: [u32; 8],
         table: usize,
         small: usize,
         slots: &[usize],
-        (param, grad): (Part, Part),
+        Lent { window, param, grads }: Lent,
     ) -> usize {
-        (window[0], window[1]) = (param.3, grad.3);
-        let words = Init::Words(window.to_vec());
-        let window = self.buffer(format!("window {name}"), Role::Window, WINDOW_BYTES, words);
+        let bytes = window.len() as u64 * 4;
+        let (label, words) = (format!("window {name}"), Init::Words(window));
+        let window = self.buffer(label, Role::Window, bytes, words);
         let module = self.module(program);
         let whole = |buffer: usize| (buffer, 0, self.buffers[buffer].bytes.max(16));
-        let entries = self.modules[module].bindings.iter().map(|&(binding, what, bytes)| {
+        let entries = self.modules[module].bindings.iter().filter_map(|&(binding, what, bytes)| {
             let (buffer, offset, size) = match what {
                 Bind::Hosts => (CONSTANTS, constants, bytes),
                 Bind::Window => whole(window),
                 Bind::Table => whole(table),
                 Bind::Small => whole(small),
-                Bind::Param => (param.0, param.1, param.2),
-                Bind::Grad => (grad.0, grad.1, grad.2),
+                Bind::Param => param.map(|p| (p.0, p.1, p.2))?,
+                Bind::Grad(k) => grads.get(k).map(|g| (g.0, g.1, g.2))?,
                 Bind::Slot(k) => whole(slots[k]),
             };
-            Entry { binding, buffer, offset, size }
+            Some(Entry { binding, buffer, offset, size })
         });
         let entries = entries.collect();
         self.binds.push((module, entries));
@@ -694,18 +712,11 @@ impl Device {
         for piece in &state.layouts.pieces[0] {
             let c = piece.chunk;
             let (p, g) = (self.part(param, &piece.elements), self.part(grad, &piece.elements));
-            let (constants, window) = (classes.offset(index), image.windows[c]);
-            let slots = &state.slots[c];
-            binds.push(self.bind(
-                name,
-                program,
-                constants,
-                window,
-                tables[c],
-                state.small,
-                slots,
-                (p, g),
-            ));
+            let mut window = image.windows[c].to_vec();
+            (window[0], window[1]) = (p.3, g.3);
+            let lent = Lent { window, param: Some(p), grads: vec![g] };
+            let (constants, slots) = (classes.offset(index), &state.slots[c]);
+            binds.push(self.bind(name, program, constants, tables[c], state.small, slots, lent));
         }
         let limit = self.limits.max_compute_workgroups_per_dimension;
         let module = self.module(program);
@@ -726,35 +737,36 @@ impl Device {
     ) -> Result<State> {
         const NAME: &str = "guard";
         let Class { plan, program, .. } = &classes[0];
-        let layouts = Layouts::flat(&program.places, &all.lens);
+        let given = all.given(self.limits.max_storage_buffers_per_shader_stage);
+        let layouts = all.layouts(&program.places, given);
         let binding = self.limits.max_storage_buffer_binding_size;
         let mut image = Image::new(&plan.graph, &program.places, layouts, binding)?;
         let (tables, state) = self.state(NAME, plan, &mut image);
-        // What is written and what is read are two buffers, also where they are not used.
-        let mut unused = || self.buffer("unused".into(), Role::Unused, 16, Init::Zeros);
-        let (none, read) = ((unused(), 0, 16, 0), (unused(), 0, 16, 0));
-        let bind = |this: &mut Self, c: usize, grad: Part| {
-            let (constants, window) = (classes.offset(0), image.windows[c]);
-            let slots = &state.slots[c];
-            this.bind(NAME, program, constants, window, tables[c], state.small, slots, (none, grad))
-        };
-        let without = bind(self, 0, read);
-        let mut measures = Vec::new();
-        for (c, &(tensor, _)) in all.owners.iter().enumerate() {
-            let first = all.lens[all.chunks[tensor].start..c].iter().sum::<usize>();
-            let grad = grads[tensor].map(|g| self.part(g, &(first..first + all.lens[c])));
-            measures.push(bind(self, c, grad.unwrap_or(read)));
+        let mut none = None;
+        let mut binds = Vec::new();
+        for (c, &chunk) in image.windows.iter().enumerate() {
+            let part = |k: usize| match all.stretches.get(c * given.grads() + k)? {
+                Stretch::InPlace(tensor, elements) => Some(self.part(grads[*tensor]?, elements)),
+                // Nothing is copied.
+                Stretch::Page(_) => None,
+            };
+            let parts: Vec<_> = (0..given.grads()).map(part).collect();
+            let window = blueprint::several(chunk, parts.iter().map(|p| Some(p.as_ref()?.3)));
+            let mut unused = || {
+                let make = || self.buffer("unused".into(), Role::Unused, 16, Init::Zeros);
+                (*none.get_or_insert_with(make), 0, 16, 0)
+            };
+            let grads = parts.into_iter().map(|p| p.unwrap_or_else(&mut unused)).collect();
+            let lent = Lent { window, param: None, grads };
+            let (constants, slots) = (classes.offset(0), &state.slots[c]);
+            binds.push(self.bind(NAME, program, constants, tables[c], state.small, slots, lent));
         }
         let limit = self.limits.max_compute_workgroups_per_dimension;
         let module = self.module(program);
         for Call { pipeline, chunk, groups } in
             blueprint::calls(&program.dispatches, &image.windows, limit)
         {
-            let bind = match program.dispatches[pipeline] {
-                Dispatch::Sweep(_) => measures[chunk],
-                Dispatch::Gather(_) | Dispatch::Settle(_) => without,
-            };
-            self.step.push(Command::Dispatch { module, pipeline, bind, groups });
+            self.step.push(Command::Dispatch { module, pipeline, bind: binds[chunk], groups });
         }
         Ok(state)
     }

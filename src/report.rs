@@ -62,7 +62,8 @@ pub struct Memory {
     /// Bytes of the copy on a GPU by way of which averages are swapped with parameters.
     pub spare: usize,
     /// Bytes of the copies of gradients on a GPU, where
-    /// [`Setup::gather_gradients`](crate::Setup#method.gather_gradients) asks for them.
+    /// [`Setup::gather_gradients`](crate::Setup#method.gather_gradients) asks for them and there are
+    /// many.
     pub gathered: usize,
 }
 

@@ -482,14 +482,19 @@ impl Setup {
     }
 
     /// Copies gradients that lie in the caller's own buffers on a GPU
-    /// ([`gpu_foreign`](Self::gpu_foreign)) into a few large ones before they are measured.
+    /// ([`gpu_foreign`](Self::gpu_foreign)) together before they are measured, where there are many.
     ///
     /// Clipping by the norm, the test for finite gradients and the dynamic loss scale take one
-    /// dispatch for each tensor and two for all without it; with it, two and one for each binding
-    /// that all gradients fill (three up to 33 million parameters, by WebGPU's default limits). In
-    /// exchange each step copies every gradient once, the copies take 4 bytes a parameter, and the
-    /// buffers of gradients need the usage `COPY_SRC`. A tensor that is skipped
-    /// ([`Missing::Skip`]) counts as zeros, as it does without.
+    /// dispatch for all and one for each six gradients without it, by WebGPU's default limits: three
+    /// dispatches up to twelve tensors. With it there are three at most whatever the number of tensors,
+    /// up to twelve bindings' worth of gradients (400 million parameters, by those limits), and above
+    /// that as few as can be: one, and one for each six bindings' worth. A device that binds more or
+    /// larger buffers takes as much fewer.
+    ///
+    /// In exchange each step copies gradients, the copies take 4 bytes a parameter, and the buffers of
+    /// these gradients need the usage `COPY_SRC`. The largest tensors are still measured where they
+    /// lie, as many of them as it can be, and up to twelve tensors nothing is copied. A tensor that is
+    /// skipped ([`Missing::Skip`]) counts as zeros, as it does without.
     ///
     /// Norms may differ in their last places, since sums are made in another order. Nothing is copied
     /// where nothing is measured. The other kinds of sets have nothing to gather.

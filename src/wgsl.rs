@@ -25,18 +25,59 @@ pub(crate) const WHOLE_ROW: usize = 16 * 1024;
 pub(crate) const GATHER: u32 = 16;
 /// Dispatches of a program at most, where its settles allow it.
 const DISPATCHES: usize = 8;
-/// Storage buffers that every program binds besides its full-size slots: the table, the small
-/// values, gradient and parameter.
-const FIXED_BUFFERS: u32 = 4;
+/// Storage buffers that every program binds besides gradients, parameters and full-size slots: the
+/// table and the small values.
+const FIXED_BUFFERS: u32 = 2;
+/// Gradients that one dispatch measures at most, on devices that bind more buffers than they have to.
+const MOST_GRADS: u32 = 30;
+/// The first binding of a gradient.
+pub(crate) const FIRST_GRAD: u32 = 4;
+/// The binding of the parameter, where there is one.
+pub(crate) const PARAM: u32 = 5;
 /// The first binding of a full-size slot.
 pub(crate) const FIRST_SLOT: u32 = 6;
 
 const SKELETON: &str = include_str!("../shaders/step.wgsl");
 
+/// How parameters and gradients are bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Given {
+    /// A parameter, and a gradient beside it.
+    Apart,
+    /// Both in one buffer.
+    Pooled,
+    /// For a definition that only measures, without full-size slots: no parameter, and so many
+    /// gradients, which are one vector together.
+    Several(u32),
+}
+
+impl Given {
+    /// The buffers of `n` gradients that are measured, where a shader may have so many storage
+    /// buffers.
+    pub(crate) fn several(n: usize, storage_buffers: u32) -> Self {
+        let most = storage_buffers.saturating_sub(FIXED_BUFFERS).clamp(1, MOST_GRADS);
+        Self::Several(u32::try_from(n).unwrap_or(most).clamp(1, most))
+    }
+
+    /// How many gradients are bound at once.
+    pub(crate) fn grads(self) -> usize {
+        match self {
+            Self::Apart => 1,
+            Self::Pooled => 0,
+            Self::Several(n) => n as usize,
+        }
+    }
+}
+
 /// The number of storage buffers that the program of `plan` binds.
-pub(crate) fn storage_buffers(plan: &Plan) -> u32 {
-    let slots = plan.graph.full_slots().count();
-    FIXED_BUFFERS + u32::try_from(slots).unwrap_or(u32::MAX - FIXED_BUFFERS)
+pub(crate) fn storage_buffers(plan: &Plan, given: Given) -> u32 {
+    let given = match given {
+        // A definition may be run either way.
+        Given::Apart | Given::Pooled => 2,
+        Given::Several(n) => n,
+    };
+    let slots = u32::try_from(plan.graph.full_slots().count());
+    slots.unwrap_or(u32::MAX).saturating_add(FIXED_BUFFERS + given)
 }
 
 /// What is dispatched, in order.
@@ -254,7 +295,11 @@ const RESERVED: &str = "
 /// [`Error::Definition`](crate::Error::Definition) if the definition has more row sums in one
 /// level than workgroup memory holds.
 pub fn print(plan: &Plan, pooled: bool) -> Result<Program> {
-    Printer::new(plan)?.program(pooled)
+    print_given(plan, if pooled { Given::Pooled } else { Given::Apart })
+}
+
+pub(crate) fn print_given(plan: &Plan, given: Given) -> Result<Program> {
+    Printer::new(plan)?.program(given)
 }
 
 /// A stretch between two sweeps, or before the first, or after the last.
@@ -302,6 +347,18 @@ impl<'a> Printer<'a> {
             settles.push(Settle::new(plan, from..upto.max(from), &local));
             from = upto.max(from);
         }
+        let mut repeated = BTreeSet::new();
+        if let ([before, after], [sweep]) = (&mut settles[..], &plan.sweeps[..])
+            && sweep.levels.len() == 1
+            && before.is_plain(plan)
+            && after.is_dispatched()
+        {
+            // Each workgroup of the sweep makes what it reads of them; all are made once more after
+            // it, where slots are set that the sweep must find as they were.
+            repeated.extend(before.nodes.drain(..));
+            before.commits.clear();
+            *after = Settle::new(plan, 0..from, &local);
+        }
         let mut printer = Self {
             plan,
             settles,
@@ -309,7 +366,7 @@ impl<'a> Printer<'a> {
             kept: BTreeSet::new(),
             local,
             shared,
-            repeated: BTreeSet::new(),
+            repeated,
             hosts: hosts(plan),
         };
         printer.repeat();
@@ -342,15 +399,14 @@ impl<'a> Printer<'a> {
     /// dispatches: where there would be more than [`DISPATCHES`], those that finish nothing but
     /// numbers of the whole tensor, since that is one partial sum for each tile.
     fn repeat(&mut self) {
-        let dispatched = |s: &Settle| !s.nodes.is_empty() || !s.commits.is_empty();
-        let settles = self.settles.iter().filter(|s| dispatched(s)).count();
+        let settles = self.settles.iter().filter(|s| s.is_dispatched()).count();
         let mut spare = (self.plan.sweeps.len() + settles).saturating_sub(DISPATCHES);
         if self.plan.fused {
             return;
         }
         for i in (1..self.plan.sweeps.len()).rev() {
             let settle = &mut self.settles[i];
-            if spare == 0 || !dispatched(settle) || !settle.is_light(self.plan, i) {
+            if spare == 0 || !settle.is_dispatched() || !settle.is_light(self.plan, i) {
                 continue;
             }
             let nodes = std::mem::take(&mut settle.nodes);
@@ -366,7 +422,7 @@ impl<'a> Printer<'a> {
         for sweep in &self.plan.sweeps {
             for k in sweep.levels.clone() {
                 for &n in &self.plan.levels[k].reads {
-                    if !sweep.local.contains(&n) {
+                    if !sweep.local.contains(&n) && !self.repeated.contains(&n) {
                         self.kept.insert(n);
                     }
                 }
@@ -379,7 +435,8 @@ impl<'a> Printer<'a> {
             }
         }
         for &n in &self.repeated {
-            self.kept.extend(graph.nodes[n].op.args());
+            let args = graph.nodes[n].op.args();
+            self.kept.extend(args.filter(|a| !self.repeated.contains(a)));
         }
         for settle in &self.settles {
             for &n in &settle.nodes {
@@ -392,9 +449,7 @@ impl<'a> Printer<'a> {
             self.kept.extend(settle.commits.iter().map(|c| c.1));
         }
         let in_memory = |n: &NodeId| {
-            !matches!(graph.nodes[*n].shape, Shape::Host | Shape::Full)
-                && !resides(self.plan, *n)
-                && !self.repeated.contains(n)
+            !matches!(graph.nodes[*n].shape, Shape::Host | Shape::Full) && !resides(self.plan, *n)
         };
         self.kept.retain(in_memory);
         for (s, decl) in graph.slots.iter().enumerate() {
@@ -415,13 +470,13 @@ impl<'a> Printer<'a> {
         }
     }
 
-    fn program(self, pooled: bool) -> Result<Program> {
+    fn program(self, given: Given) -> Result<Program> {
         let mut entries = Vec::new();
         let mut dispatches = Vec::new();
         for (i, settle) in self.settles.iter().enumerate() {
             if i > 0 {
                 let name = format!("sweep_{i}");
-                entries.push(self.sweep(i - 1, &name, pooled));
+                entries.push(self.sweep(i - 1, &name, given));
                 dispatches.push(Dispatch::Sweep(name));
             }
             let columns: Vec<_> =
@@ -431,7 +486,7 @@ impl<'a> Printer<'a> {
                 entries.push(self.gather(&columns, &name));
                 dispatches.push(Dispatch::Gather(name));
             }
-            if !settle.nodes.is_empty() || !settle.commits.is_empty() {
+            if settle.is_dispatched() {
                 let name = format!("settle_{i}");
                 entries.push(self.settle(settle, &name));
                 dispatches.push(Dispatch::Settle(name));
@@ -455,14 +510,28 @@ impl<'a> Printer<'a> {
         for &n in &self.hosts {
             let _ = writeln!(hosts, "{}: f32,", self.host_field(n));
         }
-        let mut buffers = String::new();
-        if pooled {
-            let _ = writeln!(buffers, "// Parameters and gradients, in one buffer.");
-        } else {
-            let _ = writeln!(buffers, "@group(0) @binding(4) var<storage, read> grad: array<f32>;");
+        let (mut buffers, mut grads) = (String::new(), String::new());
+        let read = |binding: u32, name: &str| {
+            format!("@group(0) @binding({binding}) var<storage, read> {name}: array<f32>;\n")
+        };
+        match given {
+            Given::Apart => buffers.push_str(&read(FIRST_GRAD, "grad")),
+            Given::Pooled => buffers.push_str("// Parameters and gradients, in one buffer.\n"),
+            Given::Several(n) => {
+                buffers.extend((0..n).map(|k| read(FIRST_GRAD + k, &format!("grad_{k}"))));
+                let _ = writeln!(
+                    grads,
+                    "// Of each gradient: where in its buffer it begins, and 0 where it is left out.\n\
+                     grads: array<vec4<u32>, {n}>,"
+                );
+            }
         }
-        let _ =
-            writeln!(buffers, "@group(0) @binding(5) var<storage, read_write> param: array<f32>;");
+        if !matches!(given, Given::Several(_)) {
+            let _ = writeln!(
+                buffers,
+                "@group(0) @binding({PARAM}) var<storage, read_write> param: array<f32>;"
+            );
+        }
         for (binding, s) in (FIRST_SLOT..).zip(self.plan.graph.full_slots()) {
             let name = slot_ident(self.plan, s);
             let _ = writeln!(
@@ -476,6 +545,7 @@ impl<'a> Printer<'a> {
             format!("{}{}", before.trim_end(), after.1)
         });
         let mut source = fill(&head, "hosts", &hosts);
+        source = fill(&source, "grads", &grads);
         source = fill(&source, "buffers", &buffers);
         source = fill(&source, "shared", &shared);
         source = fill(&source, "places", &self.places.wgsl(self.plan));
@@ -579,13 +649,13 @@ impl<'a> Printer<'a> {
 
     // ------------------------------------------------------------------ sweeps
 
-    fn sweep(&self, index: usize, entry: &str, pooled: bool) -> String {
+    fn sweep(&self, index: usize, entry: &str, given: Given) -> String {
         let (_, (section, _)) = split(SKELETON, "sweep");
         let (before, (level, after)) = split(&section, "level");
         let sweep = &self.plan.sweeps[index];
         let mut read = BTreeSet::new();
         let body: Vec<_> =
-            sweep.levels.clone().map(|k| self.level(&level, index, k, pooled, &mut read)).collect();
+            sweep.levels.clone().map(|k| self.level(&level, index, k, given, &mut read)).collect();
         format!("{before}{}{after}", body.concat()).replace("fn sweep(", &format!("fn {entry}("))
     }
 
@@ -595,7 +665,7 @@ impl<'a> Printer<'a> {
         template: &str,
         sweep: usize,
         k: usize,
-        pooled: bool,
+        given: Given,
         read: &mut BTreeSet<NodeId>,
     ) -> String {
         let level = &self.plan.levels[k];
@@ -645,8 +715,8 @@ impl<'a> Printer<'a> {
         for &n in &level.full {
             let node = self.node(n);
             let load = match node.op {
-                Op::Grad if pooled => "param[window.grad + e]".to_string(),
-                Op::Grad => "grad[window.grad + e]".to_string(),
+                Op::Grad if given == Given::Pooled => "param[window.grad + e]".to_string(),
+                Op::Grad => GRAD_HERE.to_string(),
                 Op::Param => "param[window.param + e]".to_string(),
                 Op::Old(s) => format!("{}[e]", slot_ident(self.plan, s)),
                 Op::New(s, _) if usize::from(node.level) < k => {
@@ -771,7 +841,14 @@ impl<'a> Printer<'a> {
         ] {
             text = fill(&text, name, &lines);
         }
-        format!("    // Level {k}.\n{text}")
+        let (_, (loops, _)) = split(&text, "columns");
+        let loops: String =
+            loops.lines().map(|l| format!("{}\n", l.strip_prefix("    ").unwrap_or(l))).collect();
+        let loops = match given {
+            Given::Apart | Given::Pooled => loops,
+            Given::Several(n) => for_each_grad(n, &loops),
+        };
+        format!("    // Level {k}.\n{}", fill(&text, "columns", &loops))
     }
 
     /// The small values that a level reads, with what those are made of that it settles itself,
@@ -1027,6 +1104,21 @@ impl Settle {
         Self { nodes, commits, phase }
     }
 
+    /// Whether the only sweep can make this settle, which comes before it, for itself: nothing but
+    /// arithmetic with numbers, all of it from what is there before the step.
+    fn is_plain(&self, plan: &Plan) -> bool {
+        let plain = |&n: &NodeId| {
+            let node = &plan.graph.nodes[n];
+            let op = matches!(node.op, Op::Unary(..) | Op::Binary(..) | Op::Select(_));
+            op && node.shape.fits(Shape::Matrix)
+        };
+        self.is_dispatched() && self.nodes.iter().all(plain)
+    }
+
+    fn is_dispatched(&self) -> bool {
+        !self.nodes.is_empty() || !self.commits.is_empty()
+    }
+
     /// Whether each workgroup of sweep `next` can make this settle for itself: it finishes numbers
     /// of whole matrices and tensors only, keeps none of its values, and only that sweep reads them.
     fn is_light(&self, plan: &Plan, next: usize) -> bool {
@@ -1129,6 +1221,30 @@ fn literal(op: Op) -> Option<String> {
         return None;
     }
     Some(if x < 0.0 { format!("({x:?})") } else { format!("{x:?}") })
+}
+
+/// How a sweep reads the gradient.
+const GRAD_HERE: &str = "grad[window.grad + e]";
+
+/// The loops over a tile, for whichever gradient it is of: one text for each buffer, since a shader
+/// cannot choose between buffers otherwise, and around the loops, so that each is as fast as one alone.
+fn for_each_grad(n: u32, loops: &str) -> String {
+    let of = |k: u32| {
+        let loops = loops.replace(GRAD_HERE, &format!("grad_{k}[window.grads[{k}].x + e]"));
+        let loops: String = loops.lines().map(|l| format!("    {l}\n")).collect();
+        format!("if (window.grads[{k}].y != 0u) {{\n{loops}}}\n")
+    };
+    if n == 1 {
+        return of(0);
+    }
+    let mut out = "switch (tile.down) {\n".to_string();
+    for k in 0..n {
+        let case = if k + 1 == n { "default".to_string() } else { format!("case {k}u") };
+        let body: String = of(k).lines().map(|l| format!("        {l}\n")).collect();
+        let _ = write!(out, "    {case}: {{\n{body}    }}\n");
+    }
+    out.push_str("}\n");
+    out
 }
 
 /// Replaces the lines between the markers of `name`, markers included, at the same indentation.

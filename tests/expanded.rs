@@ -53,7 +53,31 @@ fn programs() -> BTreeMap<String, String> {
             assert!(twice.is_none(), "two definitions have the name {}", recipe.name());
         }
     }
+    files.extend(guards());
     files
+}
+
+/// What clips and tests gradients: of one buffer of them, and of as many as are bound at once.
+#[cfg(feature = "export")]
+fn guards() -> Vec<(String, String)> {
+    let of = |n: u32| {
+        let setup = gradstep::Setup::new()
+            .tensors((0..n).map(|i| (i.to_string(), [4])))
+            .group(gradstep::Group::new("all", Sgd::default()))
+            .gradients(gradstep::Gradients::new().clip_norm(1.0));
+        let export = setup.export(gradstep::export::Limits::default()).expect("a valid setup");
+        let plan = export.json();
+        let mut modules = plan["modules"].as_array().expect("a list").iter();
+        let guard = modules.find(|m| m["name"] == "control vector").expect("the guard");
+        (format!("guard_of_{n}.wgsl"), guard["code"].as_str().expect("WGSL").to_string())
+    };
+    [1, 6].map(of).into()
+}
+
+/// They are seen in exported plans only.
+#[cfg(not(feature = "export"))]
+fn guards() -> Vec<(String, String)> {
+    committed().into_iter().filter(|(name, _)| name.starts_with("guard_of_")).collect()
 }
 
 fn folder(name: &str) -> std::path::PathBuf {

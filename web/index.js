@@ -440,17 +440,18 @@ class Gpu {
   // The bind groups of a step with these gradients. Buffers that were seen before are bound already.
   #bound(grads) {
     return this.plan.binds.map((bind, i) => {
-      const grad = bind.entries.find((e) => this.gradOf.has(e.buffer));
-      const key = grad && grads[this.gradOf.get(grad.buffer)];
+      const given = bind.entries
+        .filter((e) => this.gradOf.has(e.buffer))
+        .map((e) => grads[this.gradOf.get(e.buffer)]);
       const known = this.binds.get(i);
-      if (known && known.key === key) return known.group;
+      if (known?.given.every((grad, k) => grad === given[k])) return known.group;
       const entries = bind.entries.map(({ binding, buffer, offset, size }) => ({
         binding,
         resource: { buffer: this.buffers[buffer] ?? grads[this.gradOf.get(buffer)], offset, size },
       }));
       const { layout } = this.modules[bind.module];
       const group = this.device.createBindGroup({ label: "gradstep", layout, entries });
-      this.binds.set(i, { key, group });
+      this.binds.set(i, { given, group });
       return group;
     });
   }

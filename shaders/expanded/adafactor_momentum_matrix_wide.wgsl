@@ -59,7 +59,8 @@ struct Tile {
     col: u32,
     rows: u32,
     cols: u32,
-    // Its place among the tiles: down, across, and in the tensor.
+    // Its place among the tiles: down, across, and in the tensor. Of a vector that lies in several
+    // buffers, down to which of them.
     down: u32,
     across: u32,
     index: u32,

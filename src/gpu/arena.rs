@@ -11,6 +11,7 @@ use crate::definition::Optimizer;
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
 use crate::plan::Plan;
+use crate::wgsl::Given;
 
 /// Parameters, gradients and state of many tensors, stepped together.
 ///
@@ -83,7 +84,7 @@ impl Gpu {
         let mut classes: Vec<Vec<Dims>> = Vec::new();
         for (shape, layout) in shapes {
             let shape = shape.as_ref();
-            let (class, dims) = engine.class(shape, *layout, false, capacity).await?;
+            let (class, dims) = engine.class(shape, *layout, Given::Apart, capacity).await?;
             classes.resize(engine.core.classes.len(), Vec::new());
             let place = (!dims.is_empty()).then(|| {
                 classes[class].push(dims);

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::logging::debug;
 use crate::plan::Plan;
 use crate::trace::{Kind, Watch};
-use crate::wgsl::{self, Program};
+use crate::wgsl::{self, Given, Program};
 
 /// A graphics device: the caller's own, or one that the library opened.
 ///
@@ -33,13 +33,14 @@ struct Key {
     recipe: Recipe,
     kind: Kind,
     fused: bool,
-    pooled: bool,
+    given: Given,
     watch: Watch,
 }
 
 /// A compiled program.
 pub(crate) struct Pipelines {
     pub(crate) program: Arc<Program>,
+    pub(crate) given: Given,
     pub(crate) pipelines: Vec<wgpu::ComputePipeline>,
     pub(crate) layout: wgpu::BindGroupLayout,
 }
@@ -163,6 +164,11 @@ impl Gpu {
         blueprint::capacity(self.binding())
     }
 
+    /// The number of storage buffers that a shader binds at most.
+    pub(crate) fn storage_buffers(&self) -> u32 {
+        self.0.device.limits().max_storage_buffers_per_shader_stage
+    }
+
     fn programs(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Pipelines>>> {
         self.0.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -224,18 +230,17 @@ impl Gpu {
         &self,
         recipe: Recipe,
         plan: &Plan,
-        pooled: bool,
+        given: Given,
         watch: Watch,
     ) -> Result<Arc<Pipelines>> {
-        let key = Key { recipe, kind: plan.graph.kind, fused: plan.fused, pooled, watch };
+        let key = Key { recipe, kind: plan.graph.kind, fused: plan.fused, given, watch };
         if let Some(found) = self.programs().get(&key) {
             return Ok(found.clone());
         }
-        let available = self.0.device.limits().max_storage_buffers_per_shader_stage;
-        blueprint::check_storage_buffers(plan, available)?;
-        let program = Arc::new(wgsl::print(plan, pooled)?);
+        blueprint::check_storage_buffers(plan, given, self.storage_buffers())?;
+        let program = Arc::new(wgsl::print_given(plan, given)?);
         debug!("compiling {} for a {}: {:?}", recipe.name(), plan.graph.kind, program.dispatches);
-        let bindings = blueprint::bindings(plan, &program, pooled);
+        let bindings = blueprint::bindings(plan, &program, given);
         let entries: Vec<_> = bindings.into_iter().map(entry).collect();
         let name = recipe.name();
         let compiled = self
@@ -272,7 +277,7 @@ impl Gpu {
             })
             .await?;
         let (pipelines, layout) = compiled;
-        let compiled = Arc::new(Pipelines { program, pipelines, layout });
+        let compiled = Arc::new(Pipelines { program, given, pipelines, layout });
         // Somebody may have compiled the same meanwhile: the first one stays.
         Ok(self.programs().entry(key).or_insert(compiled).clone())
     }

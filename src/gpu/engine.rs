@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::device::{Gpu, Pipelines, lost};
-use crate::blueprint::{self, Bind, Call, Classes, Found, Image};
+use super::ranges::Window;
+use crate::blueprint::{self, Bind, Call, Classes, Found, Image, WINDOW_WORDS};
 use crate::cut::{Layouts, Piece};
 use crate::definition::{Optimizer, Recipe};
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
 use crate::trace::Watch;
 use crate::value::GRAD_NEUTRAL;
+use crate::wgsl::Given;
 
 /// Steps that may be encoded and not finished.
 const RING: usize = 64;
@@ -20,7 +22,8 @@ const RING: usize = 64;
 /// A class's programs, compiled.
 #[derive(Debug)]
 pub(crate) struct Compiled {
-    separate: Arc<Pipelines>,
+    main: Arc<Pipelines>,
+    /// For parameter and gradient in one buffer.
     pooled: Option<Arc<Pipelines>>,
 }
 
@@ -107,13 +110,14 @@ impl Core {
         Self { gpu: gpu.clone(), classes: Classes::new(recipe, watch) }
     }
 
-    /// Finds or makes the class of a tensor.
+    /// Finds or makes the class of a tensor. Where parameter and gradient may lie in one buffer, they
+    /// may lie apart as well.
     pub(crate) async fn class<O: Optimizer + ?Sized>(
         &mut self,
         optimizer: &O,
         shape: &[usize],
         layout: Layout,
-        pooled: bool,
+        given: Given,
         capacity: usize,
     ) -> Result<(usize, Dims)> {
         let (dims, found) = self.classes.find(optimizer, shape, layout, capacity)?;
@@ -122,13 +126,17 @@ impl Core {
             Found::New(plan) => *plan,
         };
         let (recipe, watch) = (self.classes.recipe, self.classes.watch);
-        let separate = self.gpu.pipelines(recipe, &plan, false, watch).await?;
-        let pooled = match pooled {
-            true => Some(self.gpu.pipelines(recipe, &plan, true, watch).await?),
-            false => None,
+        let (main, pooled) = match given {
+            Given::Pooled => (Given::Apart, Some(given)),
+            Given::Apart | Given::Several(_) => (given, None),
         };
-        let program = separate.program.clone();
-        Ok((self.classes.add(plan, program, Compiled { separate, pooled }), dims))
+        let main = self.gpu.pipelines(recipe, &plan, main, watch).await?;
+        let pooled = match pooled {
+            Some(given) => Some(self.gpu.pipelines(recipe, &plan, given, watch).await?),
+            None => None,
+        };
+        let program = main.program.clone();
+        Ok((self.classes.add(plan, program, Compiled { main, pooled }), dims))
     }
 
     /// The offset of a class's constants in the set of a ticket.
@@ -149,7 +157,7 @@ impl Core {
         let class = &self.classes[group.class];
         let pipelines = match &class.compiled.pooled {
             Some(of_pooled) if pooled => of_pooled,
-            _ => &class.compiled.separate,
+            _ => &class.compiled.main,
         };
         let offset = u32::try_from(self.offset(group.class, ticket)).unwrap_or(0);
         for call in calls {
@@ -215,10 +223,10 @@ impl<O: Optimizer> Engine<O> {
         &mut self,
         shape: &[usize],
         layout: Layout,
-        pooled: bool,
+        given: Given,
         capacity: usize,
     ) -> Result<(usize, Dims)> {
-        self.core.class(&self.optimizer, shape, layout, pooled, capacity).await
+        self.core.class(&self.optimizer, shape, layout, given, capacity).await
     }
 
     /// Makes the ring, when all classes are known.
@@ -261,7 +269,7 @@ impl<O: Optimizer> Engine<O> {
 pub(crate) struct Group {
     pub(crate) class: usize,
     pub(crate) layouts: Layouts,
-    windows: Vec<[u32; 8]>,
+    windows: Vec<[u32; WINDOW_WORDS]>,
     pub(crate) small: wgpu::Buffer,
     pub(crate) chunks: Vec<ChunkBuffers>,
 }
@@ -379,26 +387,63 @@ impl Group {
     }
 
     /// Binds one chunk, with its parameters and gradients. In a pooled program both lie in `param`.
-    pub(crate) fn bind(
+    pub(crate) fn bind<'b>(
         &self,
         device: &wgpu::Device,
         core: &Core,
         ring: &wgpu::Buffer,
         chunk: usize,
-        (param, param_base): (&Bound<'_>, u32),
-        (grad, grad_base): (Option<&Bound<'_>>, u32),
+        (param, param_base): (&'b Bound<'b>, u32),
+        (grad, grad_base): (Option<&'b Bound<'b>>, u32),
     ) -> Option<wgpu::BindGroup> {
-        let class = &core.classes[self.class];
-        let Compiled { separate, pooled } = &class.compiled;
-        let pipelines = if grad.is_some() { separate } else { pooled.as_ref()? };
-        let buffers = &self.chunks[chunk];
+        let Compiled { main, pooled } = &core.classes[self.class].compiled;
+        let pipelines = if grad.is_some() { main } else { pooled.as_ref()? };
         let mut words = self.windows[chunk];
         (words[0], words[1]) = (param_base, grad_base);
+        let lent = |what| if what == Bind::Param { Some(param) } else { grad };
+        self.bind_group(device, core, pipelines, ring, chunk, &words, lent)
+    }
+
+    /// Binds one chunk of a definition that only measures, with its gradients and the word at which
+    /// each begins in what is bound of it. One that is left out is none, and `none` is bound for it.
+    pub(crate) fn bind_several<'b>(
+        &self,
+        device: &wgpu::Device,
+        core: &Core,
+        ring: &wgpu::Buffer,
+        chunk: usize,
+        grads: &[Option<Window<'b>>],
+        none: &'b Bound<'b>,
+    ) -> Option<wgpu::BindGroup> {
+        let pipelines = &core.classes[self.class].compiled.main;
+        let grad = |k: usize| grads.get(k)?.as_ref();
+        let bases = (0..pipelines.given.grads()).map(|k| Some(grad(k)?.base));
+        let words = blueprint::several(self.windows[chunk], bases);
+        let lent = |what| match what {
+            Bind::Grad(k) => Some(grad(k).map_or(none, |g| &g.bound)),
+            _ => None,
+        };
+        self.bind_group(device, core, pipelines, ring, chunk, &words, lent)
+    }
+
+    /// `lent` has what is bound and is not the group's own.
+    #[allow(clippy::too_many_arguments, reason = "everything that is bound")]
+    fn bind_group<'b>(
+        &self,
+        device: &wgpu::Device,
+        core: &Core,
+        pipelines: &Pipelines,
+        ring: &wgpu::Buffer,
+        chunk: usize,
+        window: &[u32],
+        lent: impl Fn(Bind) -> Option<&'b Bound<'b>>,
+    ) -> Option<wgpu::BindGroup> {
+        let buffers = &self.chunks[chunk];
         let window =
-            Gpu::buffer_of(device, "gradstep window", &words, wgpu::BufferUsages::UNIFORM)?;
+            Gpu::buffer_of(device, "gradstep window", window, wgpu::BufferUsages::UNIFORM)?;
+        let plan = &core.classes[self.class].plan;
         let mut entries = Vec::new();
-        for (binding, what, bytes) in
-            blueprint::bindings(&class.plan, &pipelines.program, grad.is_none())
+        for (binding, what, bytes) in blueprint::bindings(plan, &pipelines.program, pipelines.given)
         {
             let whole = |buffer| wgpu::BindGroupEntry {
                 binding,
@@ -409,8 +454,7 @@ impl Group {
                 Bind::Window => whole(&window),
                 Bind::Table => whole(&buffers.table),
                 Bind::Small => whole(&self.small),
-                Bind::Grad => grad?.entry(binding),
-                Bind::Param => param.entry(binding),
+                Bind::Grad(_) | Bind::Param => lent(what)?.entry(binding),
                 Bind::Slot(k) => whole(&buffers.slots[k]),
             });
         }

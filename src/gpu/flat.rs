@@ -1,16 +1,16 @@
 //! Definitions that go over all elements of a set as one long vector, wherever they lie, and the
 //! guard, which is one.
 
-use std::ops::Range;
-
 use super::device::{Gpu, lost};
 use super::engine::{Bound, Core, Group, Ring, Ticket, floats};
-use crate::blueprint::Call;
+use super::ranges::Window;
+use crate::blueprint::{AsOne, Call};
 use crate::cut::Layouts;
 use crate::definition::Optimizer;
 use crate::error::Result;
 use crate::gradients::{Controls, DECISION};
 use crate::layout::Layout;
+use crate::wgsl::Given;
 
 /// A definition that goes over whole pages.
 #[derive(Debug)]
@@ -33,36 +33,44 @@ pub(crate) fn whole(buffer: &wgpu::Buffer) -> Bound<'_> {
 }
 
 impl Flat {
-    /// Compiles; what depends on memory follows in [`new`](Self::new) or [`over`](Self::over).
+    /// Compiles; what depends on memory follows in [`new`](Self::new).
     pub(crate) async fn core(
         gpu: &Gpu,
         optimizer: &impl Optimizer,
         total: usize,
         capacity: usize,
     ) -> Result<Core> {
+        Self::given(gpu, optimizer, total, capacity, Given::Apart).await
+    }
+
+    async fn given(
+        gpu: &Gpu,
+        optimizer: &impl Optimizer,
+        total: usize,
+        capacity: usize,
+        given: Given,
+    ) -> Result<Core> {
         let mut core = Core::new(gpu, optimizer.recipe());
-        core.class(optimizer, &[total], Layout::Vector, false, capacity).await?;
+        core.class(optimizer, &[total], Layout::Vector, given, capacity).await?;
         Ok(core)
     }
 
-    /// With its parameters and gradients in pages. A definition that only measures has no
-    /// parameters.
+    /// With its parameters and gradients in pages.
     pub(crate) async fn new(
         core: Core,
         ring: &wgpu::Buffer,
-        params: Option<&[wgpu::Buffer]>,
+        params: &[wgpu::Buffer],
         grads: &[wgpu::Buffer],
         lens: &[usize],
     ) -> Result<Self> {
-        let mut this = Self::unbound(core, lens).await?;
+        let layouts = Layouts::flat(&core.classes[0].program.places, lens.chunks(1));
+        let mut this = Self::unbound(core, layouts).await?;
         let made = this
             .core
             .gpu
             .checked("the work on whole pages", |device| {
-                let none = floats(device, "gradstep none", 4, 0.0)?;
                 let bind = |c: usize| {
-                    let param = whole(params.map_or(&none, |p| &p[c]));
-                    let grad = whole(&grads[c]);
+                    let (param, grad) = (whole(&params[c]), whole(&grads[c]));
                     this.group.bind(device, &this.core, ring, c, (&param, 0), (Some(&grad), 0))
                 };
                 (0..grads.len()).map(bind).collect::<Option<Vec<_>>>()
@@ -72,49 +80,10 @@ impl Flat {
         Ok(this)
     }
 
-    /// For a definition that only measures, over gradients that are bound when they are known: there
-    /// is one binding, for what needs none of them.
-    pub(crate) async fn anywhere(
-        core: Core,
-        ring: &wgpu::Buffer,
-        none: &wgpu::Buffer,
-        lens: &[usize],
-    ) -> Result<Self> {
-        let mut this = Self::unbound(core, lens).await?;
-        let made = this
-            .core
-            .gpu
-            .checked("the guard", |device| {
-                // What is written and what is read are two buffers, also where they are not used.
-                let read = floats(device, "gradstep none", 4, 0.0)?;
-                let (param, grad) = (whole(none), whole(&read));
-                this.group.bind(device, &this.core, ring, 0, (&param, 0), (Some(&grad), 0))
-            })
-            .await?;
-        this.binds = vec![made.ok_or_else(|| lost("it made buffers that cannot be mapped"))?];
-        Ok(this)
-    }
-
-    async fn unbound(core: Core, lens: &[usize]) -> Result<Self> {
-        let layouts = Layouts::flat(&core.classes[0].program.places, lens);
+    async fn unbound(core: Core, layouts: Layouts) -> Result<Self> {
         let group = Group::of(&core, 0, layouts).await?;
         let calls = group.calls(&core);
         Ok(Self { core, group, calls, binds: Vec::new() })
-    }
-
-    /// Where in the small values the partial sums of a chunk lie, in bytes: one stretch for each
-    /// reduction.
-    pub(crate) fn partials(&self, chunk: usize) -> impl Iterator<Item = Range<u64>> {
-        let layouts = &self.group.layouts;
-        let (places, cut) = (&self.core.classes[0].program.places, &layouts.cuts[0]);
-        let tiles = &layouts.chunks[chunk].tiles;
-        // The word at 9 is the number of a tile among all of them.
-        let first = layouts.tensors[0][4] as usize + tiles.first().map_or(0, |t| t[9] as usize);
-        let (all, n) = (places.partials_len(cut), tiles.len());
-        (0..all).step_by(cut.tiles().max(1)).map(move |array| {
-            let at = (first + array) as u64 * 4;
-            at..at + n as u64 * 4
-        })
     }
 
     pub(crate) fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, ticket: &Ticket) {
@@ -133,6 +102,44 @@ impl Flat {
 }
 
 impl Guard {
+    /// Compiles what measures gradients that lie like that; what depends on memory follows in
+    /// [`new`](Self::new).
+    pub(crate) async fn core(
+        gpu: &Gpu,
+        controls: &Controls,
+        all: &AsOne,
+        capacity: usize,
+    ) -> Result<Core> {
+        let given = all.given(gpu.storage_buffers());
+        Flat::given(gpu, controls, all.total(), capacity, given).await
+    }
+
+    /// Over gradients that are bound later.
+    pub(crate) async fn new(core: Core, controls: Controls, all: &AsOne) -> Result<Self> {
+        let given = all.given(core.gpu.storage_buffers());
+        let layouts = all.layouts(&core.classes[0].program.places, given);
+        Ok(Self { flat: Flat::unbound(core, layouts).await?, controls })
+    }
+
+    /// Binds pages of gradients, which stay where they are.
+    pub(crate) async fn bind(&mut self, ring: &wgpu::Buffer, pages: &[wgpu::Buffer]) -> Result<()> {
+        let Flat { core, group, .. } = &self.flat;
+        let at_once = Given::several(pages.len(), core.gpu.storage_buffers()).grads();
+        let made = core.gpu.checked("the guard", |device| {
+            let none = floats(device, "gradstep none", 4, 0.0)?;
+            let none = whole(&none);
+            let bind = |(c, pages): (usize, &[wgpu::Buffer])| {
+                let page = |page| Some(Window { bound: whole(page), base: 0 });
+                let pages: Vec<_> = pages.iter().map(page).collect();
+                group.bind_several(device, core, ring, c, &pages, &none)
+            };
+            pages.chunks(at_once).enumerate().map(bind).collect::<Option<Vec<_>>>()
+        });
+        let made = made.await?;
+        self.flat.binds = made.ok_or_else(|| lost("it made buffers that cannot be mapped"))?;
+        Ok(())
+    }
+
     /// Copies what was decided to the constants of everything that follows.
     pub(crate) fn encode_decision<'c>(
         &self,

@@ -2,10 +2,11 @@
 
 use super::device::{Gpu, lost};
 use super::engine::{Engine, Group, begin};
-use super::ranges::{Lent, More, Pair, Who};
+use super::ranges::{Lent, Pair, Who};
 use crate::definition::Optimizer;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
+use crate::wgsl::Given;
 
 /// State of tensors whose parameters and gradients lie in the caller's own buffers.
 ///
@@ -47,7 +48,7 @@ impl Gpu {
         let mut engine = Engine::new(self, optimizer)?;
         let mut classes = Vec::new();
         for (shape, layout) in shapes {
-            classes.push(engine.class(shape.as_ref(), *layout, true, capacity).await?);
+            classes.push(engine.class(shape.as_ref(), *layout, Given::Pooled, capacity).await?);
         }
         engine.make_ring().await?;
         let mut tensors = Vec::new();
@@ -87,7 +88,7 @@ impl<O: Optimizer> Foreign<O> {
                 return Err(lost("it has no ring of constants"));
             };
             let pair = Pair::new(Who::Number(i), tensor.dims.len(), param, grad)?;
-            let chosen = tensor.find(Who::Number(i), core, ring, &pair, || Ok(More::default()))?;
+            let chosen = tensor.find(Who::Number(i), core, ring, &pair, || Ok(Vec::new()))?;
             self.chosen.push(chosen);
         }
         let ticket = self.engine.begin()?;

@@ -6,7 +6,7 @@ use super::engine::{Bound, Core, Group, Ring, Ticket, begin, floats};
 use super::flat::{Flat, Guard};
 use super::set::Set;
 use crate::Outcome;
-use crate::blueprint::Call;
+use crate::blueprint::{AsOne, Call};
 use crate::cpu::many::{AVERAGED, no_average, not_begun};
 use crate::cut::Piece;
 use crate::error::{Error, Result};
@@ -17,6 +17,7 @@ use crate::report::{Memory, Stats};
 use crate::setup::{Groups, Key, Missing, Setup};
 use crate::snapshot::{Snapshot, TensorState, Values};
 use crate::value::GRAD_NEUTRAL;
+use crate::wgsl::Given;
 
 /// The optimizer of all tensors of a [`Setup`] on the GPU.
 ///
@@ -25,9 +26,11 @@ use crate::value::GRAD_NEUTRAL;
 /// [`grad`](Self::grad) names, or from the host, and [`encode`](Self::encode) the step.
 ///
 /// Clipping, the test for finite gradients and the dynamic loss scale run and stay on the device:
-/// nothing is read back, and a step that is skipped is skipped there. They take two dispatches, and
-/// one for each buffer that the gradients fill. [`outcome`](Self::outcome) reads what became of a
-/// step, when it is asked.
+/// nothing is read back, and a step that is skipped is skipped there. They take one dispatch for each
+/// six bindings that the gradients fill, and one that decides: two up to about 200 million parameters
+/// by WebGPU's default limits and three up to 400 million, whatever the number of tensors. (A device with
+/// larger bindings, or more than eight of them, takes fewer: see [`Gpu::open_with`].)
+/// [`outcome`](Self::outcome) reads what became of a step, when it is asked.
 ///
 /// Every tensor takes part in every step. A gradient that nobody wrote since the last step is still
 /// that one: write all of them, or begin with [`encode_clear_grads`](Self::encode_clear_grads).
@@ -123,7 +126,7 @@ impl GpuOptimizer {
             });
         }
         let capacity = gpu.capacity();
-        let mut set = Set::new(setup, gpu, false, capacity).await?;
+        let mut set = Set::new(setup, gpu, Given::Apart, capacity).await?;
         let sees_all = setup.accumulation.is_some() || setup.average.is_some();
         if setup.gradients.needs_all() || sees_all {
             let what = "clipping by the norm, tests of gradients, sums and averages";
@@ -168,8 +171,9 @@ impl GpuOptimizer {
         let total = lens.iter().sum();
         let gradients = &setup.gradients;
         let controls = gradients.needs_all().then(|| Controls::new(gradients.clone()));
+        let all = AsOne::pages(&lens);
         let mut guard = match &controls {
-            Some(controls) => Some(Flat::core(gpu, controls, total, capacity).await?),
+            Some(controls) => Some(Guard::core(gpu, controls, &all, capacity).await?),
             None => None,
         };
         let mut sums = match setup.accumulation {
@@ -182,8 +186,8 @@ impl GpuOptimizer {
         };
         let flats = [&mut guard, &mut sums, &mut average];
         let flats = flats.into_iter().filter_map(Option::as_mut);
-        let mut all: Vec<&mut Core> = set.cores.iter_mut().chain(flats).collect();
-        let mut ring = Ring::new(gpu, &mut all).await?;
+        let mut cores: Vec<&mut Core> = set.cores.iter_mut().chain(flats).collect();
+        let mut ring = Ring::new(gpu, &mut cores).await?;
 
         let buffers = async |label| {
             let made = gpu
@@ -199,7 +203,7 @@ impl GpuOptimizer {
         let sums = match (sums, setup.accumulation) {
             (Some(core), Some(kind)) => {
                 let pages = buffers("gradstep sums").await?;
-                let flat = Flat::new(core, &ring.buffer, Some(&pages), &grads, &lens).await?;
+                let flat = Flat::new(core, &ring.buffer, &pages, &grads, &lens).await?;
                 Some(Sums { kind, flat, pages, count: 0 })
             }
             _ => None,
@@ -207,7 +211,7 @@ impl GpuOptimizer {
         let average = match (average, setup.average) {
             (Some(core), Some(kind)) => {
                 let pages = buffers("gradstep averages").await?;
-                let mut flat = Flat::new(core, &ring.buffer, Some(&pages), &params, &lens).await?;
+                let mut flat = Flat::new(core, &ring.buffer, &pages, &params, &lens).await?;
                 let most = lens.iter().copied().max().unwrap_or(0);
                 let spare = gpu.checked("the averages", |d| floats(d, "gradstep spare", most, 0.0));
                 let spare = spare.await?.ok_or_else(|| lost("it made no buffer"))?;
@@ -220,8 +224,9 @@ impl GpuOptimizer {
         let used = sums.as_ref().map_or(&grads, |s| &s.pages);
         set.guard = match (guard, controls) {
             (Some(core), Some(controls)) => {
-                let flat = Flat::new(core, &ring.buffer, None, used, &lens).await?;
-                Some(Guard { flat, controls })
+                let mut guard = Guard::new(core, controls, &all).await?;
+                guard.bind(&ring.buffer, used).await?;
+                Some(guard)
             }
             _ => None,
         };

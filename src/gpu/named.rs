@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::device::{Gpu, lost};
 use super::engine::{Core, Group, Ring, Ticket, begin, floats};
 use super::flat::{Flat, Guard, whole};
-use super::measure::{Cuts, Measure};
-use super::ranges::{Lent, More, Pair, Who, Window};
+use super::measure::{Measure, Place};
+use super::ranges::{Lent, Pair, Who, Window};
 use super::set::Set;
 use crate::Outcome;
-use crate::blueprint::Call;
+use crate::blueprint::{Call, Placed};
 use crate::cpu::many::{AVERAGED, cannot_release, missing, no_average, not_begun, swapped, twice};
 use crate::cut::{Chunk, Piece};
 use crate::error::{Error, Result};
@@ -20,6 +20,7 @@ use crate::report::{Memory, Stats};
 use crate::setup::{Groups, Key, Missing, Setup};
 use crate::snapshot::{Snapshot, Values};
 use crate::value::GRAD_NEUTRAL;
+use crate::wgsl::Given;
 
 /// The optimizer of all tensors of a [`Setup`] whose parameters and gradients lie in the caller's
 /// own buffers on the GPU; only state is kept here.
@@ -47,15 +48,18 @@ use crate::value::GRAD_NEUTRAL;
 /// # Clipping, the test for finite gradients, the dynamic loss scale
 ///
 /// They run and stay on the device, as in a [`GpuOptimizer`](super::GpuOptimizer): nothing is read
-/// back. A shader binds a few buffers, and so many tensors in buffers of their own cannot be
-/// measured in one dispatch: each takes one more, which leaves partial sums, and two for all prepare
-/// that and then add them up and decide. Nothing is copied.
+/// back. A shader binds a few buffers only, six beside its own by WebGPU's default limits, and so many
+/// tensors in buffers of their own cannot be measured in one dispatch: each six take one, which leaves
+/// partial sums, and one for all adds them up and decides. That is three dispatches up to twelve
+/// tensors, and one for each six more. (A tensor larger than a binding counts as several, and a device
+/// that binds more than eight storage buffers takes fewer dispatches.) Nothing is copied.
 ///
-/// With [`Setup::gather_gradients`] each step first copies the gradients into pages of the set's own,
-/// as large as a binding. The two dispatches and one for each page are all then: three, whatever the
-/// number of tensors, where all gradients fit one binding. That costs a copy for each tensor, 4
-/// bytes a parameter, and `COPY_SRC` of the buffers of gradients. The step itself reads gradients
-/// where they lie.
+/// With [`Setup::gather_gradients`] there are three at most whatever the number of tensors: each step
+/// first copies the gradients of the smaller ones into pages of the set's own, as large as a binding,
+/// and measures those. That holds while larger ones and pages fill twelve bindings (400 million
+/// parameters by the default limits); above it there is one more for each six bindings. It costs
+/// a copy for each of these tensors, 4 bytes a parameter, and `COPY_SRC` of the buffers of their
+/// gradients. The step itself reads gradients where they lie.
 ///
 /// Dispatches grow with the number of tensors in any case, since each is stepped on its own: for many
 /// small ones a `GpuOptimizer` takes far fewer.
@@ -163,6 +167,16 @@ impl Followed {
     }
 }
 
+/// Where the gradient of a tensor lies in the step at hand. None: it is skipped, or frozen.
+fn grad_of<'m>(
+    tensors: &'m [Option<Member>],
+    chosen: &[Option<usize>],
+    tensor: usize,
+) -> Option<Place<'m>> {
+    let member = tensors[tensor].as_ref()?;
+    Some(member.lent.bindings.get(chosen[tensor]?)?.grad())
+}
+
 impl GpuForeign {
     async fn new(setup: &Setup, gpu: &Gpu) -> Result<Self> {
         if setup.accumulation.is_some() {
@@ -176,21 +190,20 @@ impl GpuForeign {
             });
         }
         let capacity = gpu.range_capacity();
-        let mut set = Set::new(setup, gpu, true, capacity).await?;
+        let mut set = Set::new(setup, gpu, Given::Pooled, capacity).await?;
         if setup.gradients.needs_all() {
             let what = "clipping by the norm and tests of gradients";
             set.check_total(what, "leave them out, or make several sets of the tensors")?;
         }
 
         // The guard sees the gradients as one vector.
-        let cuts = {
-            let lens = set.tensors.iter().map(|t| t.class.map_or(0, |_| t.dims.len()));
-            if setup.gather { Cuts::gathered(gpu, lens) } else { Cuts::in_place(gpu, lens) }
-        };
+        let of = |t: &Placed| t.class.map_or(0, |_| t.dims.len());
+        let lens: Vec<_> = set.tensors.iter().map(of).collect();
+        let all = Measure::plan(gpu, &lens, setup.gather);
         let gradients = &setup.gradients;
         let controls = gradients.needs_all().then(|| Controls::new(gradients.clone()));
         let mut guard = match &controls {
-            Some(controls) => Some(Flat::core(gpu, controls, cuts.total(), capacity).await?),
+            Some(controls) => Some(Guard::core(gpu, controls, &all, capacity).await?),
             None => None,
         };
         let mut average = match setup.average {
@@ -199,14 +212,14 @@ impl GpuForeign {
             None => None,
         };
         let flats = [&mut guard, &mut average].into_iter().filter_map(Option::as_mut);
-        let mut all: Vec<&mut Core> = set.cores.iter_mut().chain(flats).collect();
-        let mut ring = Ring::new(gpu, &mut all).await?;
+        let mut cores: Vec<&mut Core> = set.cores.iter_mut().chain(flats).collect();
+        let mut ring = Ring::new(gpu, &mut cores).await?;
 
         let mut measure = None;
         if let (Some(core), Some(controls)) = (guard, controls) {
-            let (this, flat) = cuts.measure(core, &ring.buffer).await?;
-            set.guard = Some(Guard { flat, controls });
-            measure = Some(this);
+            let guard = Guard::new(core, controls, &all).await?;
+            measure = Some(Measure::new(gpu, all, &guard).await?);
+            set.guard = Some(guard);
         }
         let mut tensors = Vec::new();
         for t in &set.tensors {
@@ -278,23 +291,17 @@ impl GpuForeign {
         let len = member.lent.dims.len();
         let pair = Pair::new(who, len, param, grad)?;
         if let Some(measure) = &self.measure {
-            measure.check(who, &grad, len)?;
+            measure.check(who, index, &grad, len)?;
         }
         if self.chosen[index].is_some() {
             return Err(twice(&self.set.groups, index));
         }
         let ring = &self.ring.buffer;
-        let more = || {
-            let mut more = More::default();
-            if let (Some(measure), Some(guard)) = (&self.measure, &self.set.guard) {
-                more.measures = measure.bind(who, &guard.flat, ring, index, grad)?;
-            }
-            if let (Some(average), Some(followed)) = (&self.average, &member.followed) {
-                more.follows = followed.bind(who, &average.core, ring, param)?;
-            }
-            Ok(more)
+        let follows = || match (&self.average, &member.followed) {
+            (Some(average), Some(to)) => to.bind(who, &average.core, ring, param),
+            _ => Ok(Vec::new()),
         };
-        let chosen = member.lent.find(who, &self.set.cores[unit], ring, &pair, more)?;
+        let chosen = member.lent.find(who, &self.set.cores[unit], ring, &pair, follows)?;
         self.chosen[index] = Some(chosen);
         Ok(index)
     }
@@ -322,13 +329,15 @@ impl GpuForeign {
 
     fn record(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         self.check_given()?;
+        if let (Some(measure), Some(guard)) = (&mut self.measure, &self.set.guard) {
+            let given = |tensor| grad_of(&self.tensors, &self.chosen, tensor);
+            measure.bind(&guard.flat, &self.ring.buffer, given)?;
+        }
         let ticket = self.prepare()?;
         self.set.t = self.set.t.saturating_add(1);
         if let (Some(measure), Some(guard)) = (&self.measure, &self.set.guard) {
-            measure.record(&guard.flat, encoder, &ticket, |tensor| {
-                let member = self.tensors[tensor].as_ref()?;
-                member.lent.bindings.get(self.chosen[tensor]?)
-            });
+            let given = |tensor| grad_of(&self.tensors, &self.chosen, tensor);
+            measure.record(&guard.flat, encoder, &ticket, given);
             let averages = self.average.iter().map(|a| &a.core);
             let followers = self.set.cores.iter().chain(averages);
             guard.encode_decision(encoder, &self.ring, &ticket, followers);
@@ -350,7 +359,7 @@ impl GpuForeign {
         let average = self.average.as_ref().filter(|a| a.kind.counts(self.set.t));
         let bindings = member.lent.bindings.get(chosen);
         if let (Some(average), Some(to), Some(b)) = (average, &mut member.followed, bindings) {
-            average.core.dispatch(pass, &to.group, &to.calls, &b.more.follows, false, ticket);
+            average.core.dispatch(pass, &to.group, &to.calls, &b.follows, false, ticket);
             to.begun = true;
         }
     }
@@ -412,9 +421,9 @@ impl GpuForeign {
         self.tensors.iter().flatten().map(of).sum::<usize>() + self.guard_dispatches()
     }
 
-    /// Those of them that clip, test and scale gradients: one for each tensor (or each piece of one
-    /// that is larger than a binding) and two for all; with [`Setup::gather_gradients`] one for each
-    /// page, as large as a binding, and two for all.
+    /// Those of them that clip, test and scale gradients: one for all, and one for each six tensors (or
+    /// pieces of one that is larger than a binding) by WebGPU's default limits; with
+    /// [`Setup::gather_gradients`] three in all up to 400 million parameters.
     pub fn guard_dispatches(&self) -> usize {
         self.set.guard_dispatches()
     }
@@ -423,6 +432,7 @@ impl GpuForeign {
     /// bindings, a few for each tensor, until others take their place.
     pub fn forget_buffers(&mut self) {
         self.tensors.iter_mut().flatten().for_each(|m| m.lent.bindings.clear());
+        self.measure.iter_mut().for_each(Measure::forget);
     }
 
     /// The groups, and which tensor is in which. Printable.

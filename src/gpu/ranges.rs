@@ -8,8 +8,8 @@ use crate::blueprint::{self, Call};
 use crate::error::{Error, Result};
 use crate::layout::Dims;
 
-/// Sets of bindings kept per tensor: callers that take turns between a few buffers make none anew.
-const KEPT: usize = 4;
+/// Sets of bindings kept of what is bound together: callers that take turns between a few buffers make none anew.
+pub(crate) const KEPT: usize = 4;
 
 impl Gpu {
     fn alignment(&self) -> u64 {
@@ -185,15 +185,7 @@ pub(crate) struct Bindings {
     key: Key,
     chunks: Vec<wgpu::BindGroup>,
     pooled: bool,
-    /// Whatever else is bound along with them.
-    pub(crate) more: More,
-}
-
-/// What a set of tensors binds besides: each piece of the gradient to measure it, each piece of the
-/// parameter to follow it.
-#[derive(Debug, Default)]
-pub(crate) struct More {
-    pub(crate) measures: Vec<wgpu::BindGroup>,
+    /// What a set of tensors binds besides: each piece of the parameter to follow it.
     pub(crate) follows: Vec<wgpu::BindGroup>,
 }
 
@@ -233,18 +225,18 @@ impl Lent {
         core: &Core,
         ring: &wgpu::Buffer,
         pair: &Pair<'_>,
-        more: impl FnOnce() -> Result<More>,
+        follows: impl FnOnce() -> Result<Vec<wgpu::BindGroup>>,
     ) -> Result<usize> {
         let key = pair.key();
         if let Some(known) = self.bindings.iter().position(|b| b.key == key) {
             return Ok(known);
         }
         let chunks = self.bind(who, core, ring, pair)?;
-        let more = more()?;
+        let follows = follows()?;
         if self.bindings.len() >= KEPT {
             self.bindings.remove(0);
         }
-        self.bindings.push(Bindings { key, chunks, pooled: pair.in_one_buffer(), more });
+        self.bindings.push(Bindings { key, chunks, pooled: pair.in_one_buffer(), follows });
         Ok(self.bindings.len() - 1)
     }
 

@@ -15,6 +15,7 @@ use crate::setup::{Groups, Key, Setup, Unit};
 use crate::snapshot::Snapshot;
 use crate::trace::{UPDATES, Watch};
 use crate::value::GRAD_NEUTRAL;
+use crate::wgsl::Given;
 
 /// Groups, compiled, and what decides on their steps.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ impl Set {
     pub(crate) async fn new(
         setup: &Setup,
         gpu: &Gpu,
-        pooled: bool,
+        given: Given,
         capacity: usize,
     ) -> Result<Self> {
         gpu.check_alive()?;
@@ -51,7 +52,7 @@ impl Set {
                 continue;
             };
             let (optimizer, shape) = (&groups.units[unit].optimizer, &t.info.shape);
-            let made = cores[unit].class(optimizer, shape, t.layout, pooled, capacity).await;
+            let made = cores[unit].class(optimizer, shape, t.layout, given, capacity).await;
             let (class, dims) = made.map_err(|e| e.of("tensor", &t.info.name))?;
             tensors.push(Placed { dims, class: Some((unit, class)) });
         }

@@ -474,6 +474,22 @@ fn an_exported_plan_of_tensors_larger_than_a_binding_equals_the_cpu() {
 }
 
 #[test]
+fn the_guard_of_an_exported_plan_takes_a_dispatch_for_six_gradients_and_one_for_all() {
+    for n in 1..=20usize {
+        let tensors = vec![tensor(&[3, 5], Layout::Auto); n];
+        let setup = named(Setup::new(), &tensors).group(Group::new("all", AdamW::new(1e-3)));
+        let steps = |setup: &Setup| {
+            let export = setup.export(Limits::default()).expect("a valid setup");
+            list(&export.json()["step"]).to_vec()
+        };
+        let free = steps(&setup).len();
+        let guarded = steps(&setup.gradients(Gradients::new().clip_norm(1.0)));
+        let dispatches = guarded.iter().filter(|c| !c["dispatch"].is_null()).count();
+        assert_eq!(dispatches - free, 1 + n.div_ceil(6), "{n} tensors");
+    }
+}
+
+#[test]
 fn state_of_an_exported_plan_moves_to_the_backend_and_back() {
     let Some(gpu) = gate::gpu() else { return };
     let tensors = rich_tensors();

@@ -1,7 +1,7 @@
 //! Named tensors in the caller's own buffers: what the tests of all backends do not ask.
 
 use gradstep::gpu::wgpu::{self, Limits};
-use gradstep::gpu::{Gpu, GpuForeign};
+use gradstep::gpu::{Gpu, GpuForeign, GpuStepping};
 use gradstep::optim::{AdamW, Sgd};
 use gradstep::{Accumulation, Average, Error, Gradients, Group, LossScale, Missing, Select, Setup};
 use pollster::block_on as wait;
@@ -125,12 +125,12 @@ fn skipped<S: Partial>() {
     let mut side = make!(S, setup, start);
     let mut bad = grads(&tensors, 1);
     bad[2][3] = f32::NAN;
-    bad[5][1] = f32::INFINITY;
+    bad[6][1] = f32::INFINITY;
     assert!(side.step(&bad).expect("a step").skipped, "NaN was taken");
     // What is bad is left out: in its place there is only what was measured in the step before.
-    let good = |name: &str| name != tensors[2].0 && name != tensors[5].0;
+    let good = |name: &str| name != tensors[2].0 && name != tensors[6].0;
     let outcome = side.step_of(good).expect("a step");
-    let n = norm(bad.iter().enumerate().filter(|(i, _)| *i != 2 && *i != 5).map(|(_, g)| g));
+    let n = norm(bad.iter().enumerate().filter(|(i, _)| *i != 2 && *i != 6).map(|(_, g)| g));
     let found = outcome.grad_norm.expect("a norm");
     assert!(!outcome.skipped && (found - n).abs() <= 16.0 * F32 * n, "{outcome:?} and not {n}");
     let now = side.params();
@@ -148,39 +148,49 @@ fn skipped<S: Partial>() {
 }
 
 #[test]
-fn the_guard_takes_a_dispatch_for_each_tensor_and_two_for_all() {
+fn the_guard_takes_a_dispatch_for_six_tensors_and_one_for_all() {
     let gradients =
         Gradients::new().clip_norm(1.0).clip_value(3.0).loss_scale(LossScale::dynamic());
-    let tensors = model();
-    let start = starts(&tensors);
-    let free = make!(OnForeign, two_groups(tensors.clone()), start);
-    let side = make!(OnForeign, two_groups(tensors.clone()).gradients(gradients), start);
-    // One of them has no elements.
-    assert_eq!(side.set.guard_dispatches(), tensors.len() - 1 + 2);
-    assert_eq!(side.set.dispatches() - free.set.dispatches(), side.set.guard_dispatches());
-    assert!(free.set.dispatches() <= 8 * tensors.len(), "{}", free.set.dispatches());
+    // As many as three dispatches take, and one more. Some have no elements.
+    for (n, dispatches) in [(1, 2), (6, 2), (7, 3), (12, 3), (13, 4), (100, 18)] {
+        let mut tensors: Vec<_> = three_hundred().into_iter().take(n).collect();
+        tensors.insert(n / 2, ("empty".into(), vec![3, 0]));
+        let start = starts(&tensors);
+        let free = make!(OnForeign, two_groups(tensors.clone()), start);
+        let side =
+            make!(OnForeign, two_groups(tensors.clone()).gradients(gradients.clone()), start);
+        assert_eq!(side.set.guard_dispatches(), dispatches, "for {n} tensors");
+        assert_eq!(side.set.dispatches(), free.set.dispatches() + dispatches, "for {n} tensors");
+        assert!(free.set.dispatches() <= 8 * n, "{}", free.set.dispatches());
+        assert_eq!(side.set.memory(), free.set.memory(), "nothing is copied of {n} tensors");
+    }
 }
 
 #[test]
 fn the_guard_of_gathered_gradients_takes_three_dispatches_whatever_their_number() {
     let gradients =
         Gradients::new().clip_norm(1.0).clip_value(3.0).loss_scale(LossScale::dynamic());
-    for n in [3, 30, 300] {
+    for n in [3, 12, 13, 30, 300] {
         let tensors: Vec<_> = three_hundred().into_iter().take(n).collect();
         let start = starts(&tensors);
         let free = make!(OnGathered, two_groups(tensors.clone()), start);
         let setup = two_groups(tensors.clone()).gradients(gradients.clone());
         let apart = make!(OnForeign, setup, start);
         let side = make!(OnGathered, setup, start);
-        assert_eq!(side.set.guard_dispatches(), 3, "for {n} tensors");
-        assert_eq!(side.set.dispatches(), free.set.dispatches() + 3, "for {n} tensors");
-        assert_eq!(apart.set.guard_dispatches(), n + 2, "in place");
-        // What is bought with it; and nothing where nothing is measured.
-        let bytes = 4 * start.iter().map(Vec::len).sum::<usize>();
+        let dispatches = if n <= 6 { 2 } else { 3 };
+        assert_eq!(side.set.guard_dispatches(), dispatches, "for {n} tensors");
+        assert_eq!(side.set.dispatches(), free.set.dispatches() + dispatches, "for {n} tensors");
+        assert_eq!(apart.set.guard_dispatches(), 1 + n.div_ceil(6), "in place");
+        // What is bought with it, where it is needed: copies of all but the eleven largest. And
+        // nothing where nothing is measured.
+        let mut sizes: Vec<_> = start.iter().map(Vec::len).collect();
+        sizes.sort_unstable();
+        let copied = if n <= 12 { 0 } else { n - 11 };
+        let bytes = 4 * sizes[..copied].iter().sum::<usize>();
         let memory = [&free, &side].map(|s| s.set.memory());
         assert_eq!(memory.each_ref().map(|m| m.gathered), [0, bytes], "copies of {n} tensors");
         assert_eq!(memory[1].state(), memory[0].state() + bytes);
-        assert!(memory[1].to_string().contains("(gathered)"), "{}", memory[1]);
+        assert_eq!(memory[1].to_string().contains("(gathered)"), copied > 0, "{}", memory[1]);
         assert_eq!(apart.set.memory(), memory[0], "in place");
     }
 }
@@ -226,10 +236,19 @@ fn gathered_gradients_give_the_steps_of_those_in_place() {
 #[test]
 fn a_gradient_that_cannot_be_gathered_is_refused_and_nothing_is_recorded() {
     let Some(gpu) = gate::gpu() else { return };
+    // Twelve that are larger, so that the others are gathered, with one of these.
+    let large: Vec<_> =
+        (0..12).map(|i| (format!("large.{i}"), [spot(gpu, 8), spot(gpu, 8)])).collect();
     let setup = Setup::new()
         .tensors([("b", vec![3]), ("w", vec![2, 3])])
+        .tensors(large.iter().map(|(name, _)| (name.as_str(), vec![8])))
         .group(Group::new("all", AdamW::new(0.1)))
         .gather_gradients();
+    let give = |step: &mut GpuStepping<'_>| {
+        for (name, [param, grad]) in &large {
+            step.tensor(name.as_str(), param.slice(), grad.slice()).expect("it fits");
+        }
+    };
     let clipped = setup.clone().gradients(Gradients::new().clip_norm(1.0));
     let [b, db] = [(); 2].map(|()| spot(gpu, 3));
     let [w, dw] = [(); 2].map(|()| spot(gpu, 6));
@@ -246,6 +265,7 @@ fn a_gradient_that_cannot_be_gathered_is_refused_and_nothing_is_recorded() {
     let before = wait(set.snapshot()).expect("state");
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
     let mut step = set.begin();
+    give(&mut step);
     step.tensor("b", b.slice(), db.slice()).expect("it fits");
     let error = step.tensor("w", w.slice(), no_copies.slice(..)).expect_err("no copies of it");
     assert!(matches!(error, Error::Tensor { .. }), "{error}");
@@ -271,6 +291,7 @@ fn a_gradient_that_cannot_be_gathered_is_refused_and_nothing_is_recorded() {
     ] {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         let mut step = set.begin();
+        give(&mut step);
         step.tensor("b", b.slice(), db.slice()).expect("it fits");
         step.tensor("w", w, dw).expect("it fits");
         step.finish(&mut encoder).expect("recorded");
@@ -290,17 +311,18 @@ fn alone() -> (wgpu::Instance, Gpu) {
 
 #[test]
 fn ranges_that_were_seen_cost_nothing_until_they_are_forgotten() {
-    // The step, its measure and its average.
     seen_once::<false>(3);
 }
 
 #[test]
 fn gathered_ranges_that_were_seen_cost_nothing_until_they_are_forgotten() {
+    // Eleven where they lie, and a page.
     seen_once::<true>(2);
 }
 
-/// Each tensor with elements has so many bindings.
-fn seen_once<const GATHERED: bool>(bindings: usize) {
+/// Each tensor with elements has a binding for the step and one for its average; and so many are there
+/// to measure all gradients, six to each.
+fn seen_once<const GATHERED: bool>(measures: usize) {
     if gate::gpu().is_none() {
         return;
     }
@@ -324,7 +346,8 @@ fn seen_once<const GATHERED: bool>(bindings: usize) {
     let before = alive();
     step(&mut side);
     let seen = alive();
-    assert_eq!(seen.0 - before.0, bindings * (tensors.len() - 1), "bindings of all tensors");
+    let bindings = 2 * (tensors.len() - 1) + measures;
+    assert_eq!(seen.0 - before.0, bindings, "bindings of all tensors");
     for _ in 0..20 {
         step(&mut side);
     }
@@ -338,33 +361,37 @@ fn seen_once<const GATHERED: bool>(bindings: usize) {
 
 #[test]
 fn tensors_larger_than_a_binding_are_measured_and_followed_in_pieces() {
-    // Each has pieces of its own.
-    in_pieces::<false>(3 + 1 + 2);
+    // Each has pieces of its own, three to a dispatch.
+    in_pieces::<false>((7usize + 1 + 2).div_ceil(3));
 }
 
 #[test]
 fn tensors_larger_than_a_binding_are_gathered_in_pages() {
-    // Together they fill three, and a part of a fourth.
-    in_pieces::<true>(4);
+    // The largest lies where it is; the others fill a page and a part of another.
+    in_pieces::<true>((7usize + 2).div_ceil(3));
 }
 
-/// The gradients fill so many bindings.
-fn in_pieces<const GATHERED: bool>(bindings: usize) {
-    let limits = Limits { max_storage_buffer_binding_size: 1 << 16, ..Limits::defaults() };
+/// So many dispatches go over the gradients.
+fn in_pieces<const GATHERED: bool>(sweeps: usize) {
+    let limits = Limits {
+        max_storage_buffer_binding_size: 1 << 16,
+        max_storage_buffers_per_shader_stage: 5,
+        ..Limits::defaults()
+    };
     let Some(gpu) = &gate::own(limits) else { return };
     let tensors =
-        vec![("a".into(), vec![40_001]), ("b".into(), vec![3]), ("c".into(), vec![20_000])];
+        vec![("a".into(), vec![100_001]), ("b".into(), vec![3]), ("c".into(), vec![20_000])];
     let (start, g) = (starts(&tensors), grads(&tensors, 1));
     let setup = plain(tensors, Gradients::new().clip_norm(0.5).check_finite())
         .average(Average::Ema { decay: 0.5 })
         .missing(Missing::Skip);
     let mut side = OnRanges::<GATHERED>::on(gpu, &setup, &start).expect("valid");
-    assert_eq!(side.set.guard_dispatches(), bindings + 2, "and two for all");
+    assert_eq!(side.set.guard_dispatches(), sweeps + 1, "and one for all");
     // Parameter and gradient of the first one lie in one buffer, farther apart than a binding.
     let error = side.step(&g).expect_err("too far apart");
     assert!(matches!(error, Error::GpuLimit { .. }), "{error}");
     assert!(error.to_string().contains("tensor `a`"), "{error}");
-    side.pairs[0][1] = spot(gpu, 40_001);
+    side.pairs[0][1] = spot(gpu, 100_001);
     let outcome = side.step(&g).expect("a step");
     let n = norm(&g);
     let found = outcome.grad_norm.expect("a norm");
@@ -394,7 +421,9 @@ fn in_pieces<const GATHERED: bool>(bindings: usize) {
     let outcome = side.step_of(|name| name != "a").expect("a step");
     let (n, found) = (norm(&g[1..]), outcome.grad_norm.expect("a norm"));
     assert!((found - n).abs() <= 64.0 * F32 * n, "the norm is {found} and not {n}");
-    for (tensor, element) in [(0, 0), (0, 16_383), (0, 16_384), (0, 40_000), (2, 0), (2, 19_999)] {
+    let ends_of_a = [0, 16_319, 16_320, 16_383, 16_384, 48_959, 48_960, 100_000].map(|e| (0, e));
+    let ends_of_c = [0, 16_319, 16_320, 16_380, 16_381, 19_999].map(|e| (2, e));
+    for (tensor, element) in ends_of_a.into_iter().chain([(1, 0), (1, 2)]).chain(ends_of_c) {
         let mut bad = g.clone();
         bad[tensor][element] = f32::NAN;
         assert!(side.step(&bad).expect("a step").skipped, "{element} of {tensor}");

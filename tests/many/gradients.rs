@@ -427,7 +427,7 @@ mod on_the_device {
 
     use super::*;
     use crate::common::gate;
-    use crate::side::{OnForeign, OnGathered, OnGpu, OnRanges};
+    use crate::side::{OnCpu, OnForeign, OnGathered, OnGpu, OnRanges};
 
     /// A set whose steps are recorded and submitted apart.
     trait Recorded: Side {
@@ -537,10 +537,93 @@ mod on_the_device {
             let side = make!(OnGpu, setup, starts(&tensors));
             let more = side.optimizer.dispatches() - free.optimizer.dispatches();
             assert_eq!(more, side.optimizer.guard_dispatches());
-            assert_eq!(more, 3, "two and one for the buffer of all gradients of {n} tensors");
+            assert_eq!(more, 2, "one for all gradients of {n} tensors, and one that decides");
             counts.push(side.optimizer.dispatches());
         }
         assert_eq!(counts[1], counts[2], "dispatches depend on the number of tensors");
+    }
+
+    /// Tensors whose gradients fill so many buffers on a device whose bindings hold 8192 elements.
+    fn paged(pages: usize) -> Vec<(String, Vec<usize>)> {
+        // In each there is no room for another tensor. Two tiles, and one in the last.
+        let len = |i: usize| if i + 1 < pages { 8190 - i } else { 100 };
+        (0..pages).map(|i| (format!("tensor.{i}"), vec![len(i)])).collect()
+    }
+
+    fn with_storage_buffers(n: u32) -> Option<Gpu> {
+        gate::own(wgpu::Limits {
+            max_storage_buffer_binding_size: 1 << 15,
+            max_storage_buffers_per_shader_stage: n,
+            ..wgpu::Limits::defaults()
+        })
+    }
+
+    #[test]
+    fn gradients_in_several_buffers_are_measured_six_at_once() {
+        let Some(gpu) = with_storage_buffers(8) else { return };
+        for pages in 1..=14 {
+            // Three up to twelve buffers.
+            measured_in(&gpu, pages, 1 + pages.div_ceil(6));
+        }
+    }
+
+    #[test]
+    fn gradients_are_measured_as_many_at_once_as_a_shader_may_bind() {
+        for n in [5, 7, 10] {
+            let Some(gpu) = with_storage_buffers(n) else { return };
+            let at_once = n as usize - 2;
+            for pages in [at_once, 2 * at_once, 2 * at_once + 1] {
+                measured_in(&gpu, pages, 1 + pages.div_ceil(at_once));
+            }
+        }
+    }
+
+    fn measured_in(gpu: &Gpu, pages: usize, dispatches: usize) {
+        let tensors = paged(pages);
+        let start = starts(&tensors);
+        let gradients = Gradients::new().clip_norm(0.5).clip_value(2.0).check_finite();
+        let setup = plain(tensors.clone(), gradients);
+        let mut cpu = OnCpu::make(&setup, &start).expect("there is a CPU").expect("valid");
+        let mut side = OnGpu::on(gpu, &setup, &start).expect("valid");
+        let mut buffers = Vec::new();
+        for (name, _) in &tensors {
+            let regions = side.optimizer.grad(name.as_str()).expect("known");
+            buffers.extend(regions.iter().map(|r| r.buffer.clone()));
+        }
+        buffers.dedup();
+        assert_eq!(buffers.len(), pages, "buffers of gradients");
+        assert_eq!(side.optimizer.guard_dispatches(), dispatches, "for {pages} buffers");
+
+        let g = grads(&tensors, 1);
+        let [a, b] = [cpu.step(&g), side.step(&g)].map(|o| o.expect("a step"));
+        let [wanted, found] = [&a, &b].map(|o| o.grad_norm.expect("a norm"));
+        assert!((found - wanted).abs() <= 64.0 * F32 * wanted, "{found} and not {wanted}");
+        let wanted: Vec<Vec<f64>> =
+            cpu.params().iter().map(|p| p.iter().map(|&x| x.into()).collect()).collect();
+        close(&side.params(), &wanted, 1.0);
+
+        // The first and the last element of each buffer count, and the end of a tile.
+        let before = side.params();
+        for (i, (_, shape)) in tensors.iter().enumerate() {
+            for element in [0, 4095, 4096, shape[0] - 1] {
+                if element < shape[0] {
+                    let mut bad = g.clone();
+                    bad[i][element] = f32::NAN;
+                    let skipped = side.step(&bad).expect("a step").skipped;
+                    assert!(skipped, "NaN at {element} of buffer {i} of {pages}");
+                }
+            }
+        }
+        assert_eq!(bits(&side.params()), bits(&before), "a skipped step changed something");
+        assert!(!side.step(&g).expect("a step").skipped, "something is left of a bad gradient");
+
+        // One element alone makes the norm, in whichever buffer it lies.
+        for i in 0..pages {
+            let mut one: Lists = g.iter().map(|g| vec![0.0; g.len()]).collect();
+            *one[i].last_mut().expect("an element") = 1.5;
+            let norm = side.step(&one).expect("a step").grad_norm;
+            assert_eq!(norm, Some(1.5), "the last element of buffer {i} of {pages}");
+        }
     }
 
     #[test]

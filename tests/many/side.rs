@@ -12,10 +12,11 @@ use crate::common::table::{Values, gradient, params};
 
 pub(crate) const SEED: u64 = 20_307;
 
-/// Names and shapes of a small model, with a scalar and an empty tensor.
+/// Names and shapes of a small model, with a scalar and an empty tensor: more tensors than two
+/// dispatches of the guard bind gradients.
 pub(crate) fn model() -> Vec<(String, Vec<usize>)> {
     let mut tensors = vec![("embed.weight".into(), vec![40, 12]), ("scale".into(), vec![])];
-    for layer in 0..3 {
+    for layer in 0..5 {
         tensors.push((format!("layers.{layer}.weight"), vec![12, 20]));
         tensors.push((format!("layers.{layer}.bias"), vec![20]));
         tensors.push((format!("layers.{layer}.conv"), vec![4, 3, 3, 3]));
