@@ -57,6 +57,10 @@ pub(crate) const MAX_LEVELS: usize = crate::definition::Levels::MAX as usize;
 const TILE: usize = if cfg!(miri) { 32 } else { 4096 };
 /// Rows whose column sums are kept in the element's own precision before they join an `f64`.
 const FOLD: usize = if cfg!(miri) { 4 } else { 64 };
+/// The same for rows of few columns, and rows that one call of a kernel covers at most.
+const FOLD_NARROW: usize = if cfg!(miri) { 8 } else { 256 };
+/// Elements of rows of few columns that one call of a kernel is to cover.
+const FOLD_ELEMENTS: usize = if cfg!(miri) { 32 } else { 4096 };
 /// Elements of a block of rows that a fused sweep goes over once for each level.
 const BLOCK: usize = if cfg!(miri) { 64 } else { 8 * 1024 };
 /// Elements that make a segment, the unit of work of a thread.
@@ -68,8 +72,8 @@ const APART: usize = 1024;
 /// Elements of narrow rows that are gone over together: what the loops read and write for them stays
 /// in the nearest cache.
 const NARROW_TILE: usize = if cfg!(miri) { 32 } else { 1024 };
-/// Matrices of fewer columns, of which some fill no vector, are gone over many rows at a time.
-const NARROW: usize = if cfg!(miri) { 24 } else { 128 };
+/// Rows of fewer columns, which fill no vector, are gone over many at a time.
+const NARROW: usize = 8;
 
 /// A number that tensors are made of: `f32` or `f64`.
 ///
