@@ -375,8 +375,7 @@ struct Lane<'t, W: Rows, const LEVEL: u8, const MATRIX: bool> {
     uniform: &'t Uniform<Elem<W>>,
     pitch: usize,
     grad_pitch: usize,
-    /// Whether the last vector of each row is not all elements, and which lanes of it are. A condition that
-    /// holds for the whole loop costs whole vectors nothing, a mask for each of them did.
+    /// Whether the last vector of each row is not all elements, and which lanes of it are.
     ragged: bool,
     tail: Mask<W>,
     progress: Progress,
@@ -426,6 +425,12 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Lane<'_, W, LEVEL, MATRIX> {
         self.load_apart(from, self.pitch)
     }
 
+    /// Whether vectors go by their masks: where those cost nothing all do, else those of ragged rows.
+    #[inline(always)]
+    fn masked(&self) -> bool {
+        MATRIX && (W::V::FREE_MASKS || self.ragged)
+    }
+
     /// The lanes of this vector that are elements.
     #[inline(always)]
     fn mask(&self) -> Mask<W> {
@@ -439,7 +444,7 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Lane<'_, W, LEVEL, MATRIX> {
         let from = from.wrapping_add(self.progress.at.get());
         // SAFETY: the kernel's contract: the span lies within the tensor.
         unsafe {
-            if MATRIX && self.ragged {
+            if self.masked() {
                 W::load_lanes(from, pitch, self.mask())
             } else {
                 W::load(from, pitch)
@@ -452,7 +457,7 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Lane<'_, W, LEVEL, MATRIX> {
         let to = to.wrapping_add(self.progress.at.get());
         // SAFETY: the kernel's contract: the span lies within the tensor.
         unsafe {
-            if MATRIX && self.ragged {
+            if self.masked() {
                 v.store_lanes(to, self.pitch, self.mask());
             } else {
                 v.store(to, self.pitch);
@@ -468,7 +473,7 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Lane<'_, W, LEVEL, MATRIX> {
             unsafe {
                 let acc = self.uniform.col_acc[r].wrapping_add(self.progress.col.get());
                 let joined = v.join_all(kind, W::V::load(acc));
-                if W::NARROW && self.ragged {
+                if W::NARROW && self.masked() {
                     // What follows in the accumulators of narrow rows belongs to other elements.
                     joined.store_lanes(acc, self.mask());
                 } else {
@@ -480,8 +485,7 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Lane<'_, W, LEVEL, MATRIX> {
             // SAFETY: the kernel's contract.
             unsafe {
                 let joined = acc.join(kind, v);
-                let ragged = MATRIX && self.ragged;
-                self.acc[r].set(if ragged { joined.or(self.mask(), acc) } else { joined });
+                self.acc[r].set(if self.masked() { joined.or(self.mask(), acc) } else { joined });
             }
             self.progress.used.set(self.progress.used.get() | bit(r));
             if matches!(kind, Reduction::Max) {

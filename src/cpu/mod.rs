@@ -7,9 +7,10 @@
 //! everything above a block is summed in `f64` in an order that the shape alone decides.
 //!
 //! Where sums go down the columns, two or four rows are taken together, so that one load and store of
-//! a column's accumulator serves all of them. Rows of few columns that fill no vectors are gone over as
-//! one, a tile at a time: row and column values are written out for each element, and what rows reduce
-//! is left per element and summed afterwards.
+//! a column's accumulator serves all of them; one call of a loop goes over many such groups of rows. The last
+//! vector of a row may be less than whole: then no more is read, written or added. Rows of fewer columns
+//! than fill a good part of a vector are gone over as one, a tile at a time: row and column values are
+//! written out for each element, and what rows reduce is left per element and summed afterwards.
 //!
 //! What tensors of one size have in common, the plan and the memory that a step needs and no longer, is
 //! kept once for all of them: in a list of many small tensors it stays in the cache.
@@ -73,7 +74,7 @@ const APART: usize = 1024;
 /// in the nearest cache.
 const NARROW_TILE: usize = if cfg!(miri) { 32 } else { 1024 };
 /// Rows of fewer columns, which fill no vector, are gone over many at a time.
-const NARROW: usize = 8;
+const NARROW: usize = 6;
 
 /// A number that tensors are made of: `f32` or `f64`.
 ///

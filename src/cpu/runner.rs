@@ -1404,8 +1404,6 @@ fn expand<T: Element>(isa: Isa, from: &[T], cols: usize, to: &mut [T]) {
             3 => return of::<T, 3>(from, to),
             4 => return of::<T, 4>(from, to),
             5 => return of::<T, 5>(from, to),
-            6 => return of::<T, 6>(from, to),
-            7 => return of::<T, 7>(from, to),
             _ => {}
         }
         let mut at = 0;
@@ -1459,8 +1457,6 @@ fn reduce_rows<T: Element>(isa: Isa, kind: Reduction, from: &[T], cols: usize, t
                 3 => in_sequence::<T, 3>(kind, from, sums),
                 4 => in_sequence::<T, 4>(kind, from, sums),
                 5 => in_sequence::<T, 5>(kind, from, sums),
-                6 => in_sequence::<T, 6>(kind, from, sums),
-                7 => in_sequence::<T, 7>(kind, from, sums),
                 // Longer rows are not narrow.
                 _ => {}
             }

@@ -18,6 +18,8 @@ pub trait Simd: Copy + 'static {
     type T: Element;
     /// Which lanes: the first ones.
     type Mask: Copy;
+    /// Whether they cost nothing.
+    const FREE_MASKS: bool;
 
     unsafe fn load(from: *const Self::T) -> Self;
     unsafe fn store(self, to: *mut Self::T);
@@ -128,6 +130,7 @@ impl<T: Element, const N: usize> Portable<T, N> {
 impl<T: Element, const N: usize> Simd for Portable<T, N> {
     type T = T;
     type Mask = usize;
+    const FREE_MASKS: bool = false;
 
     #[inline(always)]
     unsafe fn mask(n: usize) -> usize {
@@ -249,7 +252,7 @@ pub(super) mod x86 {
             $(#[$doc:meta])* $name:ident = [$register:ty; $count:literal] ($($i:literal)*) of $width:literal $t:ty,
             $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident $div:ident
             $min:ident $max:ident $sqrt:ident $xor:ident $andnot:ident, $select:ident $fold:ident,
-            $mask:ident $to_mask:ident $load_lanes:ident $store_lanes:ident $or:ident
+            $mask:ident $free:literal $to_mask:ident $load_lanes:ident $store_lanes:ident $or:ident
         ) => {
             $(#[$doc])*
             #[derive(Clone, Copy, Debug)]
@@ -264,6 +267,7 @@ pub(super) mod x86 {
             impl Simd for $name {
                 type T = $t;
                 type Mask = $mask;
+                const FREE_MASKS: bool = $free;
 
                 #[inline(always)]
                 unsafe fn mask(n: usize) -> $mask {
@@ -426,36 +430,27 @@ pub(super) mod x86 {
         n
     }
 
-    /// How many, and as the instructions take them.
-    type Lanes512 = (usize, __mmask16);
-
     #[inline(always)]
-    fn first_lanes(n: usize) -> Lanes512 {
-        (n, !(0xFFFF_u16.checked_shl(n as u32).unwrap_or(0)))
+    fn first_lanes(n: usize) -> __mmask16 {
+        #[allow(clippy::cast_possible_truncation, reason = "at most 16")]
+        let n = n as u32;
+        !(u16::MAX.checked_shl(n).unwrap_or(0))
     }
 
     #[inline(always)]
-    unsafe fn load_ps512(from: *const f32, (_, mask): Lanes512) -> Avx512F32 {
+    unsafe fn load_ps512(from: *const f32, mask: __mmask16) -> Avx512F32 {
         // SAFETY: the caller vouches for AVX-512 and the memory.
         unsafe { Avx512F32([_mm512_maskz_loadu_ps(mask, from)]) }
     }
 
-    // No masked store: a load of what lies under the lanes that it leaves, the next row, waits for it.
     #[inline(always)]
-    unsafe fn store_ps512(v: Avx512F32, to: *mut f32, (n, _): Lanes512) {
+    unsafe fn store_ps512(v: Avx512F32, to: *mut f32, mask: __mmask16) {
         // SAFETY: the caller vouches for AVX-512 and the memory.
-        unsafe {
-            if n == 16 {
-                return v.store(to);
-            }
-            let (first, second) =
-                (_mm512_castps512_ps256(v.0[0]), _mm512_extractf32x8_ps::<1>(v.0[0]));
-            store_some_ps256([first, second], to, n);
-        }
+        unsafe { _mm512_mask_storeu_ps(to, mask, v.0[0]) }
     }
 
     #[inline(always)]
-    unsafe fn or_ps512(v: Avx512F32, (_, mask): Lanes512, other: Avx512F32) -> Avx512F32 {
+    unsafe fn or_ps512(v: Avx512F32, mask: __mmask16, other: Avx512F32) -> Avx512F32 {
         // SAFETY: the caller vouches for AVX-512.
         unsafe { Avx512F32([_mm512_mask_blend_ps(mask, other.0[0], v.0[0])]) }
     }
@@ -479,7 +474,7 @@ pub(super) mod x86 {
         }
     }
 
-    /// Less than both registers, in pieces.
+    /// Less than both registers, in pieces: a masked store takes some twelve cycles.
     #[inline(always)]
     unsafe fn store_some_ps256([first, second]: [__m256; 2], to: *mut f32, n: usize) {
         // SAFETY: the caller vouches for AVX2 and the memory.
@@ -621,14 +616,14 @@ pub(super) mod x86 {
         Sse2F32 = [__m128; 4] (0 1 2 3) of 4 f32,
         _mm_loadu_ps _mm_storeu_ps _mm_set1_ps _mm_add_ps _mm_sub_ps _mm_mul_ps _mm_div_ps
         _mm_min_ps _mm_max_ps _mm_sqrt_ps _mm_xor_ps _mm_andnot_ps, select_ps fold_ps128,
-        usize count load_some store_some or_some
+        usize false count load_some store_some or_some
     );
     vector!(
         /// 8 × `f64` in four SSE2 registers.
         Sse2F64 = [__m128d; 4] (0 1 2 3) of 2 f64,
         _mm_loadu_pd _mm_storeu_pd _mm_set1_pd _mm_add_pd _mm_sub_pd _mm_mul_pd _mm_div_pd
         _mm_min_pd _mm_max_pd _mm_sqrt_pd _mm_xor_pd _mm_andnot_pd, select_pd fold_pd128,
-        usize count load_some store_some or_some
+        usize false count load_some store_some or_some
     );
     vector!(
         /// 16 × `f32` in two AVX registers.
@@ -636,7 +631,7 @@ pub(super) mod x86 {
         _mm256_loadu_ps _mm256_storeu_ps _mm256_set1_ps _mm256_add_ps _mm256_sub_ps _mm256_mul_ps
         _mm256_div_ps _mm256_min_ps _mm256_max_ps _mm256_sqrt_ps _mm256_xor_ps _mm256_andnot_ps,
         select_ps256 fold_ps256,
-        usize count load_ps256 store_ps256 or_ps256
+        usize false count load_ps256 store_ps256 or_ps256
     );
     vector!(
         /// 8 × `f64` in two AVX registers.
@@ -644,7 +639,7 @@ pub(super) mod x86 {
         _mm256_loadu_pd _mm256_storeu_pd _mm256_set1_pd _mm256_add_pd _mm256_sub_pd _mm256_mul_pd
         _mm256_div_pd _mm256_min_pd _mm256_max_pd _mm256_sqrt_pd _mm256_xor_pd _mm256_andnot_pd,
         select_pd256 fold_pd256,
-        usize count load_pd256 store_pd256 or_pd256
+        usize false count load_pd256 store_pd256 or_pd256
     );
     vector!(
         /// 16 × `f32` in one AVX-512 register.
@@ -652,6 +647,6 @@ pub(super) mod x86 {
         _mm512_loadu_ps _mm512_storeu_ps _mm512_set1_ps _mm512_add_ps _mm512_sub_ps _mm512_mul_ps
         _mm512_div_ps _mm512_min_ps _mm512_max_ps _mm512_sqrt_ps _mm512_xor_ps _mm512_andnot_ps,
         select_ps512 fold_ps512,
-        Lanes512 first_lanes load_ps512 store_ps512 or_ps512
+        __mmask16 true first_lanes load_ps512 store_ps512 or_ps512
     );
 }
