@@ -20,7 +20,7 @@ use std::cell::Cell;
 use num_traits::{One, Zero};
 
 use super::simd::Simd;
-use super::{Element, Lanes, MAX_CALLS, MAX_FULL_SLOTS, MAX_LEVELS, MAX_REDUCTIONS};
+use super::{Element, FOLD, Lanes, MAX_CALLS, MAX_FULL_SLOTS, MAX_LEVELS, MAX_REDUCTIONS};
 use crate::definition::Definition;
 use crate::value::{Axis, Binary, Interpreter, Reduction, Shape, SlotDecl, Step, Unary};
 
@@ -113,6 +113,9 @@ pub(crate) struct Span {
     /// How many lanes of the last one are elements. Of a matrix no others are read or written, of a
     /// vector the padding is never added.
     pub(crate) lanes: usize,
+    /// 1 if all of them are, else 0: the compiler takes a zero for seldom, and a comparison of lanes for
+    /// as likely as not.
+    pub(crate) whole: usize,
     /// How often as many rows as the kernel takes together.
     pub(crate) groups: usize,
     /// Whether it is many short rows, one after the other, for a kernel that takes one row. Then row
@@ -125,11 +128,8 @@ pub(crate) struct Span {
 /// of them, and their chains of additions run side by side.
 pub(crate) const MAX_ROWS: usize = 4;
 
-/// Rows of a span at most.
-pub(crate) const SPAN_ROWS: usize = super::FOLD_NARROW;
-
 /// What a level reduced along a span, for each reduction and row.
-pub(crate) type Reduced<T> = [[T; SPAN_ROWS]; MAX_REDUCTIONS];
+pub(crate) type Reduced<T> = [[T; FOLD]; MAX_REDUCTIONS];
 
 /// One level over one span. Leaves what it reduces along the rows in `out`.
 ///
@@ -375,8 +375,8 @@ struct Lane<'t, W: Rows, const LEVEL: u8, const MATRIX: bool> {
     uniform: &'t Uniform<Elem<W>>,
     pitch: usize,
     grad_pitch: usize,
-    /// Whether the last vector of each row is not all elements, and which lanes of it are.
-    ragged: bool,
+    /// [`Span::whole`], and which lanes of the last vector are elements.
+    whole: usize,
     tail: Mask<W>,
     progress: Progress,
     acc: &'t [Cell<W>; MAX_REDUCTIONS],
@@ -428,7 +428,7 @@ impl<W: Rows, const LEVEL: u8, const MATRIX: bool> Lane<'_, W, LEVEL, MATRIX> {
     /// Whether vectors go by their masks: where those cost nothing all do, else those of ragged rows.
     #[inline(always)]
     fn masked(&self) -> bool {
-        MATRIX && (W::V::FREE_MASKS || self.ragged)
+        MATRIX && (W::V::FREE_MASKS || self.whole == 0)
     }
 
     /// The lanes of this vector that are elements.
@@ -771,7 +771,7 @@ unsafe fn rows_of_a_group<D: Definition, W: Rows, const LEVEL: u8, const MATRIX:
         uniform,
         pitch,
         grad_pitch,
-        ragged: lanes < Elem::<W>::LANES,
+        whole: span.whole,
         tail,
         progress: Progress::default(),
         acc: &acc,

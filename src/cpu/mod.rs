@@ -56,12 +56,9 @@ pub(crate) const MAX_LEVELS: usize = crate::definition::Levels::MAX as usize;
 /// Elements that one call of a kernel covers at most. Within it a lane sums in the element's own
 /// precision (at most 256 terms), beyond it sums are `f64`.
 const TILE: usize = if cfg!(miri) { 32 } else { 4096 };
-/// Rows whose column sums are kept in the element's own precision before they join an `f64`.
+/// Rows whose column sums are kept in the element's own precision before they join an `f64`, and rows that
+/// one call of a kernel covers at most.
 const FOLD: usize = if cfg!(miri) { 4 } else { 64 };
-/// The same for rows of few columns, and rows that one call of a kernel covers at most.
-const FOLD_NARROW: usize = if cfg!(miri) { 8 } else { 256 };
-/// Elements of rows of few columns that one call of a kernel is to cover.
-const FOLD_ELEMENTS: usize = if cfg!(miri) { 32 } else { 4096 };
 /// Elements of a block of rows that a fused sweep goes over once for each level.
 const BLOCK: usize = if cfg!(miri) { 64 } else { 8 * 1024 };
 /// Elements that make a segment, the unit of work of a thread.

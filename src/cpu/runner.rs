@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(feature = "parallel")]
 use super::Threads;
-use super::lane::{LevelKernel, MAX_ROWS, Reduced, SPAN_ROWS, Span, Tables, Uniform};
+use super::lane::{LevelKernel, MAX_ROWS, Reduced, Span, Tables, Uniform};
 use super::memory::Aligned;
 use super::settle::{Places, Run, Settle, Settling, Table, count, identity, join};
 use super::{
-    APART, BLOCK, Cpu, Element, FOLD, FOLD_ELEMENTS, FOLD_NARROW, Isa, MAX_CALLS, MAX_FULL_SLOTS,
-    MAX_REDUCTIONS, MAX_SEGMENTS, NARROW, NARROW_TILE, SEGMENT, TILE,
+    APART, BLOCK, Cpu, Element, FOLD, Isa, MAX_CALLS, MAX_FULL_SLOTS, MAX_REDUCTIONS, MAX_SEGMENTS,
+    NARROW, NARROW_TILE, SEGMENT, TILE,
 };
 use crate::definition::Recipe;
 use crate::error::{Error, Result};
@@ -234,8 +234,6 @@ pub(super) struct Program<T: Element> {
     code: Arc<super::compact::Code>,
     /// Whether rows are so short that one loop goes over many of them.
     narrow: bool,
-    /// Rows whose column sums are kept in the element's own precision, where they are not narrow.
-    fold: usize,
     /// Whether rows are so few that a column's sum is complete after one walk down.
     shallow: bool,
     watch: bool,
@@ -408,8 +406,6 @@ impl<T: Element> Program<T> {
         }
 
         let narrow = by_rows && dims.cols < NARROW && !dims.cols.is_multiple_of(T::LANES);
-        let fold = FOLD_ELEMENTS / dims.cols.max(1) / MAX_ROWS * MAX_ROWS;
-        let fold = fold.clamp(FOLD, FOLD_NARROW);
         let widest = segments.iter().map(|s| s.cols.1 - s.cols.0).max().unwrap_or(0);
         let room = if narrow {
             let rows = segments.iter().map(|s| s.rows.1 - s.rows.0).max().unwrap_or(0);
@@ -429,7 +425,6 @@ impl<T: Element> Program<T> {
             dims,
             kernels,
             narrow,
-            fold,
             shallow,
             watch,
             places,
@@ -495,7 +490,7 @@ impl<T: Element> Program<T> {
                     row_values,
                     operands,
                 },
-                reduced: [[T::zero(); SPAN_ROWS]; MAX_REDUCTIONS],
+                reduced: [[T::zero(); FOLD]; MAX_REDUCTIONS],
                 tail: self.tables(unused_cols),
                 staged: vec![T::zero(); (2 + MAX_FULL_SLOTS) * T::LANES],
                 acc: Aligned::filled((self.col_reductions.len() + 1) * self.step, T::zero()),
@@ -891,10 +886,9 @@ impl<T: Element> Job<'_, T> {
         let levels = self.sweep.levels.clone();
         let block = match () {
             () if self.program.narrow => tile_rows(self.program.dims),
-            () if levels.len() > 1 => (BLOCK / cols).clamp(MAX_ROWS, self.program.fold),
-            () => self.program.fold,
+            () if levels.len() > 1 => (BLOCK / cols).clamp(MAX_ROWS, FOLD),
+            () => FOLD,
         };
-        let fold_after = if self.program.narrow { FOLD } else { self.program.fold };
         // Rows that an accumulator of a column has summed in the element's precision.
         let mut unfolded = 0;
         let mut row = s.rows.0;
@@ -921,7 +915,7 @@ impl<T: Element> Job<'_, T> {
             let summed = if self.program.narrow { 1 } else { block };
             unfolded += summed;
             row = end;
-            if unfolded + summed > fold_after || row == s.rows.1 {
+            if unfolded + summed > FOLD || row == s.rows.1 {
                 unfolded = 0;
                 for sums in self.sums().filter(|sums| sums.axis == Axis::Col) {
                     let from = acc_of(1 + self.place(sums.r));
@@ -1011,9 +1005,10 @@ impl<T: Element> Job<'_, T> {
         let pitch = self.program.dims.cols;
         let first = b * self.program.dims.rows + i;
         let (at, col) = (first * pitch + s.cols.0, b * self.program.places.stride + s.cols.0);
-        let (vectors, lanes) = in_vectors::<T>(s.cols.1 - s.cols.0);
+        let (vectors, lanes, whole) = in_vectors::<T>(s.cols.1 - s.cols.0);
         let narrow = false;
-        let span = Span { at, pitch, grad_pitch: pitch, col, n: vectors, lanes, groups, narrow };
+        let span =
+            Span { at, pitch, grad_pitch: pitch, col, n: vectors, lanes, whole, groups, narrow };
         let kernel = self.program.kernels[k];
         let kernel = if n == 1 { kernel.one } else { kernel.together };
         // SAFETY: the caller's contract; the instruction set was checked.
@@ -1245,14 +1240,23 @@ impl<T: Element> Job<'_, T> {
         if len >= T::LANES || self.program.dims.kind == Kind::Matrix {
             let kernel = self.program.kernels[k];
             let kernel = if rows == 1 { kernel.one } else { kernel.together };
-            let (n, lanes) = in_vectors::<T>(len);
-            let span = Span { at, pitch, grad_pitch, col, n, lanes, groups: 1, narrow };
+            let (n, lanes, whole) = in_vectors::<T>(len);
+            let span = Span { at, pitch, grad_pitch, col, n, lanes, whole, groups: 1, narrow };
             // SAFETY: the span lies within the rows; the instruction set was checked.
             unsafe { kernel(tables, uniform, span, reduced) };
         } else {
             let (pitch, lanes) = (0, len);
-            let span =
-                Span { at: 0, pitch, grad_pitch: 0, col, n: 1, lanes, groups: 1, narrow: false };
+            let span = Span {
+                at: 0,
+                pitch,
+                grad_pitch: 0,
+                col,
+                n: 1,
+                lanes,
+                whole: 0,
+                groups: 1,
+                narrow: false,
+            };
             // SAFETY: the elements lie within the row, and staged memory has a vector for each
             // buffer; the tail's tables point there.
             unsafe {
@@ -1309,10 +1313,11 @@ struct Piece {
     narrow: bool,
 }
 
-/// How many vectors elements make, one at least, and how many the last of them has.
-fn in_vectors<T: Element>(len: usize) -> (usize, usize) {
+/// How many vectors elements make, one at least, how many the last of them has, and [`Span::whole`].
+fn in_vectors<T: Element>(len: usize) -> (usize, usize, usize) {
     let n = len.div_ceil(T::LANES).max(1);
-    (n, len - (n - 1) * T::LANES)
+    let lanes = len - (n - 1) * T::LANES;
+    (n, lanes, lanes / T::LANES)
 }
 
 /// Rows that make a tile where rows are narrow.

@@ -9,8 +9,8 @@ use crate::cpu::memory::Aligned;
 use crate::cpu::simd::Simd;
 use crate::cpu::{Element, Isa, Lanes};
 use crate::layout::Dims;
-use crate::plan::{Plan, Sweep};
-use crate::trace::{Kind, NodeId, Op, SlotId};
+use crate::plan::Plan;
+use crate::trace::{NodeId, Op, SlotId};
 use crate::value::{Axis, Binary, Reduction, Shape, Unary};
 
 /// Values that go through all operations of a run together.
@@ -458,13 +458,6 @@ impl Settling {
             Settle(builder.stages)
         };
         let mut settles: Vec<_> = ends.map(settle).collect();
-        if dims.kind == Kind::Matrix && plan.fused {
-            for (i, sweep) in plan.sweeps.iter().enumerate() {
-                if let Some(run) = take_deferred(plan, sweep, i, &mut settles, &local) {
-                    local[sweep.levels.start] = Some(run);
-                }
-            }
-        }
 
         let temporary = temporary(plan, &settles, &local);
         let places = Places::new(plan, dims, lanes, &temporary);
@@ -484,42 +477,6 @@ impl Settling {
             }
         }
         Self { places, settles, local, scratch: scratch * STRETCH }
-    }
-}
-
-/// Takes the row values out of a settle that nothing but the loops of the sweep after it reads: settled for
-/// each block of rows before these, they are still in the nearest cache.
-fn take_deferred(
-    plan: &Plan,
-    sweep: &Sweep,
-    i: usize,
-    settles: &mut [Settle],
-    local: &[Option<Run>],
-) -> Option<Run> {
-    let stages = &settles[i].0;
-    let at = stages.iter().rposition(|s| !matches!(s, Stage::Run(r) if r.shape == Shape::Cols))?;
-    let Stage::Run(run) = &stages[at] else { return None };
-    let here = |k: usize| sweep.levels.contains(&k);
-    let others = settles.iter().flat_map(|s| &s.0);
-    let only_here = |draft: &Draft| {
-        let Name::Node(n) = draft.to else { return false };
-        lies_in(plan, n).is_none()
-            && !plan.levels.iter().enumerate().any(|(k, l)| !here(k) && l.reads.contains(&n))
-            && !local.iter().flatten().any(|other| other.uses(n))
-            && !others.clone().any(|s| match s {
-                Stage::Run(other) => !std::ptr::eq(other, run) && other.uses(n),
-                Stage::Reduce(reduce) => reduce.nodes[0] == n,
-            })
-    };
-    let deferred = run.shape == Shape::Rows
-        && local[sweep.levels.start].is_none()
-        && run.drafts.iter().all(only_here);
-    if !deferred {
-        return None;
-    }
-    match settles[i].0.remove(at) {
-        Stage::Run(run) => Some(run),
-        Stage::Reduce(_) => None,
     }
 }
 
