@@ -18,8 +18,6 @@ pub trait Simd: Copy + 'static {
     type T: Element;
     /// Which lanes: the first ones.
     type Mask: Copy;
-    /// Whether they cost nothing.
-    const FREE_MASKS: bool;
 
     unsafe fn load(from: *const Self::T) -> Self;
     unsafe fn store(self, to: *mut Self::T);
@@ -130,7 +128,6 @@ impl<T: Element, const N: usize> Portable<T, N> {
 impl<T: Element, const N: usize> Simd for Portable<T, N> {
     type T = T;
     type Mask = usize;
-    const FREE_MASKS: bool = false;
 
     #[inline(always)]
     unsafe fn mask(n: usize) -> usize {
@@ -252,7 +249,7 @@ pub(super) mod x86 {
             $(#[$doc:meta])* $name:ident = [$register:ty; $count:literal] ($($i:literal)*) of $width:literal $t:ty,
             $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident $div:ident
             $min:ident $max:ident $sqrt:ident $xor:ident $andnot:ident, $select:ident $fold:ident,
-            $mask:ident $free:literal $to_mask:ident $load_lanes:ident $store_lanes:ident $or:ident
+            $mask:ident $to_mask:ident $load_lanes:ident $store_lanes:ident $or:ident
         ) => {
             $(#[$doc])*
             #[derive(Clone, Copy, Debug)]
@@ -267,7 +264,6 @@ pub(super) mod x86 {
             impl Simd for $name {
                 type T = $t;
                 type Mask = $mask;
-                const FREE_MASKS: bool = $free;
 
                 #[inline(always)]
                 unsafe fn mask(n: usize) -> $mask {
@@ -616,14 +612,14 @@ pub(super) mod x86 {
         Sse2F32 = [__m128; 4] (0 1 2 3) of 4 f32,
         _mm_loadu_ps _mm_storeu_ps _mm_set1_ps _mm_add_ps _mm_sub_ps _mm_mul_ps _mm_div_ps
         _mm_min_ps _mm_max_ps _mm_sqrt_ps _mm_xor_ps _mm_andnot_ps, select_ps fold_ps128,
-        usize false count load_some store_some or_some
+        usize count load_some store_some or_some
     );
     vector!(
         /// 8 × `f64` in four SSE2 registers.
         Sse2F64 = [__m128d; 4] (0 1 2 3) of 2 f64,
         _mm_loadu_pd _mm_storeu_pd _mm_set1_pd _mm_add_pd _mm_sub_pd _mm_mul_pd _mm_div_pd
         _mm_min_pd _mm_max_pd _mm_sqrt_pd _mm_xor_pd _mm_andnot_pd, select_pd fold_pd128,
-        usize false count load_some store_some or_some
+        usize count load_some store_some or_some
     );
     vector!(
         /// 16 × `f32` in two AVX registers.
@@ -631,7 +627,7 @@ pub(super) mod x86 {
         _mm256_loadu_ps _mm256_storeu_ps _mm256_set1_ps _mm256_add_ps _mm256_sub_ps _mm256_mul_ps
         _mm256_div_ps _mm256_min_ps _mm256_max_ps _mm256_sqrt_ps _mm256_xor_ps _mm256_andnot_ps,
         select_ps256 fold_ps256,
-        usize false count load_ps256 store_ps256 or_ps256
+        usize count load_ps256 store_ps256 or_ps256
     );
     vector!(
         /// 8 × `f64` in two AVX registers.
@@ -639,7 +635,7 @@ pub(super) mod x86 {
         _mm256_loadu_pd _mm256_storeu_pd _mm256_set1_pd _mm256_add_pd _mm256_sub_pd _mm256_mul_pd
         _mm256_div_pd _mm256_min_pd _mm256_max_pd _mm256_sqrt_pd _mm256_xor_pd _mm256_andnot_pd,
         select_pd256 fold_pd256,
-        usize false count load_pd256 store_pd256 or_pd256
+        usize count load_pd256 store_pd256 or_pd256
     );
     vector!(
         /// 16 × `f32` in one AVX-512 register.
@@ -647,6 +643,6 @@ pub(super) mod x86 {
         _mm512_loadu_ps _mm512_storeu_ps _mm512_set1_ps _mm512_add_ps _mm512_sub_ps _mm512_mul_ps
         _mm512_div_ps _mm512_min_ps _mm512_max_ps _mm512_sqrt_ps _mm512_xor_ps _mm512_andnot_ps,
         select_ps512 fold_ps512,
-        __mmask16 true first_lanes load_ps512 store_ps512 or_ps512
+        __mmask16 first_lanes load_ps512 store_ps512 or_ps512
     );
 }
