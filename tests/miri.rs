@@ -16,13 +16,14 @@ mod table;
 use gradstep::optim::{AdamW, Came};
 use gradstep::{Average, Cpu, Gradients, Group, Layout, Select, Setup};
 
-const TENSORS: [(&[usize], Layout); 7] = [
+const TENSORS: [(&[usize], Layout); 8] = [
     (&[], Layout::Auto),
     (&[0, 3], Layout::Auto),
     (&[19], Layout::Auto),
     (&[2, 17], Layout::Auto),
-    // Not narrow, even there.
     (&[3, 26], Layout::Auto),
+    // Several blocks of rows, and some that no loop takes together.
+    (&[19, 7], Layout::Auto),
     (&[2, 3, 5], Layout::LastTwo),
     (&[16, 1], Layout::Flatten),
 ];

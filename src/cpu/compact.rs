@@ -155,14 +155,21 @@ fn join<T: Element>(kind: Reduction, acc: T, x: T) -> T {
 /// As for [`Kernel`](super::lane::Kernel).
 pub(crate) unsafe fn kernel<T: Element, const LEVEL: usize>(
     tables: &Tables<T>,
-    uniform: &Uniform<T>,
+    uniform: &mut Uniform<T>,
     span: Span,
     out: &mut Reduced<T>,
 ) {
-    let level = tables.code.as_ref().and_then(|code| code.0.get(LEVEL));
-    if let Some(level) = level {
+    let Some(level) = tables.code.as_ref().and_then(|code| code.0.get(LEVEL)) else { return };
+    for row in 0..span.groups {
+        if !span.narrow {
+            for &(call, from) in &uniform.reads {
+                // SAFETY: the caller's contract: one value per row.
+                uniform.together[call][0] = unsafe { *from.wrapping_add(row) };
+            }
+        }
+        let of_row = Span { at: span.at + row * span.pitch, ..span };
         // SAFETY: the caller's contract.
-        unsafe { run(level, tables, uniform, span, out) }
+        unsafe { run(level, tables, uniform, of_row, row, out) }
     }
 }
 
@@ -173,6 +180,7 @@ unsafe fn run<T: Element>(
     tables: &Tables<T>,
     uniform: &Uniform<T>,
     span: Span,
+    row: usize,
     out: &mut Reduced<T>,
 ) {
     let mut blocks = vec![[T::zero(); BLOCK]; level.fills.len()];
@@ -180,7 +188,7 @@ unsafe fn run<T: Element>(
     for (lanes, &identity) in lanes.iter_mut().zip(&tables.identity) {
         lanes.as_mut().fill(identity);
     }
-    let all = span.n * T::LANES;
+    let all = (span.n - 1) * T::LANES + span.lanes;
     for done in (0..all).step_by(BLOCK) {
         let n = BLOCK.min(all - done);
         // SAFETY: the contract: all pointers are valid for the span, whose vectors these are.
@@ -202,7 +210,7 @@ unsafe fn run<T: Element>(
                     to.copy_from_slice(memory(tables.cols[call].wrapping_add(span.col)));
                 }
                 Fill::Rows(call) if span.narrow => {
-                    to.copy_from_slice(memory(uniform.rows[call].wrapping_add(span.row)));
+                    to.copy_from_slice(memory(uniform.rows[call].cast_const()));
                 }
                 Fill::Rows(call) => to.fill(uniform.together[call][0]),
                 Fill::Uniform(call) => to.fill(uniform.values[call]),
@@ -237,7 +245,7 @@ unsafe fn run<T: Element>(
                 }
                 Use::Sum(r, _, Axis::Row) if span.narrow => {
                     // SAFETY: as many vectors as the span has lie there, the worker's own.
-                    unsafe { put(uniform.row_acc[r].wrapping_add(span.row + done), from) }
+                    unsafe { put(uniform.row_acc[r].wrapping_add(done), from) }
                 }
                 Use::Sum(r, kind, _) => {
                     let lanes = lanes[r].as_mut();
@@ -253,7 +261,6 @@ unsafe fn run<T: Element>(
     for &(what, _) in &level.uses {
         if let Use::Sum(r, kind, Axis::Row | Axis::Matrix | Axis::Tensor) = what {
             let lanes = lanes[r].as_mut();
-            lanes[span.lanes..].fill(tables.identity[r]);
             let mut half = T::LANES / 2;
             while half > 0 {
                 for i in 0..half {
@@ -261,7 +268,7 @@ unsafe fn run<T: Element>(
                 }
                 half /= 2;
             }
-            out[r][0] = lanes[0];
+            out[r][row] = lanes[0];
         }
     }
 }

@@ -20,7 +20,7 @@ use std::cell::Cell;
 use num_traits::{One, Zero};
 
 use super::simd::Simd;
-use super::{Element, Lanes, MAX_CALLS, MAX_FULL_SLOTS, MAX_LEVELS, MAX_REDUCTIONS};
+use super::{Element, FOLD, Lanes, MAX_CALLS, MAX_FULL_SLOTS, MAX_LEVELS, MAX_REDUCTIONS};
 use crate::definition::Definition;
 use crate::trace::Kind;
 use crate::value::{Axis, Binary, Interpreter, Reduction, Shape, SlotDecl, Step, Unary};
@@ -75,11 +75,14 @@ unsafe impl<T: Sync> Sync for Tables<T> {}
 pub(crate) struct Uniform<T> {
     /// What is constant over a matrix.
     pub(crate) values: [T; MAX_CALLS],
-    /// Row values of the rows that a kernel takes together.
+    /// Row values of the rows that a kernel takes together, which it finds there.
     pub(crate) together: [[T; MAX_ROWS]; MAX_CALLS],
-    /// Row values for a kernel that takes narrow rows: a vector for each of the rows at hand; with [`Span::narrow`] one after the other,
-    /// as the elements lie. Entries that are not used point to memory of the same extent.
-    pub(crate) rows: [*const T; MAX_CALLS],
+    /// The calls of the level's row values, and where those of the first row are.
+    pub(crate) reads: Vec<(usize, *const T)>,
+    /// Row values for a kernel that takes narrow rows: room for a vector, which it fills; with
+    /// [`Span::narrow`] one value after the other, as the elements lie. Entries that are not used point to
+    /// memory of the same extent.
+    pub(crate) rows: [*mut T; MAX_CALLS],
     pub(crate) col_acc: [*mut T; MAX_REDUCTIONS],
     /// With [`Span::narrow`]: where the operands of row reductions go.
     pub(crate) row_acc: [*mut T; MAX_REDUCTIONS],
@@ -94,7 +97,8 @@ unsafe impl<T: Send> Send for Uniform<T> {}
 // SAFETY: nothing is reached through a shared reference outside a step.
 unsafe impl<T: Sync> Sync for Uniform<T> {}
 
-/// The same piece of as many rows as the kernel takes together, one below the other.
+/// The same piece of as many rows as the kernel takes together, one below the other, or of several
+/// times as many.
 #[derive(Clone, Copy)]
 pub(crate) struct Span {
     /// Its first element in the tensor.
@@ -105,13 +109,16 @@ pub(crate) struct Span {
     pub(crate) grad_pitch: usize,
     /// Its first column, in the (padded) column arrays.
     pub(crate) col: usize,
-    /// Its first element in the row values.
-    pub(crate) row: usize,
     /// Its vectors, one at least.
     pub(crate) n: usize,
-    /// How many lanes of them are elements, where that is not all: one vector of one row. Padding is
-    /// never added.
+    /// How many lanes of the last one are elements. Of a matrix no others are read or written, of a
+    /// vector the padding is never added.
     pub(crate) lanes: usize,
+    /// 1 if all of them are, else 0: the compiler takes a zero for seldom, and a comparison of lanes for
+    /// as likely as not.
+    pub(crate) whole: usize,
+    /// How often as many rows as the kernel takes together.
+    pub(crate) groups: usize,
     /// Whether it is many short rows, one after the other, for a kernel that takes one row. Then row
     /// values and column values are there for each element, and row reductions reduce nothing: they
     /// leave their operands.
@@ -123,14 +130,14 @@ pub(crate) struct Span {
 pub(crate) const MAX_ROWS: usize = 4;
 
 /// What a level reduced along a span, for each reduction and row.
-pub(crate) type Reduced<T> = [[T; MAX_ROWS]; MAX_REDUCTIONS];
+pub(crate) type Reduced<T> = [[T; FOLD]; MAX_REDUCTIONS];
 
 /// One level over one span. Leaves what it reduces along the rows in `out`.
 ///
 /// # Safety
 /// The instruction set is present; all pointers of the tables are valid for the span, which is not
 /// empty.
-pub(crate) type Kernel<T> = unsafe fn(&Tables<T>, &Uniform<T>, Span, &mut Reduced<T>);
+pub(crate) type Kernel<T> = unsafe fn(&Tables<T>, &mut Uniform<T>, Span, &mut Reduced<T>);
 
 /// A value at one group of elements: a vector of each row.
 #[derive(Clone, Copy)]
@@ -152,6 +159,8 @@ pub(crate) struct LaneSlot {
 #[derive(Default)]
 struct Progress {
     at: Cell<usize>,
+    /// Whether it is at the last vector of each row.
+    last: Cell<bool>,
     col: Cell<usize>,
     /// How far into row values that are there for each element.
     row: Cell<usize>,
@@ -174,11 +183,18 @@ trait Rows: Copy {
     type V: Simd;
     /// Whether it may be many short rows.
     const NARROW: bool;
+    /// How many there are.
+    const ROWS: usize;
 
     unsafe fn load(from: *const Elem<Self>, pitch: usize) -> Self;
+    /// The lanes of the mask, and zeros in the others.
+    unsafe fn load_lanes(from: *const Elem<Self>, pitch: usize, mask: Mask<Self>) -> Self;
+    /// Takes the values of a call for the rows from `row` on.
+    unsafe fn take_rows(uniform: &mut Uniform<Elem<Self>>, call: usize, row: *const Elem<Self>);
     /// The row value of a call; for one row `at` elements behind where its values begin.
     unsafe fn of_rows(uniform: &Uniform<Elem<Self>>, call: usize, at: usize) -> Self;
     unsafe fn store(self, to: *mut Elem<Self>, pitch: usize);
+    unsafe fn store_lanes(self, to: *mut Elem<Self>, pitch: usize, mask: Mask<Self>);
     /// The same for all rows.
     unsafe fn splat(v: Self::V) -> Self;
     unsafe fn unary(self, op: Unary) -> Self;
@@ -187,15 +203,18 @@ trait Rows: Copy {
     unsafe fn select_less(a: Self, b: Self, x: Self, y: Self) -> Self;
     /// One accumulator for each row.
     unsafe fn join(self, kind: Reduction, other: Self) -> Self;
+    /// The lanes of the mask, and those of `other` elsewhere.
+    unsafe fn or(self, mask: Mask<Self>, other: Self) -> Self;
     /// One accumulator for all rows, which join it from the first to the last.
     unsafe fn join_all(self, kind: Reduction, acc: Self::V) -> Self::V;
     /// The first `n` lanes, and `rest` in the others.
     unsafe fn first(self, n: usize, rest: Elem<Self>) -> Self;
     /// Combines the lanes of each row.
-    unsafe fn fold(self, kind: Reduction, to: &mut [Elem<Self>; MAX_ROWS]);
+    unsafe fn fold(self, kind: Reduction, to: *mut Elem<Self>);
 }
 
 type Elem<W> = <<W as Rows>::V as Simd>::T;
+type Mask<W> = <<W as Rows>::V as Simd>::Mask;
 
 /// One row whose row values are read anew for each vector, from a place of its own: for narrow rows.
 #[derive(Clone, Copy)]
@@ -213,7 +232,7 @@ struct Pair<V>(V, V);
 struct Quad<V>(V, V, V, V);
 
 macro_rules! rows {
-    ($name:ident, narrow $narrow:literal, $of_rows:ident: $($i:tt)*) => {
+    ($name:ident of $rows:literal, narrow $narrow:literal, $of_rows:ident: $($i:tt)*) => {
         // In every method: SAFETY: the trait's contract.
         #[allow(
             clippy::undocumented_unsafe_blocks,
@@ -222,7 +241,32 @@ macro_rules! rows {
         impl<V: Simd> Rows for $name<V> {
             type V = V;
             const NARROW: bool = $narrow;
+            const ROWS: usize = $rows;
 
+            #[inline(always)]
+            unsafe fn load_lanes(from: *const V::T, pitch: usize, mask: V::Mask) -> Self {
+                Self($(unsafe {
+                    V::load_lanes(from.wrapping_add(pitch.wrapping_mul($i)), mask)
+                }),*)
+            }
+            #[inline(always)]
+            unsafe fn take_rows(uniform: &mut Uniform<V::T>, call: usize, row: *const V::T) {
+                if $narrow {
+                    unsafe { V::splat(*row).store(uniform.rows[call % MAX_CALLS]) };
+                } else {
+                    $(uniform.together[call % MAX_CALLS][$i] = unsafe { *row.wrapping_add($i) };)*
+                }
+            }
+            #[inline(always)]
+            unsafe fn store_lanes(self, to: *mut V::T, pitch: usize, mask: V::Mask) {
+                $(unsafe {
+                    self.$i.store_lanes(to.wrapping_add(pitch.wrapping_mul($i)), mask);
+                })*
+            }
+            #[inline(always)]
+            unsafe fn or(self, mask: V::Mask, other: Self) -> Self {
+                Self($(unsafe { self.$i.or(mask, other.$i) }),*)
+            }
             #[inline(always)]
             unsafe fn load(from: *const V::T, pitch: usize) -> Self {
                 Self($(unsafe { V::load(from.wrapping_add(pitch.wrapping_mul($i))) }),*)
@@ -266,19 +310,19 @@ macro_rules! rows {
                 Self($(unsafe { self.$i.first(n, rest) }),*)
             }
             #[inline(always)]
-            unsafe fn fold(self, kind: Reduction, to: &mut [V::T; MAX_ROWS]) {
-                $(to[$i] = unsafe { self.$i.fold(kind) };)*
+            unsafe fn fold(self, kind: Reduction, to: *mut V::T) {
+                $(unsafe { *to.wrapping_add($i) = self.$i.fold(kind) };)*
             }
         }
     };
 }
 
-rows!(Narrow, narrow true, narrow_rows: 0);
-rows!(Single, narrow false, one_row: 0);
+rows!(Narrow of 1, narrow true, narrow_rows: 0);
+rows!(Single of 1, narrow false, one_row: 0);
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-rows!(Pair, narrow false, two_rows: 0 1);
+rows!(Pair of 2, narrow false, two_rows: 0 1);
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-rows!(Quad, narrow false, four_rows: 0 1 2 3);
+rows!(Quad of 4, narrow false, four_rows: 0 1 2 3);
 
 /// Whether a kernel's tensors have values of rows and of columns.
 #[inline(always)]
@@ -338,6 +382,9 @@ struct Lane<'t, W: Rows, const LEVEL: u8, const KIND: u8> {
     uniform: &'t Uniform<Elem<W>>,
     pitch: usize,
     grad_pitch: usize,
+    /// [`Span::whole`], and which lanes of the last vector are elements.
+    whole: usize,
+    tail: Mask<W>,
     progress: Progress,
     acc: &'t [Cell<W>; MAX_REDUCTIONS],
 }
@@ -382,14 +429,48 @@ impl<W: Rows, const LEVEL: u8, const KIND: u8> Lane<'_, W, LEVEL, KIND> {
 
     #[inline(always)]
     fn load(&self, from: *const Elem<W>) -> W {
+        self.load_apart(from, self.pitch)
+    }
+
+    /// Whether vectors go by their masks: in whole rows masked loads would cost up to half of a short loop's
+    /// time, and a condition that holds for all of it costs nothing.
+    #[inline(always)]
+    fn masked(&self) -> bool {
+        is_matrix(KIND) && self.whole == 0
+    }
+
+    /// The lanes of this vector that are elements.
+    #[inline(always)]
+    fn mask(&self) -> Mask<W> {
+        // SAFETY: the kernel's contract.
+        let whole = unsafe { W::V::mask(Elem::<W>::LANES) };
+        if self.progress.last.get() { self.tail } else { whole }
+    }
+
+    #[inline(always)]
+    fn load_apart(&self, from: *const Elem<W>, pitch: usize) -> W {
+        let from = from.wrapping_add(self.progress.at.get());
         // SAFETY: the kernel's contract: the span lies within the tensor.
-        unsafe { W::load(from.wrapping_add(self.progress.at.get()), self.pitch) }
+        unsafe {
+            if self.masked() {
+                W::load_lanes(from, pitch, self.mask())
+            } else {
+                W::load(from, pitch)
+            }
+        }
     }
 
     #[inline(always)]
     fn store_to(&self, to: *mut Elem<W>, v: W) {
+        let to = to.wrapping_add(self.progress.at.get());
         // SAFETY: the kernel's contract: the span lies within the tensor.
-        unsafe { v.store(to.wrapping_add(self.progress.at.get()), self.pitch) }
+        unsafe {
+            if self.masked() {
+                v.store_lanes(to, self.pitch, self.mask());
+            } else {
+                v.store(to, self.pitch);
+            }
+        }
     }
 
     #[inline(always)]
@@ -399,11 +480,21 @@ impl<W: Rows, const LEVEL: u8, const KIND: u8> Lane<'_, W, LEVEL, KIND> {
             // SAFETY: column accumulators are padded to whole vectors and the worker's own.
             unsafe {
                 let acc = self.uniform.col_acc[r].wrapping_add(self.progress.col.get());
-                v.join_all(kind, W::V::load(acc)).store(acc);
+                let joined = v.join_all(kind, W::V::load(acc));
+                if W::NARROW && self.masked() {
+                    // What follows in the accumulators of narrow rows belongs to other elements.
+                    joined.store_lanes(acc, self.mask());
+                } else {
+                    joined.store(acc);
+                }
             }
         } else {
+            let acc = self.acc[r].get();
             // SAFETY: the kernel's contract.
-            self.acc[r].set(unsafe { self.acc[r].get().join(kind, v) });
+            unsafe {
+                let joined = acc.join(kind, v);
+                self.acc[r].set(if self.masked() { joined.or(self.mask(), acc) } else { joined });
+            }
             self.progress.used.set(self.progress.used.get() | bit(r));
             if matches!(kind, Reduction::Max) {
                 self.progress.maxima.set(self.progress.maxima.get() | bit(r));
@@ -461,9 +552,7 @@ impl<W: Rows, const LEVEL: u8, const KIND: u8> Interpreter for Lane<'_, W, LEVEL
     #[inline(always)]
     fn grad(&self) -> Repr<W> {
         // A tile that the driver has clipped and scaled lies elsewhere: its table begins far before.
-        let from = self.tables.grad.wrapping_add(self.progress.at.get());
-        // SAFETY: the kernel's contract.
-        let v = unsafe { W::load(from, self.grad_pitch) };
+        let v = self.load_apart(self.tables.grad, self.grad_pitch);
         Repr { v, call: 0, shape: Shape::Full, level: 0 }
     }
 
@@ -646,16 +735,59 @@ unsafe fn join<V: Simd>(kind: Reduction, acc: V, v: V) -> V {
 #[inline(always)]
 unsafe fn body<D: Definition, W: Rows, const LEVEL: u8, const KIND: u8>(
     tables: &Tables<Elem<W>>,
+    uniform: &mut Uniform<Elem<W>>,
+    span: Span,
+    out: &mut Reduced<Elem<W>>,
+) {
+    let groups = if is_matrix(KIND) { span.groups } else { 1 };
+    let mut group = 0usize;
+    loop {
+        // SAFETY: the kernel's contract.
+        unsafe {
+            if is_matrix(KIND) && !(W::NARROW && span.narrow) {
+                for i in 0..uniform.reads.len() {
+                    let (call, rows) = uniform.reads[i];
+                    W::take_rows(uniform, call, rows.wrapping_add(group.wrapping_mul(W::ROWS)));
+                }
+            }
+            rows_of_a_group::<D, W, LEVEL, KIND>(tables, uniform, span, group, out);
+        }
+        group += 1;
+        if group >= groups {
+            break;
+        }
+    }
+}
+
+/// The rows that a kernel takes together.
+///
+/// # Safety
+/// As for [`Kernel`].
+#[inline(always)]
+unsafe fn rows_of_a_group<D: Definition, W: Rows, const LEVEL: u8, const KIND: u8>(
+    tables: &Tables<Elem<W>>,
     uniform: &Uniform<Elem<W>>,
     span: Span,
+    group: usize,
     out: &mut Reduced<Elem<W>>,
 ) {
     // SAFETY: the kernel's contract.
     let acc: [Cell<W>; MAX_REDUCTIONS] = unsafe { accumulators(&tables.identity) };
-    let Span { at, pitch, grad_pitch, col, row, n, lanes, narrow } = span;
-    let progress = Progress::default();
-    let lane =
-        Lane::<'_, W, LEVEL, KIND> { tables, uniform, pitch, grad_pitch, progress, acc: &acc };
+    let Span { at, pitch, grad_pitch, col, n, lanes, narrow, .. } = span;
+    let first = group.wrapping_mul(W::ROWS);
+    let at = at.wrapping_add(first.wrapping_mul(pitch));
+    // SAFETY: the kernel's contract.
+    let tail = unsafe { W::V::mask(lanes) };
+    let lane = Lane::<'_, W, LEVEL, KIND> {
+        tables,
+        uniform,
+        pitch,
+        grad_pitch,
+        whole: span.whole,
+        tail,
+        progress: Progress::default(),
+        acc: &acc,
+    };
     // Spelled out: with an index that the compiler knows, accumulators stay in registers.
     macro_rules! each {
         ($used:ident, $do:ident, $($r:literal)*) => {$(
@@ -681,10 +813,10 @@ unsafe fn body<D: Definition, W: Rows, const LEVEL: u8, const KIND: u8>(
             let mut acc = acc[$r].get();
             // SAFETY: the kernel's contract.
             unsafe {
-                if (W::NARROW || !is_matrix(KIND)) && lanes < Elem::<W>::LANES {
+                if !is_matrix(KIND) && lanes < Elem::<W>::LANES {
                     acc = acc.first(lanes, tables.identity[$r]);
                 }
-                acc.fold(kind, &mut out[$r]);
+                acc.fold(kind, out[$r].as_mut_ptr().wrapping_add(first));
             }
         }};
     }
@@ -695,7 +827,10 @@ unsafe fn body<D: Definition, W: Rows, const LEVEL: u8, const KIND: u8>(
         lane.progress.at.set(at.wrapping_add(done));
         lane.progress.col.set(col.wrapping_add(done));
         if is_matrix(KIND) && W::NARROW {
-            lane.progress.row.set(if narrow { row.wrapping_add(done) } else { row });
+            lane.progress.row.set(if narrow { done } else { 0 });
+        }
+        if is_matrix(KIND) {
+            lane.progress.last.set(i.wrapping_add(1) >= n);
         }
         lane.run::<D>();
         if is_matrix(KIND) && W::NARROW && narrow {
@@ -737,7 +872,7 @@ macro_rules! kernels {
             $(#[target_feature(enable = $features)])?
             pub(super) unsafe fn kernel<D, W, const LEVEL: u8, const KIND: u8>(
                 tables: &Tables<Elem<W>>,
-                uniform: &Uniform<Elem<W>>,
+                uniform: &mut Uniform<Elem<W>>,
                 span: Span,
                 out: &mut Reduced<Elem<W>>,
             ) where

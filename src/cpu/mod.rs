@@ -7,9 +7,10 @@
 //! everything above a block is summed in `f64` in an order that the shape alone decides.
 //!
 //! Where sums go down the columns, two or four rows are taken together, so that one load and store of
-//! a column's accumulator serves all of them. Rows of few columns that fill no vectors are gone over as
-//! one, a tile at a time: row and column values are written out for each element, and what rows reduce
-//! is left per element and summed afterwards.
+//! a column's accumulator serves all of them; one call of a loop goes over many such groups of rows. The last
+//! vector of a row may be less than whole: then no more is read, written or added. Rows of fewer columns
+//! than fill a good part of a vector are gone over as one, a tile at a time: row and column values are
+//! written out for each element, and what rows reduce is left per element and summed afterwards.
 //!
 //! What tensors of one size have in common, the plan and the memory that a step needs and no longer, is
 //! kept once for all of them: in a list of many small tensors it stays in the cache.
@@ -55,7 +56,8 @@ pub(crate) const MAX_LEVELS: usize = crate::definition::Levels::MAX as usize;
 /// Elements that one call of a kernel covers at most. Within it a lane sums in the element's own
 /// precision (at most 256 terms), beyond it sums are `f64`.
 const TILE: usize = if cfg!(miri) { 32 } else { 4096 };
-/// Rows whose column sums are kept in the element's own precision before they join an `f64`.
+/// Rows whose column sums are kept in the element's own precision before they join an `f64`, and rows that
+/// one call of a kernel covers at most.
 const FOLD: usize = if cfg!(miri) { 4 } else { 64 };
 /// Elements of a block of rows that a fused sweep goes over once for each level.
 const BLOCK: usize = if cfg!(miri) { 64 } else { 8 * 1024 };
@@ -68,8 +70,8 @@ const APART: usize = 1024;
 /// Elements of narrow rows that are gone over together: what the loops read and write for them stays
 /// in the nearest cache.
 const NARROW_TILE: usize = if cfg!(miri) { 32 } else { 1024 };
-/// Matrices of fewer columns, of which some fill no vector, are gone over many rows at a time.
-const NARROW: usize = if cfg!(miri) { 24 } else { 128 };
+/// Rows of fewer columns, which fill no vector, are gone over many at a time.
+const NARROW: usize = 6;
 
 /// A number that tensors are made of: `f32` or `f64`.
 ///

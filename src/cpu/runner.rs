@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Threads;
 use super::lane::{LevelKernel, MAX_ROWS, Reduced, Span, Tables, Uniform};
 use super::memory::Aligned;
-use super::settle::{Acc, Places, Run, Settle, Settling, Table, count, identity, join};
+use super::settle::{Places, Run, Settle, Settling, Table, count, identity, join};
 use super::{
     APART, BLOCK, Cpu, Element, FOLD, Isa, MAX_CALLS, MAX_FULL_SLOTS, MAX_REDUCTIONS, MAX_SEGMENTS,
     NARROW, NARROW_TILE, SEGMENT, TILE,
@@ -117,8 +117,8 @@ struct Context<T: Element> {
     uniform: Uniform<T>,
     /// What the loops reduced along the rows at hand.
     reduced: Reduced<T>,
-    /// For the last elements of a row, which do not fill a vector: the tables of `staged` memory,
-    /// where they are copied to make one.
+    /// For the last elements of a vector, which do not fill one of the processor's: the tables of
+    /// `staged` memory, where they are copied to make one.
     tail: Tables<T>,
     staged: Vec<T>,
     /// Column accumulators in the element's precision: a spare row, then one for each column
@@ -411,7 +411,6 @@ impl<T: Element> Program<T> {
             }
         }
 
-        // Rows of whole vectors are gone over one by one, however short they are.
         let narrow = by_rows && dims.cols < NARROW && !dims.cols.is_multiple_of(T::LANES);
         let widest = segments.iter().map(|s| s.cols.1 - s.cols.0).max().unwrap_or(0);
         let room = if narrow {
@@ -491,13 +490,14 @@ impl<T: Element> Program<T> {
                 uniform: Uniform {
                     values: [T::zero(); MAX_CALLS],
                     together: [[T::zero(); MAX_ROWS]; MAX_CALLS],
+                    reads: Vec::with_capacity(self.row_places),
                     rows: [row_values; MAX_CALLS],
                     col_acc: [std::ptr::null_mut(); MAX_REDUCTIONS],
                     row_acc: [operands; MAX_REDUCTIONS],
                     row_values,
                     operands,
                 },
-                reduced: [[T::zero(); MAX_ROWS]; MAX_REDUCTIONS],
+                reduced: [[T::zero(); FOLD]; MAX_REDUCTIONS],
                 tail: self.tables(unused_cols),
                 staged: vec![T::zero(); (2 + MAX_FULL_SLOTS) * T::LANES],
                 acc: Aligned::filled((self.col_reductions.len() + 1) * self.step, T::zero()),
@@ -974,27 +974,32 @@ impl<T: Element> Job<'_, T> {
         // Where nothing is reduced, long rows have nothing in common but the memory's attention.
         let apart = self.program.levels[k].sums.is_empty() && s.cols.1 - s.cols.0 >= APART;
         let together = if watched || apart { 1 } else { self.program.kernels[k].rows };
-        // Most rows are whole vectors, no more than a tile, and as they lie.
+        // Most rows are no more than a tile, and as they lie.
         let (width, run) = (s.cols.1 - s.cols.0, &self.program.levels[k]);
         let conditioned = self.conditions.is_some() && run.loads.contains(&0);
-        let plain = width.is_multiple_of(T::LANES) && width <= TILE && !conditioned && !watched;
+        let matrix = self.program.dims.kind == Kind::Matrix;
+        let plain =
+            (matrix || width.is_multiple_of(T::LANES)) && width <= TILE && !conditioned && !watched;
         let mut i = rows.start;
         while i < rows.end {
-            let n = if i + together <= rows.end { together } else { 1 };
+            let left = rows.end - i;
+            let n = if together <= left { together } else { 1 };
             // SAFETY: the caller's contract.
             unsafe {
                 if plain {
-                    self.plain_rows(s, b, i, n, k, context);
+                    let groups = if matrix { left / n } else { 1 };
+                    self.plain_rows(s, b, i, [n, groups], k, context);
+                    i += groups * n;
                 } else {
                     self.rows(s, b, i, n, k, context);
+                    i += n;
                 }
             }
-            i += n;
         }
     }
 
-    /// [`rows`](Self::rows) for rows of whole vectors and no more than a tile, whose gradient is
-    /// neither clipped nor scaled, without statistics.
+    /// [`rows`](Self::rows) for rows of no more than a tile, whose gradient is neither clipped nor scaled,
+    /// without statistics: `n` of them, `groups` times. Those of vectors are whole ones of the processor's.
     ///
     /// # Safety
     /// As for [`rows`](Self::rows).
@@ -1004,7 +1009,7 @@ impl<T: Element> Job<'_, T> {
         s: &Segment,
         b: usize,
         i: usize,
-        n: usize,
+        [n, groups]: [usize; 2],
         k: usize,
         context: &mut Context<T>,
     ) {
@@ -1012,19 +1017,28 @@ impl<T: Element> Job<'_, T> {
         let pitch = self.program.dims.cols;
         let first = b * self.program.dims.rows + i;
         let (at, col) = (first * pitch + s.cols.0, b * self.program.places.stride + s.cols.0);
-        let vectors = (s.cols.1 - s.cols.0) / T::LANES;
-        let lanes = T::LANES;
+        let (vectors, lanes, whole) = in_vectors::<T>(s.cols.1 - s.cols.0);
+        let narrow = false;
         let span =
-            Span { at, pitch, grad_pitch: pitch, col, row: 0, n: vectors, lanes, narrow: false };
+            Span { at, pitch, grad_pitch: pitch, col, n: vectors, lanes, whole, groups, narrow };
         let kernel = self.program.kernels[k];
         let kernel = if n == 1 { kernel.one } else { kernel.together };
         // SAFETY: the caller's contract; the instruction set was checked.
         unsafe {
-            self.give_rows(run, first, n, n == 1, context);
+            self.give_rows(run, first, context);
             let Context { tables, uniform, reduced, .. } = &mut *context;
             tables.grad = self.tables.grad;
             kernel(tables, uniform, span, reduced);
-            self.leave_rows(s, run, b, first, n, |r, q| reduced[r][q].widen());
+            for sums in run.sums.iter().map(|&x| &self.program.sums[x]) {
+                let reduced = &reduced[sums.r][..n * groups];
+                if sums.by_row {
+                    let to = self.table.at(sums.to).add(first);
+                    let to = std::slice::from_raw_parts_mut(to, n * groups);
+                    complete(self.program.cpu.isa, sums.kind, reduced, pitch, to);
+                } else {
+                    self.leave_rows(s, sums, b, first, n * groups, |q| reduced[q].widen());
+                }
+            }
         }
     }
 
@@ -1043,10 +1057,8 @@ impl<T: Element> Job<'_, T> {
     ) {
         let run = &self.program.levels[k];
         let first = b * self.program.dims.rows + i;
-        // The loop over one row, which is also for what does not fill a vector, reads them as vectors.
-        let vectors = n == 1 || !(s.cols.1 - s.cols.0).is_multiple_of(T::LANES);
         // SAFETY: the caller's contract.
-        unsafe { self.give_rows(run, first, n, vectors, context) };
+        unsafe { self.give_rows(run, first, context) };
         let mut out = [[0.0; MAX_ROWS]; MAX_REDUCTIONS];
         for &x in &run.sums {
             out[self.program.sums[x].r] = [identity(self.program.sums[x].kind); MAX_ROWS];
@@ -1057,50 +1069,40 @@ impl<T: Element> Job<'_, T> {
         let mut left = c1 - c0;
         while left > 0 {
             let len = left.min(TILE.max(T::LANES));
-            let len = if len < T::LANES { len } else { len / T::LANES * T::LANES };
+            let len = match self.program.dims.kind {
+                Kind::Vector if len >= T::LANES => len / T::LANES * T::LANES,
+                _ => len,
+            };
             let piece = Piece { at, col, len, rows: n, narrow: false };
             // SAFETY: the elements lie within the rows.
             unsafe { self.piece(k, piece, context, &mut out) };
             (at, col, left) = (at + len, col + len, left - len);
         }
         // SAFETY: the caller's contract.
-        unsafe { self.leave_rows(s, run, b, first, n, |r, q| out[r][q]) };
-    }
-
-    /// Hands the values of `n` rows from `first` on to the loops, as vectors too where those are
-    /// asked for.
-    ///
-    /// # Safety
-    /// They are settled.
-    #[inline(always)]
-    unsafe fn give_rows(
-        &self,
-        run: &LevelRun,
-        first: usize,
-        n: usize,
-        vectors: bool,
-        context: &mut Context<T>,
-    ) {
-        for read in &run.rows {
-            // SAFETY: each place has `room` elements, a vector for each row at least.
-            let values = unsafe { context.uniform.row_values.add(read.place * context.room) };
-            for q in 0..n {
-                // SAFETY: the caller's contract; one value per row.
-                let value = unsafe { *self.table.at(read.from).add(first + q) };
-                context.uniform.together[read.call][q] = value;
-                if vectors {
-                    // SAFETY: as above.
-                    unsafe {
-                        std::slice::from_raw_parts_mut(values.add(q * T::LANES), T::LANES)
-                            .fill(value);
-                    }
-                }
+        unsafe {
+            for sums in run.sums.iter().map(|&x| &self.program.sums[x]) {
+                self.leave_rows(s, sums, b, first, n, |q| out[sums.r][q]);
             }
-            context.uniform.rows[read.call] = values;
         }
     }
 
-    /// Keeps what `n` rows from `first` on were reduced to: `value` of a reduction and a row.
+    /// Says where the loops find the values of rows, from `first` on.
+    ///
+    /// # Safety
+    /// There is such a row.
+    #[inline(always)]
+    unsafe fn give_rows(&self, run: &LevelRun, first: usize, context: &mut Context<T>) {
+        let Context { uniform, room, .. } = context;
+        uniform.reads.clear();
+        for read in &run.rows {
+            // SAFETY: the caller's contract; one value per row.
+            uniform.reads.push((read.call, unsafe { self.table.at(read.from).add(first) }));
+            // Each place has `room` elements, a vector at least.
+            uniform.rows[read.call] = uniform.row_values.wrapping_add(read.place * *room);
+        }
+    }
+
+    /// Keeps what `n` rows from `first` on were reduced to: `value` of a row.
     ///
     /// # Safety
     /// The rows are this segment's.
@@ -1108,31 +1110,28 @@ impl<T: Element> Job<'_, T> {
     unsafe fn leave_rows(
         &self,
         s: &Segment,
-        run: &LevelRun,
+        sums: &Sums,
         b: usize,
         first: usize,
         n: usize,
-        value: impl Fn(usize, usize) -> f64,
+        value: impl Fn(usize) -> f64,
     ) {
-        for &x in &run.sums {
-            let sums = &self.program.sums[x];
-            if sums.axis == Axis::Col {
-                continue;
-            }
-            for q in 0..n {
-                let value = value(sums.r, q);
-                // SAFETY: this row's and this segment's own places.
-                unsafe {
-                    match sums.axis {
-                        Axis::Row if sums.by_row => self.finish_row(sums, first + q, value),
-                        Axis::Row => {
-                            let sum = self.partials.0.add(sums.piece(s) + first + q);
-                            *sum = join(sums.kind, *sum, value);
-                        }
-                        _ => {
-                            let sum = self.partials.0.add(sums.piece(s) + b);
-                            *sum = join(sums.kind, *sum, value);
-                        }
+        if sums.axis == Axis::Col {
+            return;
+        }
+        for q in 0..n {
+            let value = value(q);
+            // SAFETY: this row's and this segment's own places.
+            unsafe {
+                match sums.axis {
+                    Axis::Row if sums.by_row => self.finish_row(sums, first + q, value),
+                    Axis::Row => {
+                        let sum = self.partials.0.add(sums.piece(s) + first + q);
+                        *sum = join(sums.kind, *sum, value);
+                    }
+                    _ => {
+                        let sum = self.partials.0.add(sums.piece(s) + b);
+                        *sum = join(sums.kind, *sum, value);
                     }
                 }
             }
@@ -1163,7 +1162,7 @@ impl<T: Element> Job<'_, T> {
                 std::slice::from_raw_parts(self.table.at(read.from).add(first), rows.len())
             };
             expand(self.program.cpu.isa, from, cols, values);
-            context.uniform.rows[read.call] = values.as_ptr();
+            context.uniform.rows[read.call] = values.as_mut_ptr();
         }
         for &x in &run.sums {
             let (r, base) = (self.program.sums[x].r, context.uniform.operands);
@@ -1174,15 +1173,9 @@ impl<T: Element> Job<'_, T> {
             out[self.program.sums[x].r] = [identity(self.program.sums[x].kind); MAX_ROWS];
         }
         let all = rows.len() * cols;
-        let whole = all / T::LANES * T::LANES;
-        for (from, to) in [(0, whole), (whole, all)] {
-            if from < to {
-                let at = first * cols + from;
-                let piece = Piece { at, col: from, len: to - from, rows: 1, narrow: true };
-                // SAFETY: the elements lie within the rows.
-                unsafe { self.piece(k, piece, context, &mut out) };
-            }
-        }
+        let piece = Piece { at: first * cols, col: 0, len: all, rows: 1, narrow: true };
+        // SAFETY: the elements lie within the rows.
+        unsafe { self.piece(k, piece, context, &mut out) };
         for &x in &run.sums {
             let sums = &self.program.sums[x];
             // SAFETY: these rows' and this segment's own places.
@@ -1220,8 +1213,8 @@ impl<T: Element> Job<'_, T> {
         unsafe { *self.table.at(sums.to).add(row) = T::narrow(value) };
     }
 
-    /// One level over whole vectors, or over less than one, of one row or more. Joins what it reduces
-    /// along each of them to `out`.
+    /// One level over a piece of one row or more; of a vector it is whole ones of the processor's, or less
+    /// than one. Joins what it reduces along each row to `out`.
     ///
     /// # Safety
     /// As for [`matrix`](Self::matrix); the elements lie within the segment's rows.
@@ -1256,51 +1249,43 @@ impl<T: Element> Job<'_, T> {
             // SAFETY: the elements lie within the row, and a tile fits.
             unsafe { self.tables.param.add(at).copy_to(watching.before.as_mut_ptr(), len) };
         }
-        let whole = len >= T::LANES;
-        if whole {
+        if len >= T::LANES || self.program.dims.kind == Kind::Matrix {
             let kernel = self.program.kernels[k];
             let kernel = if rows == 1 { kernel.one } else { kernel.together };
-            let row = if narrow { col } else { 0 };
-            let (n, lanes) = (len / T::LANES, T::LANES);
-            let span = Span { at, pitch, grad_pitch, col, row, n, lanes, narrow };
+            let (n, lanes, whole) = in_vectors::<T>(len);
+            let span = Span { at, pitch, grad_pitch, col, n, lanes, whole, groups: 1, narrow };
             // SAFETY: the span lies within the rows; the instruction set was checked.
             unsafe { kernel(tables, uniform, span, reduced) };
-            self.join(run, reduced, rows, 0, out);
         } else {
-            for q in 0..rows {
-                let row = if narrow { col } else { q * T::LANES };
-                let span =
-                    Span { at: 0, pitch: 0, grad_pitch: 0, col, row, n: 1, lanes: len, narrow };
-                let grad = tables.grad.wrapping_add(at + q * grad_pitch);
-                // SAFETY: the elements lie within the row, and staged memory has a vector for each
-                // buffer; the tail's tables point there.
-                unsafe {
-                    for &x in &run.loads {
-                        let from = match x {
-                            0 => grad,
-                            _ => self.tables.buffer(x).add(at + q * pitch),
-                        };
-                        from.copy_to(tail.buffer(x).cast_mut(), len);
-                    }
-                    // What follows in the accumulators of narrow rows belongs to other elements.
-                    let mut kept = [T::padded(); MAX_REDUCTIONS];
-                    for (kept, &r) in kept.iter_mut().zip(&self.program.col_reductions) {
-                        let from = uniform.col_acc[r].wrapping_add(col + len);
-                        from.copy_to(kept.as_mut().as_mut_ptr(), T::LANES - len);
-                    }
-                    (self.program.kernels[k].one)(tail, uniform, span, reduced);
-                    for (kept, &r) in kept.iter_mut().zip(&self.program.col_reductions) {
-                        let to = uniform.col_acc[r].wrapping_add(col + len);
-                        kept.as_mut().as_ptr().copy_to(to, T::LANES - len);
-                    }
-                    for &x in &run.stores {
-                        let to = self.tables.buffer(x).cast_mut().add(at + q * pitch);
-                        tail.buffer(x).copy_to(to, len);
-                    }
+            let (pitch, lanes) = (0, len);
+            let span = Span {
+                at: 0,
+                pitch,
+                grad_pitch: 0,
+                col,
+                n: 1,
+                lanes,
+                whole: 0,
+                groups: 1,
+                narrow: false,
+            };
+            // SAFETY: the elements lie within the row, and staged memory has a vector for each
+            // buffer; the tail's tables point there.
+            unsafe {
+                for &x in &run.loads {
+                    let from = match x {
+                        0 => tables.grad.wrapping_add(at),
+                        _ => self.tables.buffer(x).add(at),
+                    };
+                    from.copy_to(tail.buffer(x).cast_mut(), len);
                 }
-                self.join(run, reduced, 1, q, out);
+                (self.program.kernels[k].one)(tail, uniform, span, reduced);
+                for &x in &run.stores {
+                    tail.buffer(x).copy_to(self.tables.buffer(x).cast_mut().add(at), len);
+                }
             }
         }
+        self.join(run, reduced, rows, out);
         if let Some(watching) = &mut watching {
             // SAFETY: the elements lie within the row, and the loops are done with them.
             let (after, grad) = unsafe {
@@ -1313,18 +1298,17 @@ impl<T: Element> Job<'_, T> {
         }
     }
 
-    /// Joins what `rows` rows were reduced to to the sums from row `first` on.
+    /// Joins what `rows` rows were reduced to to their sums.
     fn join(
         &self,
         run: &LevelRun,
         reduced: &Reduced<T>,
         rows: usize,
-        first: usize,
         out: &mut [[f64; MAX_ROWS]; MAX_REDUCTIONS],
     ) {
         for sums in run.sums.iter().map(|&x| &self.program.sums[x]).filter(|s| s.axis != Axis::Col)
         {
-            for (x, out) in reduced[sums.r][..rows].iter().zip(&mut out[sums.r][first..]) {
+            for (x, out) in reduced[sums.r][..rows].iter().zip(&mut out[sums.r]) {
                 *out = join(sums.kind, *out, x.widen());
             }
         }
@@ -1339,6 +1323,13 @@ struct Piece {
     len: usize,
     rows: usize,
     narrow: bool,
+}
+
+/// How many vectors elements make, one at least, how many the last of them has, and [`Span::whole`].
+fn in_vectors<T: Element>(len: usize) -> (usize, usize, usize) {
+    let n = len.div_ceil(T::LANES).max(1);
+    let lanes = len - (n - 1) * T::LANES;
+    (n, lanes, lanes / T::LANES)
 }
 
 /// Rows that make a tile where rows are narrow.
@@ -1393,7 +1384,8 @@ fn fold<T: Element>(isa: Isa, kind: Reduction, from: &mut [T], to: &mut [f64]) {
     in_wide_registers!(isa, anywhere<T>(kind: Reduction, from: &mut [T], to: &mut [f64]));
 }
 
-/// Turns column sums of `rows` rows in the element's precision into what they are reduced to.
+/// Turns sums of `rows` elements in the element's precision, down columns or along rows, into what they
+/// are reduced to.
 fn complete<T: Element>(isa: Isa, kind: Reduction, from: &[T], rows: usize, to: &mut [T]) {
     #[inline(always)]
     fn anywhere<T: Element>(kind: Reduction, from: &[T], rows: usize, to: &mut [T]) {
@@ -1429,8 +1421,6 @@ fn expand<T: Element>(isa: Isa, from: &[T], cols: usize, to: &mut [T]) {
             3 => return of::<T, 3>(from, to),
             4 => return of::<T, 4>(from, to),
             5 => return of::<T, 5>(from, to),
-            6 => return of::<T, 6>(from, to),
-            7 => return of::<T, 7>(from, to),
             _ => {}
         }
         let mut at = 0;
@@ -1450,41 +1440,47 @@ fn reduce_rows<T: Element>(isa: Isa, kind: Reduction, from: &[T], cols: usize, t
     /// Rows that are finished together.
     const ROWS: usize = 32;
 
+    /// In the element's precision, as in the lanes of longer rows.
     #[inline(always)]
-    fn in_sequence<T: Element, const COLS: usize>(kind: Reduction, from: &[T], sums: &mut [f64]) {
+    fn joined<T: Element>(kind: Reduction, row: &[T]) -> T {
+        let mut sum = row[0];
+        for &x in &row[1..] {
+            sum = match kind {
+                Reduction::Mean => sum + x,
+                Reduction::Max if sum < x => x,
+                Reduction::Max => sum,
+            };
+        }
+        sum
+    }
+    #[inline(always)]
+    fn in_sequence<T: Element, const COLS: usize>(kind: Reduction, from: &[T], sums: &mut [T]) {
         let (rows, _) = from.as_chunks::<COLS>();
         for (sum, row) in sums.iter_mut().zip(rows) {
-            *sum = row.iter().fold(identity(kind), |a, b| join(kind, a, b.widen()));
+            *sum = joined(kind, row);
         }
     }
     #[inline(always)]
     fn of_kind<T: Element>(kind: Reduction, from: &[T], cols: usize, to: &mut [T]) {
         for (from, to) in from.chunks(ROWS * cols).zip(to.chunks_mut(ROWS)) {
-            let sums = &mut [0.0; ROWS];
+            let sums = &mut [T::zero(); ROWS];
             match cols {
-                2..8 if cfg!(gradstep_compact) => {
+                _ if cfg!(gradstep_compact) => {
                     for (sum, row) in sums.iter_mut().zip(from.chunks_exact(cols)) {
-                        *sum = row.iter().fold(identity(kind), |a, b| join(kind, a, b.widen()));
+                        *sum = joined(kind, row);
                     }
                 }
                 2 => in_sequence::<T, 2>(kind, from, sums),
                 3 => in_sequence::<T, 3>(kind, from, sums),
                 4 => in_sequence::<T, 4>(kind, from, sums),
                 5 => in_sequence::<T, 5>(kind, from, sums),
-                6 => in_sequence::<T, 6>(kind, from, sums),
-                7 => in_sequence::<T, 7>(kind, from, sums),
-                _ => {
-                    for (sum, row) in sums.iter_mut().zip(from.chunks_exact(cols)) {
-                        let mut acc = Acc::new(kind);
-                        acc.add(row);
-                        *sum = acc.total();
-                    }
-                }
+                // Longer rows are not narrow.
+                _ => {}
             }
             #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
-            let n = if kind == Reduction::Mean { cols as f64 } else { 1.0 };
-            for (to, sum) in to.iter_mut().zip(sums) {
-                *to = T::narrow(*sum / n);
+            let n = T::narrow(if kind == Reduction::Mean { cols as f64 } else { 1.0 });
+            for (to, &mut sum) in to.iter_mut().zip(sums) {
+                *to = sum / n;
             }
         }
     }

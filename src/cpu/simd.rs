@@ -16,6 +16,8 @@ use crate::value::Reduction;
 /// need that many elements behind the pointer, at any alignment.
 pub trait Simd: Copy + 'static {
     type T: Element;
+    /// Which lanes: the first ones.
+    type Mask: Copy;
 
     unsafe fn load(from: *const Self::T) -> Self;
     unsafe fn store(self, to: *mut Self::T);
@@ -33,6 +35,14 @@ pub trait Simd: Copy + 'static {
     unsafe fn abs(self) -> Self;
     /// `x` where `a < b`, else `y`.
     unsafe fn select_less(a: Self, b: Self, x: Self, y: Self) -> Self;
+    /// The first `n` lanes.
+    unsafe fn mask(n: usize) -> Self::Mask;
+    /// Reads the lanes of the mask and nothing else; zeros are in the others.
+    unsafe fn load_lanes(from: *const Self::T, mask: Self::Mask) -> Self;
+    /// Writes the lanes of the mask and nothing else.
+    unsafe fn store_lanes(self, to: *mut Self::T, mask: Self::Mask);
+    /// The lanes of the mask, and those of `other` elsewhere.
+    unsafe fn or(self, mask: Self::Mask, other: Self) -> Self;
     /// Combines the lanes: each with the one half the lanes further on, until one is left.
     unsafe fn fold(self, kind: Reduction) -> Self::T;
 
@@ -46,6 +56,58 @@ pub trait Simd: Copy + 'static {
         lanes[n..].fill(rest);
         // SAFETY: as above.
         unsafe { Self::load(lanes.as_ptr()) }
+    }
+}
+
+/// [`Simd::load_lanes`] where no instruction does it.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+unsafe fn load_some<V: Simd<Mask = usize>>(from: *const V::T, n: usize) -> V {
+    // SAFETY: the caller's contract; `n` lanes of a vector are there.
+    unsafe {
+        if n == V::T::LANES {
+            return V::load(from);
+        }
+        let mut lanes = V::T::padded();
+        from.copy_to_nonoverlapping(lanes.as_mut().as_mut_ptr(), n);
+        V::load(lanes.as_mut().as_ptr())
+    }
+}
+
+/// [`Simd::store_lanes`] where no instruction does it.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+unsafe fn store_some<V: Simd<Mask = usize>>(v: V, to: *mut V::T, n: usize) {
+    // SAFETY: the caller's contract; `n` lanes of a vector are there.
+    unsafe {
+        if n == V::T::LANES {
+            return v.store(to);
+        }
+        let mut lanes = V::T::padded();
+        v.store(lanes.as_mut().as_mut_ptr());
+        lanes.as_mut().as_ptr().copy_to_nonoverlapping(to, n);
+    }
+}
+
+/// [`Simd::or`] where no instruction does it.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+unsafe fn or_some<V: Simd<Mask = usize>>(v: V, n: usize, other: V) -> V {
+    // SAFETY: the caller's contract; the array has as many elements as the vector.
+    unsafe {
+        if n == V::T::LANES {
+            return v;
+        }
+        let mut lanes = V::T::padded();
+        other.store(lanes.as_mut().as_mut_ptr());
+        store_some(v, lanes.as_mut().as_mut_ptr(), n);
+        V::load(lanes.as_mut().as_ptr())
     }
 }
 
@@ -65,6 +127,30 @@ impl<T: Element, const N: usize> Portable<T, N> {
 #[cfg(any(miri, not(target_arch = "x86_64")))]
 impl<T: Element, const N: usize> Simd for Portable<T, N> {
     type T = T;
+    type Mask = usize;
+
+    #[inline(always)]
+    unsafe fn mask(n: usize) -> usize {
+        n
+    }
+
+    #[inline(always)]
+    unsafe fn load_lanes(from: *const T, n: usize) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe { load_some(from, n) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_lanes(self, to: *mut T, n: usize) {
+        // SAFETY: the trait's contract.
+        unsafe { store_some(self, to, n) }
+    }
+
+    #[inline(always)]
+    unsafe fn or(self, n: usize, other: Self) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe { or_some(self, n, other) }
+    }
 
     #[inline(always)]
     unsafe fn load(from: *const T) -> Self {
@@ -153,7 +239,7 @@ impl<T: Element, const N: usize> Simd for Portable<T, N> {
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 pub(super) mod x86 {
-    use super::Simd;
+    use super::{Simd, load_some, or_some, store_some};
     use crate::value::Reduction;
     use std::arch::x86_64::*;
 
@@ -162,7 +248,8 @@ pub(super) mod x86 {
         (
             $(#[$doc:meta])* $name:ident = [$register:ty; $count:literal] ($($i:literal)*) of $width:literal $t:ty,
             $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident $div:ident
-            $min:ident $max:ident $sqrt:ident $xor:ident $andnot:ident, $select:ident $fold:ident
+            $min:ident $max:ident $sqrt:ident $xor:ident $andnot:ident, $select:ident $fold:ident,
+            $mask:ident $to_mask:ident $load_lanes:ident $store_lanes:ident $or:ident
         ) => {
             $(#[$doc])*
             #[derive(Clone, Copy, Debug)]
@@ -176,7 +263,24 @@ pub(super) mod x86 {
             )]
             impl Simd for $name {
                 type T = $t;
+                type Mask = $mask;
 
+                #[inline(always)]
+                unsafe fn mask(n: usize) -> $mask {
+                    $to_mask(n)
+                }
+                #[inline(always)]
+                unsafe fn load_lanes(from: *const $t, mask: $mask) -> Self {
+                    unsafe { $load_lanes(from, mask) }
+                }
+                #[inline(always)]
+                unsafe fn store_lanes(self, to: *mut $t, mask: $mask) {
+                    unsafe { $store_lanes(self, to, mask) }
+                }
+                #[inline(always)]
+                unsafe fn or(self, mask: $mask, other: Self) -> Self {
+                    unsafe { $or(self, mask, other) }
+                }
                 #[inline(always)]
                 unsafe fn load(from: *const $t) -> Self {
                     Self(unsafe { [$($load(from.wrapping_add($width * $i))),*] })
@@ -317,6 +421,155 @@ pub(super) mod x86 {
         unsafe { fold_ps256([_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)], kind) }
     }
 
+    #[inline(always)]
+    fn count(n: usize) -> usize {
+        n
+    }
+
+    #[inline(always)]
+    fn first_lanes(n: usize) -> __mmask16 {
+        #[allow(clippy::cast_possible_truncation, reason = "at most 16")]
+        let n = n as u32;
+        !(u16::MAX.checked_shl(n).unwrap_or(0))
+    }
+
+    #[inline(always)]
+    unsafe fn load_ps512(from: *const f32, mask: __mmask16) -> Avx512F32 {
+        // SAFETY: the caller vouches for AVX-512 and the memory.
+        unsafe { Avx512F32([_mm512_maskz_loadu_ps(mask, from)]) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_ps512(v: Avx512F32, to: *mut f32, mask: __mmask16) {
+        // SAFETY: the caller vouches for AVX-512 and the memory.
+        unsafe { _mm512_mask_storeu_ps(to, mask, v.0[0]) }
+    }
+
+    #[inline(always)]
+    unsafe fn or_ps512(v: Avx512F32, mask: __mmask16, other: Avx512F32) -> Avx512F32 {
+        // SAFETY: the caller vouches for AVX-512.
+        unsafe { Avx512F32([_mm512_mask_blend_ps(mask, other.0[0], v.0[0])]) }
+    }
+
+    /// The lanes below `n` of a register whose first one is `first`.
+    #[inline(always)]
+    unsafe fn lanes_ps256(n: usize, first: usize) -> __m256i {
+        // SAFETY: the caller vouches for AVX2.
+        unsafe {
+            let n = _mm256_set1_epi32(n as i32 - first as i32);
+            _mm256_cmpgt_epi32(n, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn lanes_pd256(n: usize, first: usize) -> __m256i {
+        // SAFETY: the caller vouches for AVX2.
+        unsafe {
+            let n = _mm256_set1_epi64x(n as i64 - first as i64);
+            _mm256_cmpgt_epi64(n, _mm256_setr_epi64x(0, 1, 2, 3))
+        }
+    }
+
+    /// Less than both registers, in pieces: a masked store takes some twelve cycles.
+    #[inline(always)]
+    unsafe fn store_some_ps256([first, second]: [__m256; 2], to: *mut f32, n: usize) {
+        // SAFETY: the caller vouches for AVX2 and the memory.
+        unsafe {
+            let (mut rest, mut to) = (first, to);
+            if n & 8 != 0 {
+                _mm256_storeu_ps(to, first);
+                (rest, to) = (second, to.wrapping_add(8));
+            }
+            let mut four = _mm256_castps256_ps128(rest);
+            if n & 4 != 0 {
+                _mm_storeu_ps(to, four);
+                (four, to) = (_mm256_extractf128_ps::<1>(rest), to.wrapping_add(4));
+            }
+            if n & 2 != 0 {
+                _mm_storel_epi64(to.cast(), _mm_castps_si128(four));
+                (four, to) = (_mm_movehl_ps(four, four), to.wrapping_add(2));
+            }
+            if n & 1 != 0 {
+                _mm_store_ss(to, four);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_some_pd256([first, second]: [__m256d; 2], to: *mut f64, n: usize) {
+        // SAFETY: the caller vouches for AVX2 and the memory.
+        unsafe {
+            let (mut rest, mut to) = (first, to);
+            if n & 4 != 0 {
+                _mm256_storeu_pd(to, first);
+                (rest, to) = (second, to.wrapping_add(4));
+            }
+            let mut two = _mm256_castpd256_pd128(rest);
+            if n & 2 != 0 {
+                _mm_storeu_pd(to, two);
+                (two, to) = (_mm256_extractf128_pd::<1>(rest), to.wrapping_add(2));
+            }
+            if n & 1 != 0 {
+                _mm_store_sd(to, two);
+            }
+        }
+    }
+
+    /// The lanes of AVX2. Whole vectors are most: they go by the instructions for those.
+    macro_rules! lanes256 {
+        (
+            $name:ident of $width:literal $t:ty, $lanes:ident $load:ident $store:ident $or:ident,
+            $mask_load:ident $store_some:ident $blend:ident $cast:ident
+        ) => {
+            #[inline(always)]
+            unsafe fn $load(from: *const $t, n: usize) -> $name {
+                // SAFETY: the caller vouches for AVX2 and the memory.
+                unsafe {
+                    if n == 2 * $width {
+                        return $name::load(from);
+                    }
+                    $name([
+                        $mask_load(from, $lanes(n, 0)),
+                        $mask_load(from.wrapping_add($width), $lanes(n, $width)),
+                    ])
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn $store(v: $name, to: *mut $t, n: usize) {
+                // SAFETY: the caller vouches for AVX2 and the memory.
+                unsafe {
+                    if n == 2 * $width {
+                        return v.store(to);
+                    }
+                    $store_some(v.0, to, n);
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn $or(v: $name, n: usize, other: $name) -> $name {
+                // SAFETY: the caller vouches for AVX2.
+                unsafe {
+                    if n == 2 * $width {
+                        return v;
+                    }
+                    $name([
+                        $blend(other.0[0], v.0[0], $cast($lanes(n, 0))),
+                        $blend(other.0[1], v.0[1], $cast($lanes(n, $width))),
+                    ])
+                }
+            }
+        };
+    }
+    lanes256!(
+        Avx2F32 of 8 f32, lanes_ps256 load_ps256 store_ps256 or_ps256,
+        _mm256_maskload_ps store_some_ps256 _mm256_blendv_ps _mm256_castsi256_ps
+    );
+    lanes256!(
+        Avx2F64 of 4 f64, lanes_pd256 load_pd256 store_pd256 or_pd256,
+        _mm256_maskload_pd store_some_pd256 _mm256_blendv_pd _mm256_castsi256_pd
+    );
+
     // SSE2 has no blend: the mask picks the bits.
     #[inline(always)]
     unsafe fn select_ps(a: __m128, b: __m128, x: __m128, y: __m128) -> __m128 {
@@ -358,33 +611,38 @@ pub(super) mod x86 {
         /// 16 × `f32` in four SSE2 registers.
         Sse2F32 = [__m128; 4] (0 1 2 3) of 4 f32,
         _mm_loadu_ps _mm_storeu_ps _mm_set1_ps _mm_add_ps _mm_sub_ps _mm_mul_ps _mm_div_ps
-        _mm_min_ps _mm_max_ps _mm_sqrt_ps _mm_xor_ps _mm_andnot_ps, select_ps fold_ps128
+        _mm_min_ps _mm_max_ps _mm_sqrt_ps _mm_xor_ps _mm_andnot_ps, select_ps fold_ps128,
+        usize count load_some store_some or_some
     );
     vector!(
         /// 8 × `f64` in four SSE2 registers.
         Sse2F64 = [__m128d; 4] (0 1 2 3) of 2 f64,
         _mm_loadu_pd _mm_storeu_pd _mm_set1_pd _mm_add_pd _mm_sub_pd _mm_mul_pd _mm_div_pd
-        _mm_min_pd _mm_max_pd _mm_sqrt_pd _mm_xor_pd _mm_andnot_pd, select_pd fold_pd128
+        _mm_min_pd _mm_max_pd _mm_sqrt_pd _mm_xor_pd _mm_andnot_pd, select_pd fold_pd128,
+        usize count load_some store_some or_some
     );
     vector!(
         /// 16 × `f32` in two AVX registers.
         Avx2F32 = [__m256; 2] (0 1) of 8 f32,
         _mm256_loadu_ps _mm256_storeu_ps _mm256_set1_ps _mm256_add_ps _mm256_sub_ps _mm256_mul_ps
         _mm256_div_ps _mm256_min_ps _mm256_max_ps _mm256_sqrt_ps _mm256_xor_ps _mm256_andnot_ps,
-        select_ps256 fold_ps256
+        select_ps256 fold_ps256,
+        usize count load_ps256 store_ps256 or_ps256
     );
     vector!(
         /// 8 × `f64` in two AVX registers.
         Avx2F64 = [__m256d; 2] (0 1) of 4 f64,
         _mm256_loadu_pd _mm256_storeu_pd _mm256_set1_pd _mm256_add_pd _mm256_sub_pd _mm256_mul_pd
         _mm256_div_pd _mm256_min_pd _mm256_max_pd _mm256_sqrt_pd _mm256_xor_pd _mm256_andnot_pd,
-        select_pd256 fold_pd256
+        select_pd256 fold_pd256,
+        usize count load_pd256 store_pd256 or_pd256
     );
     vector!(
         /// 16 × `f32` in one AVX-512 register.
         Avx512F32 = [__m512; 1] (0) of 16 f32,
         _mm512_loadu_ps _mm512_storeu_ps _mm512_set1_ps _mm512_add_ps _mm512_sub_ps _mm512_mul_ps
         _mm512_div_ps _mm512_min_ps _mm512_max_ps _mm512_sqrt_ps _mm512_xor_ps _mm512_andnot_ps,
-        select_ps512 fold_ps512
+        select_ps512 fold_ps512,
+        __mmask16 first_lanes load_ps512 store_ps512 or_ps512
     );
 }

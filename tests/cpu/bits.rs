@@ -4,6 +4,7 @@ use gradstep::{Cpu, Isa};
 
 use crate::common::run::{Number, Problem, bits, narrow};
 use crate::common::table::*;
+use crate::common::tolerance::{STATE, STEP};
 
 /// Every instruction set of this processor, and every number of threads on the best one.
 fn ways() -> Vec<Cpu> {
@@ -79,4 +80,98 @@ fn threads_and_instructions_do_not_change_a_bit_of_f32() {
 fn threads_and_instructions_do_not_change_a_bit_of_f64() {
     let test = "threads_and_instructions_do_not_change_a_bit_of_f64";
     same_bits::<f64>(&all_shapes(), 2, test);
+}
+
+/// Matrices of few columns or few rows: vectors that are not full, and every number of rows that loops do
+/// not take together.
+fn thin_shapes() -> Vec<[usize; 2]> {
+    let mut shapes = Vec::new();
+    for (i, cols) in (2..131).enumerate() {
+        shapes.push([1 + i % 9, cols]);
+        shapes.push([64 + i * 7 % 11, cols]);
+    }
+    // Several blocks of rows, and several segments.
+    for cols in [2, 3, 7, 8, 9, 15, 17, 31, 127] {
+        shapes.push([1000 + cols, cols]);
+    }
+    shapes.extend([[270_001, 2], [70_003, 9], [20_001, 33], [3, 9001], [5, 300_003]]);
+    shapes
+}
+
+/// What is not a number has no sign and no payload that anybody promised.
+fn same_number<T: Number>(x: T) -> u64 {
+    let x = x.wide();
+    if x.is_nan() { f64::NAN.to_bits() } else { x.to_bits() }
+}
+
+/// Steps over memory with others' around it: the same bits everywhere, within what the oracle says, and
+/// nothing else is written.
+fn thin_matrices<T: Number>(test: &'static str) {
+    const AROUND: usize = 40;
+    let ways = ways();
+    for (i, [rows, cols]) in thin_shapes().into_iter().enumerate() {
+        let large = rows * cols > 100_000;
+        for (k, case) in optimizers().into_iter().enumerate() {
+            let factored = ["adafactor", "came", "sm3"].iter().any(|f| case.name.starts_with(f));
+            if !factored || (large && k % 3 != 0) {
+                continue;
+            }
+            let problem = Problem {
+                seed: seed_of(case.name) + i as u64,
+                name: case.name.to_string(),
+                optimizer: case.optimizer.clone(),
+                tensor: Tensor { shape: vec![rows, cols], layout: gradstep::Layout::Auto },
+                values: Values::Normal,
+                steps: 2,
+                test,
+            };
+            if !large {
+                problem.check::<T>(&ways[0], STEP, STATE);
+            }
+            let mut first = None;
+            for cpu in &ways {
+                let mut memory = vec![T::of(7.0); rows * cols + 2 * AROUND];
+                let inside = AROUND..AROUND + rows * cols;
+                memory[inside.clone()].copy_from_slice(&narrow::<T>(&problem.start()));
+                let mut opt = problem.prepare::<T>(cpu);
+                let mut all = Vec::new();
+                for t in 1..=3 {
+                    let mut g: Vec<T> = narrow(&problem.gradient(t));
+                    if t == 3 {
+                        let at = g.len() / 2;
+                        g[at] = T::of(f64::NAN);
+                    }
+                    opt.step(&mut memory[inside.clone()], &g).expect("a valid step");
+                    all.extend(memory.iter().map(|&x| same_number(x)));
+                    for (slot, _) in opt.slots().collect::<Vec<_>>() {
+                        let slot = opt.slot(slot).expect("a slot");
+                        all.extend(slot.into_iter().map(same_number));
+                    }
+                }
+                let around = memory[..AROUND].iter().chain(&memory[inside.end..]);
+                assert!(
+                    around.copied().all(|x| x == T::of(7.0)),
+                    "{} on {rows}x{cols}: {cpu:?} writes beside the parameter",
+                    case.name
+                );
+                let first = first.get_or_insert_with(|| all.clone());
+                let different = first.iter().zip(&all).position(|(a, b)| a != b);
+                assert_eq!(
+                    different, None,
+                    "{} on {rows}x{cols}: {cpu:?} differs from {:?} at this element",
+                    case.name, ways[0]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn thin_matrices_of_f32_are_the_same_everywhere() {
+    thin_matrices::<f32>("thin_matrices_of_f32_are_the_same_everywhere");
+}
+
+#[test]
+fn thin_matrices_of_f64_are_the_same_everywhere() {
+    thin_matrices::<f64>("thin_matrices_of_f64_are_the_same_everywhere");
 }
