@@ -744,7 +744,7 @@ unsafe fn body<D: Definition, W: Rows, const LEVEL: u8, const KIND: u8>(
     loop {
         // SAFETY: the kernel's contract.
         unsafe {
-            if is_matrix(KIND) && !(W::NARROW && span.narrow) {
+            if !(is_matrix(KIND) && W::NARROW && span.narrow) {
                 for i in 0..uniform.reads.len() {
                     let (call, rows) = uniform.reads[i];
                     W::take_rows(uniform, call, rows.wrapping_add(group.wrapping_mul(W::ROWS)));

@@ -1070,8 +1070,9 @@ impl<T: Element> Job<'_, T> {
         while left > 0 {
             let len = left.min(TILE.max(T::LANES));
             let len = match self.program.dims.kind {
-                Kind::Vector if len >= T::LANES => len / T::LANES * T::LANES,
-                _ => len,
+                Kind::Matrix => len,
+                _ if len < T::LANES => len,
+                _ => len / T::LANES * T::LANES,
             };
             let piece = Piece { at, col, len, rows: n, narrow: false };
             // SAFETY: the elements lie within the rows.
