@@ -92,10 +92,12 @@ fn random_definitions_equal_the_oracle() {
     let counts = counts.into_inner();
     let valid = cases - counts[0];
     eprintln!("{counts:?}");
-    // Of a few, there may be none of a kind.
+    // Of a few, there may be none of a kind; those of five levels are one in three hundred.
     if cases >= 400 {
+        let usual = std::env::var_os("GRADSTEP_SEED").is_none();
+        let most = if usual || cases >= 4000 { 5 } else { 4 };
         assert!(valid >= cases / 2, "only {valid} of {cases} byte strings were definitions");
-        for (n, count) in counts.iter().enumerate().take(6).skip(1) {
+        for (n, count) in counts.iter().enumerate().take(most + 1).skip(1) {
             assert!(*count > 1, "only {count} definitions of {n} levels");
         }
     }
