@@ -32,12 +32,14 @@
 //! |---|---|
 //! | `format`, `version` | `"gradstep plan"`, 1 |
 //! | `modules` | WGSL: `name`, `code`, and `bindings` of group 0 for every entry point, each with `binding` and `type` (`uniform`, `storage`, `read-only-storage`). Make the bind group layout of them: no entry point uses all |
-//! | `buffers` | what to allocate. `role`: `constants`, `window`, `table`, `state`, `unused` are yours; `param` and `grad` are those of `tensor`, which exist already. `bytes`, `usage` (WebGPU's names), and `init`: nothing (zeros), `{"u32": [..]}`, `{"f32": x}` (everywhere), or `{"runs": [[first, count, x], ..]}` of floats among zeros |
+//! | `buffers` | what to allocate. `role`: `constants`, `window`, `table`, `state`, `sum`, `spare`, `unused` are yours; `param` and `grad` are those of `tensor`, which exist already. `bytes`, `usage` (WebGPU's names), and `init`: nothing (zeros), `{"u32": [..]}`, `{"f32": x}` (everywhere), or `{"runs": [[first, count, x], ..]}` of floats among zeros |
 //! | `binds` | bind groups: `module`, and `entries` with `binding`, `buffer`, `offset`, `size` in bytes. Where gradients are measured, one holds those of several tensors |
 //! | `step` | what one step does, in order. `{"dispatch": {"module", "entry", "bind", "groups": [x, y]}}`, or `{"copy": {"from", "from_offset", "to", "to_offset", "size"}}` |
 //! | `constants` | how the constants of a step are computed, see below |
 //! | `tensors` | `name`, `shape`, `group`; where it is not frozen also `param` and `grad` (buffers) and `slots`: `name`, `shape`, `initial`, and `places`, each the `elements` `[from, to)` of the slot in a `buffer` at an `offset` |
 //! | `guard` | where gradients are clipped by norm or tested: `buffer` and `offset` of each of its numbers. `go` is 0 after a step that was skipped |
+//! | `accumulate` | with [`Setup::accumulate`]: `micro`, what one micro-batch does, a list like `step`; and `kind`, `mean` or `sum`. A step then takes the sums, not the gradients |
+//! | `average` | with [`Setup::average`]: `follow`, what comes after `step`, with the same constants, from the step numbered `from` on; and `swap`, which exchanges parameters and averages. Averages are among the `slots` of each tensor |
 //!
 //! # Constants
 //!
@@ -58,6 +60,10 @@
 //! | `select` | `args[2]` where `args[0] < args[1]`, else `args[3]` |
 //!
 //! Numbers that JSON does not have are the strings `inf`, `-inf` and `nan`. A skipped step counts.
+//!
+//! With `accumulate` they are written before each micro-batch, too: `first` is 1 in the first one of a
+//! step, else 0. Where `kind` is `mean`, those of a step after n of them have n for `micro`, n times
+//! `grad_min` and `grad_max`, and `grad_scale` divided by n. `swap` needs those of any step.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -68,16 +74,19 @@ use serde_json::{Value as Json, json};
 use crate::blueprint::{
     self, AsOne, Bind, Call, Class, Classes, Found, Image, Placed, Stretch, bound,
 };
+use crate::cpu::many::{AVERAGED, no_average, not_begun};
 use crate::cut::{Layouts, Piece};
 use crate::definition::Optimizer;
 use crate::error::{Error, Result};
-use crate::gradients::{Controls, DECISION, Gradients};
+use crate::gradients::{
+    Accumulation, Average, Between, Controls, DECISION, FOLLOWED, First, Gradients,
+};
 use crate::layout::{Dims, Layout};
 use crate::plan::Plan;
 use crate::setup::{Groups, Missing, Setup};
 use crate::snapshot::{Snapshot, Values};
 use crate::trace::{Kind, Op, Watch};
-use crate::value::{Binary, GRAD_NEUTRAL, Unary};
+use crate::value::{Binary, GRAD_NEUTRAL, Shape, Unary};
 use crate::wgsl::{self, Given, Program};
 
 /// The version of the format.
@@ -120,6 +129,8 @@ pub struct Export {
     tensors: Vec<Placed>,
     members: Vec<Option<Member>>,
     guard: Option<Guard>,
+    sums: Option<Sums>,
+    average: Option<Averages>,
     device: Device,
     constants: Vec<f32>,
     t: u64,
@@ -132,6 +143,39 @@ struct Member {
     grad: usize,
     /// None without elements.
     state: Option<State>,
+    /// None without averages or elements.
+    followed: Option<Followed>,
+}
+
+/// The average of a parameter: its buffer, and where the number of steps in it lies.
+#[derive(Debug)]
+struct Followed {
+    buffer: usize,
+    state: State,
+}
+
+/// Sums of gradients of micro-batches.
+#[derive(Debug)]
+struct Sums {
+    kind: Accumulation,
+    classes: Classes<()>,
+    micro: Vec<Command>,
+    /// How many gradients are in them.
+    count: u32,
+}
+
+/// Averages of the parameters.
+#[derive(Debug)]
+struct Averages {
+    kind: Average,
+    classes: Classes<()>,
+    /// The same, to begin averages that no step has begun.
+    fill: Classes<()>,
+    follow: Vec<Command>,
+    swap: Vec<Command>,
+    /// Whether a step that counts was begun. The device may have skipped it.
+    begun: bool,
+    swapped: bool,
 }
 
 /// Where the state of a group of tensors lies.
@@ -141,6 +185,13 @@ struct State {
     small: usize,
     /// Of each chunk, the buffers of full-size slots.
     slots: Vec<Vec<usize>>,
+}
+
+/// A tensor as something steps it.
+#[derive(Debug)]
+struct Made {
+    state: State,
+    commands: Vec<Command>,
 }
 
 #[derive(Debug)]
@@ -158,6 +209,8 @@ struct Device {
     buffers: Vec<Buffer>,
     binds: Vec<(usize, Vec<Entry>)>,
     step: Vec<Command>,
+    /// Whether parameters are swapped with averages.
+    swapped: bool,
 }
 
 #[derive(Debug)]
@@ -181,6 +234,8 @@ enum Role {
     Window,
     Table,
     State,
+    Sum,
+    Spare,
     Unused,
     /// Of a tensor.
     Param(usize),
@@ -195,7 +250,7 @@ enum Init {
     Runs(Vec<f32>),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Entry {
     binding: u32,
     buffer: usize,
@@ -203,10 +258,16 @@ struct Entry {
     size: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Command {
     Dispatch { module: usize, pipeline: usize, bind: usize, groups: (u32, u32) },
     Copy { from: usize, from_offset: u64, to: usize, to_offset: u64, size: u64 },
+}
+
+impl Command {
+    const fn copy(from: usize, to: usize, size: u64) -> Self {
+        Self::Copy { from, from_offset: 0, to, to_offset: 0, size }
+    }
 }
 
 /// The buffer of the constants.
@@ -228,8 +289,8 @@ impl Setup {
     /// gradient in a buffer of its own.
     ///
     /// # Errors
-    /// [`Error::Setup`] for what does not fit together, for averages, sums of gradients and
-    /// statistics, which a plan does not have, and for tensors that may be left out of a step;
+    /// [`Error::Setup`] for what does not fit together, for statistics, which a plan does not have, and
+    /// for tensors that may be left out of a step;
     /// [`Error::GpuLimit`], [`Error::TooLarge`] or [`Error::Definition`].
     pub fn export(&self, limits: Limits) -> Result<Export> {
         Export::new(self, limits)
@@ -239,8 +300,6 @@ impl Setup {
 impl Export {
     fn new(setup: &Setup, limits: Limits) -> Result<Self> {
         for (there, what) in [
-            (setup.average.is_some(), "averages"),
-            (setup.accumulation.is_some(), "sums of gradients"),
             (setup.watch, "statistics"),
             (setup.missing == Missing::Skip, "steps without some of the tensors"),
         ] {
@@ -296,7 +355,35 @@ impl Export {
             device.class(&mut of_guard, &controls, shape, layout, given, capacity)?;
             guard = Some((controls, of_guard, all));
         }
-        let all = classes.iter_mut().chain(guard.as_mut().map(|g| &mut g.1));
+        // No constant of these depends on the length of a vector.
+        let mut flat = |optimizer: &dyn Optimizer| {
+            let mut classes = Classes::new(optimizer.recipe(), Watch::Nothing);
+            device.class(&mut classes, optimizer, &[1], Layout::Vector, Given::Apart, capacity)?;
+            Ok::<_, Error>(classes)
+        };
+        let mut sums = match setup.accumulation {
+            Some(kind) => {
+                let (classes, micro) = (flat(&First(true))?, Vec::new());
+                Some(Sums { kind, classes, micro, count: 0 })
+            }
+            None => None,
+        };
+        let mut average = match setup.average {
+            Some(kind) => Some(Averages {
+                kind,
+                classes: flat(&kind)?,
+                fill: flat(&Between(kind))?,
+                follow: Vec::new(),
+                swap: Vec::new(),
+                begun: false,
+                swapped: false,
+            }),
+            None => None,
+        };
+        device.swapped = average.is_some();
+        let more = sums.iter_mut().map(|s| &mut s.classes);
+        let more = more.chain(average.iter_mut().flat_map(|a| [&mut a.classes, &mut a.fill]));
+        let all = classes.iter_mut().chain(guard.as_mut().map(|g| &mut g.1)).chain(more);
         let words = blueprint::place_constants(all);
         device.buffers[CONSTANTS].bytes = words as u64 * 4;
 
@@ -307,7 +394,10 @@ impl Export {
             given.push(t.class.map(|_| {
                 let mut make =
                     |what, role| device.buffer(format!("{what} {name}"), role, bytes, Init::Zeros);
-                (make("param", Role::Param(i)), make("grad", Role::Grad(i)))
+                let (param, grad) = (make("param", Role::Param(i)), make("grad", Role::Grad(i)));
+                let sum = sums.is_some().then(|| make("sum", Role::Sum));
+                // What a step takes comes before what is given.
+                (param, sum.unwrap_or(grad), grad)
             }));
         }
 
@@ -319,7 +409,8 @@ impl Export {
                 let go = graph.slots.iter().position(|s| s.name == DECISION[0]).unwrap_or(0);
                 let places = &of_guard[0].program.places;
                 let from_offset = blueprint::small_slot(places, &state.layouts, 0, go) as u64 * 4;
-                for (to_offset, size) in classes.iter().flat_map(Classes::decided) {
+                let followers = classes.iter().chain(average.iter().map(|a| &a.classes));
+                for (to_offset, size) in followers.flat_map(Classes::decided) {
                     let (from, to) = (state.small, CONSTANTS);
                     device.step.push(Command::Copy { from, from_offset, to, to_offset, size });
                 }
@@ -329,60 +420,223 @@ impl Export {
         };
 
         let mut members = Vec::new();
+        let mut spare = None;
         for (i, (t, given)) in tensors.iter().zip(given).enumerate() {
-            let (Some((unit, class)), Some((param, grad))) = (t.class, given) else {
+            let (Some((unit, class)), Some((param, used, grad))) = (t.class, given) else {
                 members.push(None);
                 continue;
             };
-            let state = match t.dims.is_empty() {
-                true => None,
-                false => {
-                    let name = &groups.tensors[i].info.name;
-                    let of = &classes[unit];
-                    Some(device.member(name, of, class, t.dims, capacity, (param, grad))?)
+            let mut member = Member { param, grad, state: None, followed: None };
+            if !t.dims.is_empty() {
+                let name = &groups.tensors[i].info.name;
+                let of = &classes[unit];
+                let step = device.member(name, of, class, t.dims, capacity, (param, used))?;
+                device.step.extend(step.commands);
+                member.state = Some(step.state);
+                let (flat, _) = Layout::Vector.resolve(First(true).recipe(), &[t.dims.len()])?;
+                if let Some(sums) = &mut sums {
+                    let of = &sums.classes;
+                    let made = device.member(name, of, 0, flat, capacity, (used, grad))?;
+                    sums.micro.extend(made.commands);
                 }
-            };
-            members.push(Some(Member { param, grad, state }));
+                if let Some(average) = &mut average {
+                    let bytes = device.buffers[param].bytes;
+                    let label = format!("average {name}");
+                    let buffer = device.buffer(label, Role::State, bytes, Init::Zeros);
+                    let of = &average.classes;
+                    let made = device.member(name, of, 0, flat, capacity, (buffer, param))?;
+                    average.swap.extend(device.again(&made.commands, average.fill.offset(0)));
+                    let spare = *spare.get_or_insert_with(|| {
+                        device.buffer("spare".into(), Role::Spare, 0, Init::Zeros)
+                    });
+                    device.buffers[spare].bytes = device.buffers[spare].bytes.max(bytes);
+                    for (from, to) in [(param, spare), (buffer, param), (spare, buffer)] {
+                        average.swap.push(Command::copy(from, to, bytes));
+                    }
+                    average.follow.extend(made.commands);
+                    member.followed = Some(Followed { buffer, state: made.state });
+                }
+            }
+            members.push(Some(member));
         }
         groups.schedule(0)?;
         let constants = vec![0.0; words];
-        Ok(Self { groups, gradients, classes, tensors, members, guard, device, constants, t: 0 })
+        Ok(Self {
+            groups,
+            gradients,
+            classes,
+            tensors,
+            members,
+            guard,
+            sums,
+            average,
+            device,
+            constants,
+            t: 0,
+        })
     }
 
     /// The plan, as told [above](self).
     #[must_use]
     pub fn json(&self) -> Json {
+        let mut json = self.json_without_constants();
+        json["constants"] = self.constants_json().into();
+        json
+    }
+
+    /// The plan without `constants`, for those who take them from [`begin_step`](Self::begin_step).
+    #[must_use]
+    pub fn json_without_constants(&self) -> Json {
         json!({
             "format": "gradstep plan",
             "version": VERSION,
             "modules": self.device.modules.iter().map(Module::json).collect::<Vec<_>>(),
-            "buffers": self.device.buffers.iter().map(Buffer::json).collect::<Vec<_>>(),
+            "buffers": self.device.buffers.iter().map(|b| b.json(self.device.swapped)).collect::<Vec<_>>(),
             "binds": self.device.binds.iter().map(bind_json).collect::<Vec<_>>(),
-            "step": self.device.step.iter().map(|c| self.device.command(c)).collect::<Vec<_>>(),
-            "constants": self.constants_json(),
+            "step": self.device.commands(&self.device.step),
             "tensors": (0..self.tensors.len()).map(|i| self.tensor_json(i)).collect::<Vec<_>>(),
             "guard": self.guard_json(),
+            "accumulate": self.sums.as_ref().map(|sums| json!({
+                "kind": match sums.kind {
+                    Accumulation::Mean => "mean",
+                    Accumulation::Sum => "sum",
+                },
+                "micro": self.device.commands(&sums.micro),
+            })),
+            "average": self.average.as_ref().map(|average| json!({
+                "from": average.kind.first(),
+                "follow": self.device.commands(&average.follow),
+                "swap": self.device.commands(&average.swap),
+            })),
         })
     }
 
     /// The constants of the next step, which is counted from now on: the words of buffer 0.
     ///
     /// # Errors
-    /// [`Error::In`] for a hyper-parameter out of its range, [`Error::Structure`]; nothing is counted
-    /// then.
+    /// [`Error::In`] for a hyper-parameter out of its range, [`Error::Structure`]; [`Error::Setup`] with
+    /// [`Setup::accumulate`], see [`begin_micro`](Self::begin_micro), and while averages are swapped
+    /// in. Nothing is counted then.
     pub fn begin_step(&mut self) -> Result<&[f32]> {
+        if self.sums.is_some() {
+            return Err(Error::Setup {
+                what: "this step".into(),
+                problem: "it follows micro-batches".into(),
+                remedy: "begin the last of them with `begin_micro`, and the step with it".into(),
+            });
+        }
+        self.step_constants(1.0)?;
+        Ok(&self.constants)
+    }
+
+    /// The constants of the next micro-batch, which is counted from now on: the words of buffer 0. With
+    /// the `last` one a step begins, whose constants they are, too: `accumulate.micro` of the plan is
+    /// done, and then `step`.
+    ///
+    /// # Errors
+    /// As for [`begin_step`](Self::begin_step); [`Error::Setup`] without [`Setup::accumulate`].
+    pub fn begin_micro(&mut self, last: bool) -> Result<&[f32]> {
+        self.check_swapped()?;
+        let Some(sums) = &self.sums else {
+            return Err(Error::Setup {
+                what: "accumulation".into(),
+                problem: "this setup keeps no sums".into(),
+                remedy: "ask for them with `Setup::accumulate`".into(),
+            });
+        };
+        let (before, count) = (sums.count, sums.count.saturating_add(1));
+        if last {
+            self.step_constants(sums.kind.divisor(count))?;
+        }
+        if let Some(sums) = &mut self.sums {
+            let first = First(before == 0);
+            sums.classes.constants(dynamic(&first), 1, GRAD_NEUTRAL, &mut self.constants);
+            sums.count = if last { 0 } else { count };
+        }
+        Ok(&self.constants)
+    }
+
+    fn step_constants(&mut self, micro: f64) -> Result<()> {
+        self.check_swapped()?;
         self.groups.schedule(self.t)?;
         let t = self.t.saturating_add(1);
         // The guard overwrites them on the device.
-        let grad = self.gradients.fixed(1.0);
+        let grad = self.gradients.fixed(micro);
         for (classes, unit) in self.classes.iter_mut().zip(&self.groups.units) {
-            classes.constants(&unit.optimizer, t, grad, &mut self.constants);
+            classes.constants(dynamic(&unit.optimizer), t, grad, &mut self.constants);
         }
         if let Some(guard) = &mut self.guard {
-            guard.classes.constants(&guard.controls, t, GRAD_NEUTRAL, &mut self.constants);
+            guard.controls.micro = micro;
+            let controls = dynamic(&guard.controls);
+            guard.classes.constants(controls, t, GRAD_NEUTRAL, &mut self.constants);
+        }
+        if let Some(average) = &mut self.average {
+            let kind = dynamic(&average.kind);
+            average.classes.constants(kind, t, GRAD_NEUTRAL, &mut self.constants);
+            average.begun |= average.kind.counts(t);
         }
         self.t = t;
+        Ok(())
+    }
+
+    /// Whether averages follow the step that was begun last: `average.follow` of the plan is done after
+    /// it.
+    #[must_use]
+    pub fn follows(&self) -> bool {
+        self.average.as_ref().is_some_and(|a| a.kind.counts(self.t))
+    }
+
+    /// The constants with which `average.swap` of the plan is done now. A second time it swaps back. No
+    /// step is taken in between. As long as the device has skipped every step, an average is the
+    /// parameter.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] without [`Setup::average`] or before the first step that counts.
+    pub fn begin_swap(&mut self) -> Result<&[f32]> {
+        let average = self.average.as_mut().ok_or_else(no_average)?;
+        if !average.begun {
+            return Err(not_begun());
+        }
+        let fill = Between(average.kind);
+        average.fill.constants(dynamic(&fill), 1, GRAD_NEUTRAL, &mut self.constants);
+        average.swapped = !average.swapped;
         Ok(&self.constants)
+    }
+
+    fn check_swapped(&self) -> Result<()> {
+        match &self.average {
+            Some(average) if average.swapped => Err(Error::Setup {
+                what: "the parameters".into(),
+                problem: "their averages are swapped in for them".into(),
+                remedy: "swap them back first".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_settled(&self) -> Result<()> {
+        self.check_swapped()?;
+        match self.pending() {
+            0 => Ok(()),
+            n => Err(Error::Setup {
+                what: "the sums of gradients".into(),
+                problem: format!("they hold {n} micro-batches that no step has used"),
+                remedy: "finish the step first".into(),
+            }),
+        }
+    }
+
+    /// Micro-batches since the last step.
+    #[must_use]
+    pub fn pending(&self) -> u32 {
+        self.sums.as_ref().map_or(0, |s| s.count)
+    }
+
+    /// Forgets the micro-batches since the last step: the next one is the first again.
+    pub fn discard_micro(&mut self) {
+        if let Some(sums) = &mut self.sums {
+            sums.count = 0;
+        }
     }
 
     /// The number of steps begun.
@@ -402,7 +656,7 @@ impl Export {
         &mut self.groups
     }
 
-    /// Bytes of the optimizer's state.
+    /// Bytes of the optimizer's state, averages and sums of gradients not counted.
     #[must_use]
     pub fn state_bytes(&self) -> usize {
         let bytes = |t: &Placed| {
@@ -421,23 +675,25 @@ impl Export {
 
     /// Everything that is needed to go on from here, parameters included. `read` gives elements of a
     /// buffer as they are on the device.
-    pub fn snapshot(&self, mut read: impl FnMut(usize, Range<usize>) -> Vec<f32>) -> Snapshot {
+    ///
+    /// # Errors
+    /// [`Error::Setup`] while averages are swapped in, or after micro-batches that no step has followed.
+    pub fn snapshot(
+        &self,
+        mut read: impl FnMut(usize, Range<usize>) -> Vec<f32>,
+    ) -> Result<Snapshot> {
+        self.check_settled()?;
         let mut snapshot = self.outline();
         for (i, state) in snapshot.tensors.iter_mut().enumerate() {
-            let (Some(member), Some((unit, class))) = (&self.members[i], self.tensors[i].class)
-            else {
-                continue;
-            };
+            let Some(member) = &self.members[i] else { continue };
             let len = self.tensors[i].dims.len();
             let param = if len == 0 { Vec::new() } else { read(member.param, 0..len) };
             state.param = Some(Values::F32(param));
             for slot in &mut state.slots {
                 let mut values = vec![0.0; slot.shape.iter().product()];
-                if let Some(of) = &member.state {
-                    for (buffer, at, to) in of.places(&self.classes[unit][class], 0, &slot.name) {
-                        let n = to.len();
-                        values[to].copy_from_slice(&read(buffer, at..at + n));
-                    }
+                for (buffer, at, to) in self.places(i, &slot.name) {
+                    let n = to.len();
+                    values[to].copy_from_slice(&read(buffer, at..at + n));
                 }
                 slot.values = Values::F32(values);
             }
@@ -449,7 +705,7 @@ impl Export {
                 }
             }
         }
-        snapshot
+        Ok(snapshot)
     }
 
     /// Goes back to a snapshot, taken here or on another backend or precision. `write` is called for
@@ -458,27 +714,27 @@ impl Export {
     /// [`Groups::apply_hypers`].
     ///
     /// # Errors
-    /// [`Error::Snapshot`] that lists all differences; nothing has changed then.
+    /// [`Error::Snapshot`] that lists all differences; nothing has changed then. [`Error::Setup`] as for
+    /// [`snapshot`](Self::snapshot).
     pub fn restore(
         &mut self,
         snapshot: &Snapshot,
         mut write: impl FnMut(usize, usize, &[f32]),
     ) -> Result<()> {
+        self.check_settled()?;
         snapshot.check(&self.outline())?;
+        let mut begun = false;
         for state in &snapshot.tensors {
             let Some(id) = self.groups.id(&state.name) else { continue };
             let i = id.index();
-            let (Some(member), Some((unit, class))) = (&self.members[i], self.tensors[i].class)
-            else {
-                continue;
-            };
+            let Some(member) = &self.members[i] else { continue };
             if let Some(param) = state.param.as_ref().filter(|p| !p.is_empty()) {
                 write(member.param, 0, &param.to::<f32>());
             }
-            let Some(of) = &member.state else { continue };
             for slot in &state.slots {
                 let values = slot.values.to::<f32>();
-                for (buffer, at, from) in of.places(&self.classes[unit][class], 0, &slot.name) {
+                begun |= slot.name == FOLLOWED && values.iter().any(|&n| n > 0.0);
+                for (buffer, at, from) in self.places(i, &slot.name) {
                     write(buffer, at, &values[from]);
                 }
             }
@@ -491,13 +747,36 @@ impl Export {
                 }
             }
         }
+        if let Some(average) = &mut self.average {
+            average.begun = begun;
+        }
         self.t = snapshot.step;
         Ok(())
     }
 
+    /// Where a slot of a tensor lies, as [`State::places`] has it; its average is one of them.
+    fn places(&self, tensor: usize, name: &str) -> Vec<(usize, usize, Range<usize>)> {
+        let (Some(member), Some((unit, class))) =
+            (&self.members[tensor], self.tensors[tensor].class)
+        else {
+            return Vec::new();
+        };
+        match (name, &self.average, &member.followed, &member.state) {
+            (AVERAGED, Some(_), Some(followed), _) => {
+                vec![(followed.buffer, 0, 0..self.tensors[tensor].dims.len())]
+            }
+            (FOLLOWED, Some(average), Some(followed), _) => {
+                followed.state.places(&average.classes[0], 0, FOLLOWED)
+            }
+            (.., Some(state)) => state.places(&self.classes[unit][class], 0, name),
+            (.., None) => Vec::new(),
+        }
+    }
+
     fn outline(&self) -> Snapshot {
-        let (classes, guarded) = (|u: usize| &self.classes[u], self.guard.is_some());
-        blueprint::outline(&self.groups, self.t, classes, &self.tensors, false, guarded)
+        let classes = |u: usize| &self.classes[u];
+        let (averaged, guarded) = (self.average.is_some(), self.guard.is_some());
+        blueprint::outline(&self.groups, self.t, classes, &self.tensors, averaged, guarded)
     }
 
     fn constants_json(&self) -> Vec<Json> {
@@ -515,6 +794,13 @@ impl Export {
         if let Some(guard) = &self.guard {
             list.push(class_constants(&guard.classes, 0, &guard.controls, GRAD_NEUTRAL));
         }
+        if let Some(sums) = &self.sums {
+            list.push(class_constants(&sums.classes, 0, &First(true), GRAD_NEUTRAL));
+        }
+        if let Some(Averages { kind, classes, fill, .. }) = &self.average {
+            list.push(class_constants(classes, 0, kind, GRAD_NEUTRAL));
+            list.push(class_constants(fill, 0, &Between(*kind), GRAD_NEUTRAL));
+        }
         list
     }
 
@@ -529,13 +815,15 @@ impl Export {
             return json;
         };
         let (dims, class) = (self.tensors[i].dims, &self.classes[unit][class]);
-        let slots = class.plan.graph.own_slots().iter().map(|s| {
-            let state = member.state.iter();
-            let places = state.flat_map(|of| of.places(class, 0, s.name)).map(place_json);
+        let slots = class.plan.graph.own_slots().iter().map(|s| (s.name, s.shape, s.init));
+        let more = [(AVERAGED, Shape::Full, 0.0), (FOLLOWED, Shape::Scalar, 0.0)];
+        let more = more.into_iter().filter(|_| self.average.is_some());
+        let slots = slots.chain(more).map(|(name, shape, initial)| {
+            let places = self.places(i, name).into_iter().map(place_json);
             json!({
-                "name": s.name,
-                "shape": crate::snapshot::slot_shape(s.shape, &assigned.info.shape, dims),
-                "initial": number(s.init),
+                "name": name,
+                "shape": crate::snapshot::slot_shape(shape, &assigned.info.shape, dims),
+                "initial": number(initial),
                 "places": places.collect::<Vec<_>>(),
             })
         });
@@ -588,7 +876,7 @@ impl Device {
     fn class(
         &mut self,
         classes: &mut Classes<()>,
-        optimizer: &impl Optimizer,
+        optimizer: &dyn Optimizer,
         shape: &[usize],
         layout: Layout,
         given: Given,
@@ -700,7 +988,7 @@ impl Device {
         dims: Dims,
         capacity: usize,
         (param, grad): (usize, usize),
-    ) -> Result<State> {
+    ) -> Result<Made> {
         let Class { plan, program, .. } = &classes[index];
         let mut layouts = Layouts::default();
         layouts.push(plan, &program.places, dims, capacity);
@@ -720,12 +1008,40 @@ impl Device {
         }
         let limit = self.limits.max_compute_workgroups_per_dimension;
         let module = self.module(program);
-        for Call { pipeline, chunk, groups } in
-            blueprint::calls(&program.dispatches, &image.windows, limit)
-        {
-            self.step.push(Command::Dispatch { module, pipeline, bind: binds[chunk], groups });
-        }
-        Ok(state)
+        let calls = blueprint::calls(&program.dispatches, &image.windows, limit).into_iter();
+        let command = |Call { pipeline, chunk, groups }| Command::Dispatch {
+            module,
+            pipeline,
+            bind: binds[chunk],
+            groups,
+        };
+        Ok(Made { commands: calls.map(command).collect(), state })
+    }
+
+    /// The same dispatches with the constants that lie at `offset`.
+    fn again(&mut self, commands: &[Command], offset: u64) -> Vec<Command> {
+        let mut known: Vec<(usize, usize)> = Vec::new();
+        let mut other = |bind: usize| {
+            if let Some(&(_, made)) = known.iter().find(|k| k.0 == bind) {
+                return made;
+            }
+            let (module, entries) = &self.binds[bind];
+            let entries = entries.iter().map(|e| match e.buffer {
+                CONSTANTS => Entry { offset, ..*e },
+                _ => *e,
+            });
+            let made = (*module, entries.collect());
+            self.binds.push(made);
+            known.push((bind, self.binds.len() - 1));
+            self.binds.len() - 1
+        };
+        let again = |command: &Command| match *command {
+            Command::Dispatch { module, pipeline, bind, groups } => {
+                Command::Dispatch { module, pipeline, bind: other(bind), groups }
+            }
+            copy @ Command::Copy { .. } => copy,
+        };
+        commands.iter().map(again).collect()
     }
 
     /// What measures all gradients, and decides.
@@ -771,6 +1087,10 @@ impl Device {
         Ok(state)
     }
 
+    fn commands(&self, list: &[Command]) -> Json {
+        list.iter().map(|c| self.command(c)).collect()
+    }
+
     fn command(&self, command: &Command) -> Json {
         match *command {
             Command::Dispatch { module, pipeline, bind, groups } => {
@@ -806,13 +1126,16 @@ impl Module {
 }
 
 impl Buffer {
-    fn json(&self) -> Json {
+    fn json(&self, swapped: bool) -> Json {
         let (role, usage) = match self.role {
             Role::Constants => ("constants", &["UNIFORM", "COPY_DST"][..]),
             Role::Window => ("window", &["UNIFORM", "COPY_DST"][..]),
             Role::Table => ("table", &["STORAGE", "COPY_DST"][..]),
             Role::State => ("state", &["STORAGE", "COPY_DST", "COPY_SRC"][..]),
+            Role::Sum => ("sum", &["STORAGE"][..]),
+            Role::Spare => ("spare", &["COPY_DST", "COPY_SRC"][..]),
             Role::Unused => ("unused", &["STORAGE"][..]),
+            Role::Param(_) if swapped => ("param", &["STORAGE", "COPY_DST", "COPY_SRC"][..]),
             Role::Param(_) => ("param", &["STORAGE"][..]),
             Role::Grad(_) => ("grad", &["STORAGE"][..]),
         };
@@ -869,11 +1192,16 @@ fn number(x: f64) -> Json {
     }
 }
 
+/// So that what is generic is compiled once for all optimizers: a download is to be small.
+fn dynamic(optimizer: &dyn Optimizer) -> &dyn Optimizer {
+    optimizer
+}
+
 /// How the constants of a class are computed.
 fn class_constants(
     classes: &Classes<()>,
     index: usize,
-    optimizer: &impl Optimizer,
+    optimizer: &dyn Optimizer,
     grad: [f64; 3],
 ) -> Json {
     let Class { plan, program, .. } = &classes[index];

@@ -415,12 +415,17 @@ impl Average {
         }
     }
 
+    /// The first step that counts.
+    pub(crate) fn first(self) -> u64 {
+        match self {
+            Self::Ema { .. } => 1,
+            Self::Polyak { from } => from,
+        }
+    }
+
     /// Whether the parameters after step `t` count.
     pub(crate) fn counts(self, t: u64) -> bool {
-        match self {
-            Self::Ema { .. } => true,
-            Self::Polyak { from } => t >= from,
-        }
+        t >= self.first()
     }
 }
 
@@ -444,11 +449,11 @@ impl Optimizer for Average {
 }
 
 /// The settings of [`Follow`] between steps.
-#[cfg(feature = "gpu")]
+#[cfg(any(feature = "gpu", feature = "export"))]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Between(pub(crate) Average);
 
-#[cfg(feature = "gpu")]
+#[cfg(any(feature = "gpu", feature = "export"))]
 impl Optimizer for Between {
     fn hyper(&self, name: &str) -> Option<f64> {
         if name == "counts" { Some(0.0) } else { self.0.hyper(name) }

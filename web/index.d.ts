@@ -14,7 +14,10 @@ export interface GpuParam {
   name: string;
   shape: number[];
   layout?: Layout;
-  /** The page's own buffer, with the usage `STORAGE` (and `COPY_SRC`, to export state). */
+  /**
+   * The page's own buffer, with the usage `STORAGE` (and `COPY_SRC`, to export state; `COPY_DST`, to
+   * import it; both with averages).
+   */
   buffer?: GPUBuffer;
 }
 
@@ -86,14 +89,34 @@ export interface Gradients {
     | { initial?: number; growth?: number; backoff?: number; interval?: number };
 }
 
+/** What is kept beside a step. */
+export interface Beside {
+  /**
+   * An average of the parameters: exponential with this `decay`, or (`"polyak"`) the mean of those after
+   * each step, or after each from step `from` on.
+   */
+  average?: "polyak" | { decay: number } | { from: number };
+  /**
+   * A step follows so many micro-batches, each of which is a call of `encode` or `step`, and takes the
+   * mean (or the sum) of their gradients.
+   */
+  accumulate?: number | { batches: number; kind?: "mean" | "sum" };
+}
+
+/** What `encode` and `step` may be told. */
+export interface Batch {
+  /** With `accumulate`: whether a step follows this micro-batch, whatever their number. */
+  last?: boolean;
+}
+
 /** On a page's own device. */
-export type GpuOptions = Gradients & { device: GPUDevice; params: GpuParam[] } & (
+export type GpuOptions = Gradients & Beside & { device: GPUDevice; params: GpuParam[] } & (
     | Settings
     | { groups: Group[] }
   );
 
 /** On typed arrays. */
-export type CpuOptions = Gradients & { device?: undefined; params: CpuParam[] } & (
+export type CpuOptions = Gradients & Beside & { device?: undefined; params: CpuParam[] } & (
     | Settings
     | { groups: Group[] }
   );
@@ -115,25 +138,52 @@ export interface Outcome {
 /** One for each parameter that is not frozen: by name, or in the order of the parameters. */
 export type Grads<T> = Record<string, T> | (T | undefined | null)[];
 
-/** The optimizer of all parameters of a model. `T` is a gradient: `GPUBuffer` or `Float32Array`. */
-export class Optimizer<T extends GPUBuffer | Float32Array = GPUBuffer | Float32Array> {
+/**
+ * The optimizer of all parameters of a model. `T` is a gradient: `GPUBuffer` or `Float32Array`; `O` is
+ * what a step gives.
+ */
+export class Optimizer<
+  T extends GPUBuffer | Float32Array = GPUBuffer | Float32Array,
+  O = T extends Float32Array ? Outcome : void,
+> {
   private constructor();
   /** Makes one: on `device` where that is given, on typed arrays otherwise. */
   static create(options: GpuOptions): Promise<Optimizer<GPUBuffer>>;
-  static create(options: CpuOptions): Promise<Optimizer<Float32Array>>;
-  /** Records a step. Nothing is submitted, and nothing waits. */
-  encode(encoder: GPUCommandEncoder, grads: Grads<T>): void;
-  /** Takes a step. On a device it is submitted at once, and the promise tells what was wrong with it. */
-  step(grads: Grads<T>): Promise<T extends Float32Array ? Outcome : void>;
+  static create(options: CpuOptions & { accumulate?: undefined }): Promise<Optimizer<Float32Array>>;
+  static create(options: CpuOptions): Promise<Optimizer<Float32Array, Outcome | undefined>>;
+  /**
+   * Records a step. Nothing is submitted, and nothing waits. With `accumulate` it records a micro-batch,
+   * and a step after the last of them. Returns whether there is a step.
+   */
+  encode(encoder: GPUCommandEncoder, grads: Grads<T>, batch?: Batch): boolean;
+  /**
+   * Takes a step. On a device it is submitted at once, and the promise tells what was wrong with it. With
+   * `accumulate` it adds a micro-batch, and takes a step after the last of them; without one, there is
+   * no outcome.
+   */
+  step(grads: Grads<T>, batch?: Batch): Promise<O>;
+  /** Micro-batches since the last step. */
+  readonly pending: number;
+  /** Forgets the micro-batches since the last step: the next one is the first again. */
+  discard(): void;
+  /**
+   * Swaps all parameters and their averages, to evaluate with these; a second call swaps them back. In
+   * between there is no step, and no state is exported or imported.
+   */
+  swapAverages(): Promise<void>;
+  /** Records that. Nothing is submitted. */
+  encodeSwap(encoder: GPUCommandEncoder): void;
+  /** Calls `f` while the averages are in the place of the parameters. */
+  withAverages<R>(f: (optimizer: this) => R | Promise<R>): Promise<R>;
   /** What became of the last step: waits for the device. */
   outcome(): Promise<Outcome>;
   /** Parameters and state as the bytes of a safetensors file, which the Rust crate reads, too. */
   exportState(): Promise<Uint8Array>;
-  /** Goes back to such a file: parameters, state, step number, hyper-parameters. */
+  /** Goes back to such a file: parameters, averages, state, step number, hyper-parameters. */
   importState(file: Uint8Array): Promise<void>;
   /** The number of steps taken or recorded, skipped ones included. */
   readonly steps: number;
-  /** Bytes of the optimizer's state. */
+  /** Bytes of the optimizer's state, averages and sums of gradients not counted. */
   readonly stateBytes: number;
   /** Which parameter is in which group, and why, as text. */
   describe(): string;

@@ -43,7 +43,9 @@ function selected(what, option, params) {
 }
 
 const OF_GROUP = ["name", "params", "optimizer", "layout", "lrFactor", "noDecay", "schedules", "frozen"];
-const OF_ALL = ["device", "groups", "clipNorm", "clipValue", "checkFinite", "lossScale"];
+// What is done to gradients and beside the step.
+const OF_STEP = ["clipNorm", "clipValue", "checkFinite", "lossScale", "average", "accumulate"];
+const OF_ALL = ["device", "groups", ...OF_STEP];
 
 // A group in the words of the planner. What is no option of ours is a setting of the optimizer.
 function group(options, params, isAll) {
@@ -82,10 +84,7 @@ function settings(options) {
   return {
     params: params.map(({ name, shape, layout }) => ({ name, shape, layout })),
     groups,
-    clipNorm: options.clipNorm,
-    clipValue: options.clipValue,
-    checkFinite: options.checkFinite,
-    lossScale: options.lossScale,
+    ...Object.fromEntries(OF_STEP.map((name) => [name, options[name]])),
   };
 }
 
@@ -115,15 +114,46 @@ export class Optimizer {
 
   /**
    * Records a step into a GPUCommandEncoder, of which nothing is submitted. `grads` has the GPUBuffer
-   * of each gradient, by name or in the order of the parameters.
+   * of each gradient, by name or in the order of the parameters. With `accumulate` it is a micro-batch,
+   * and a step after the last of them, or where `last` says so. Returns whether there is a step.
    */
-  encode(encoder, grads) {
-    this.#alive().encode(encoder, grads);
+  encode(encoder, grads, { last } = {}) {
+    return this.#alive().encode(encoder, grads, last);
   }
 
-  /** Takes a step. On typed arrays the parameters have changed when it resolves. */
-  async step(grads) {
-    return this.#alive().step(grads);
+  /** Takes a step, or a micro-batch. On typed arrays the parameters have changed when it resolves. */
+  async step(grads, { last } = {}) {
+    return this.#alive().step(grads, last);
+  }
+
+  /** Micro-batches since the last step. */
+  get pending() {
+    return this.#alive().wasm.pending();
+  }
+
+  /** Forgets the micro-batches since the last step. */
+  discard() {
+    this.#alive().wasm.discard();
+  }
+
+  /** Records the exchange of all parameters and their averages. A second one swaps them back. */
+  encodeSwap(encoder) {
+    this.#alive().encodeSwap(encoder);
+  }
+
+  /** Swaps all parameters and their averages. A second call swaps them back. */
+  async swapAverages() {
+    return this.#alive().swap();
+  }
+
+  /** Calls `f` while the averages are in the place of the parameters. */
+  async withAverages(f) {
+    await this.swapAverages();
+    try {
+      return await f(this);
+    } finally {
+      await this.swapAverages();
+    }
   }
 
   /** What became of the last step: waits for the device. */
@@ -222,14 +252,25 @@ class Cpu {
     throw new Error("this optimizer has no device: use `step`, or give `device` to `create`");
   }
 
-  step(grads) {
+  encodeSwap() {
+    throw new Error("this optimizer has no device: use `swapAverages`, or give `device` to `create`");
+  }
+
+  swap() {
+    // Frozen parameters have no average.
+    this.wasm.swap(this.params.map((p, i) => (this.frozen[i] ? undefined : p.values)));
+  }
+
+  step(grads, last = this.wasm.is_last()) {
     const list = inOrder(grads, this.params, this.frozen);
     list.forEach((grad, i) => {
       if (grad !== undefined && !(grad instanceof Float32Array)) {
         throw new TypeError(`the gradient of \`${this.params[i].name}\` must be a Float32Array`);
       }
     });
-    this.last = JSON.parse(this.wasm.step(this.params.map((p) => p.values), list));
+    const outcome = this.wasm.step(this.params.map((p) => p.values), list, last);
+    if (outcome === undefined) return undefined;
+    this.last = JSON.parse(outcome);
     return this.last;
   }
 
@@ -379,7 +420,9 @@ class Gpu {
       });
     });
     const made = [];
-    for (const { dispatch } of plan.step) {
+    const { step, accumulate, average } = plan;
+    this.swaps = average?.swap ?? [];
+    for (const { dispatch } of [...step, ...(accumulate?.micro ?? []), ...(average?.follow ?? []), ...this.swaps]) {
       if (!dispatch) continue;
       const { layout, module, entries } = this.modules[dispatch.module];
       if (entries.has(dispatch.entry)) continue;
@@ -421,60 +464,62 @@ class Gpu {
     if (!given) {
       return this.#make({ label, bytes: Math.max(bytes, 4), usage: [...usage, "COPY_SRC", "COPY_DST"] });
     }
-    this.#check(given, "parameter", name, bytes);
+    this.#check(given, "parameter", name, bytes, usage);
     return given;
   }
 
-  #check(buffer, what, name, bytes) {
+  #check(buffer, what, name, bytes, usage) {
     if (!(buffer instanceof GPUBuffer)) {
       throw new TypeError(`the ${what} of \`${name}\` must be a GPUBuffer`);
     }
     if (buffer.size < bytes) {
       throw new Error(`the ${what} buffer of \`${name}\` has ${buffer.size} bytes, and its shape takes ${bytes}`);
     }
-    if (!(buffer.usage & GPUBufferUsage.STORAGE)) {
-      throw new Error(`the ${what} buffer of \`${name}\` lacks GPUBufferUsage.STORAGE`);
+    const lacking = usage.find((flag) => !(buffer.usage & GPUBufferUsage[flag]));
+    if (lacking) {
+      throw new Error(`the ${what} buffer of \`${name}\` lacks GPUBufferUsage.${lacking}`);
     }
   }
 
-  // The bind groups of a step with these gradients. Buffers that were seen before are bound already.
-  #bound(grads) {
-    return this.plan.binds.map((bind, i) => {
-      const given = bind.entries
-        .filter((e) => this.gradOf.has(e.buffer))
-        .map((e) => grads[this.gradOf.get(e.buffer)]);
-      const known = this.binds.get(i);
-      if (known?.given.every((grad, k) => grad === given[k])) return known.group;
-      const entries = bind.entries.map(({ binding, buffer, offset, size }) => ({
-        binding,
-        resource: { buffer: this.buffers[buffer] ?? grads[this.gradOf.get(buffer)], offset, size },
-      }));
-      const { layout } = this.modules[bind.module];
-      const group = this.device.createBindGroup({ label: "gradstep", layout, entries });
-      this.binds.set(i, { given, group });
-      return group;
-    });
+  // A bind group with these gradients. Buffers that were seen before are bound already.
+  #bound(i, grads) {
+    const bind = this.plan.binds[i];
+    const given = bind.entries
+      .filter((e) => this.gradOf.has(e.buffer))
+      .map((e) => grads[this.gradOf.get(e.buffer)]);
+    const known = this.binds.get(i);
+    if (known?.given.every((grad, k) => grad === given[k])) return known.group;
+    const entries = bind.entries.map(({ binding, buffer, offset, size }) => ({
+      binding,
+      resource: { buffer: this.buffers[buffer] ?? grads[this.gradOf.get(buffer)], offset, size },
+    }));
+    const { layout } = this.modules[bind.module];
+    const group = this.device.createBindGroup({ label: "gradstep", layout, entries });
+    this.binds.set(i, { given, group });
+    return group;
   }
 
-  #prepare(grads) {
+  // Checks gradients, and gives them in order.
+  #given(grads) {
     this.#alive();
     const list = inOrder(grads, this.params, this.frozen);
     list.forEach((grad, i) => {
       if (grad === undefined) return;
       const { name, buffer } = this.params[i];
-      this.#check(grad, "gradient", name, this.plan.buffers[this.plan.tensors[i].grad].bytes);
+      const { bytes, usage } = this.plan.buffers[this.plan.tensors[i].grad];
+      this.#check(grad, "gradient", name, bytes, usage);
       if (grad === buffer) throw new Error(`parameter and gradient of \`${name}\` are one buffer`);
     });
-    return this.#bound(list);
+    return list;
   }
 
-  #record(encoder, bound) {
+  #record(encoder, commands, grads) {
     let pass;
-    for (const { dispatch, copy } of this.plan.step) {
+    for (const { dispatch, copy } of commands) {
       if (dispatch) {
         pass ??= encoder.beginComputePass({ label: "gradstep" });
         pass.setPipeline(this.modules[dispatch.module].entries.get(dispatch.entry));
-        pass.setBindGroup(0, bound[dispatch.bind]);
+        pass.setBindGroup(0, this.#bound(dispatch.bind, grads));
         pass.dispatchWorkgroups(...dispatch.groups);
       } else {
         pass?.end();
@@ -486,11 +531,9 @@ class Gpu {
     pass?.end();
   }
 
-  encode(encoder, grads) {
-    const bound = this.#prepare(grads);
-    const words = this.wasm.begin();
-    // The constants travel with the commands, so that steps recorded ahead keep theirs apart. When
-    // the encoder is submitted, if ever, nobody tells: the browser frees the buffer after it.
+  // The constants travel with the commands, so that steps recorded ahead keep theirs apart. When the
+  // encoder is submitted, if ever, nobody tells: the browser frees the buffer after it.
+  #constants(encoder, words) {
     const staging = this.device.createBuffer({
       label: "gradstep constants",
       size: words.byteLength,
@@ -500,18 +543,53 @@ class Gpu {
     new Float32Array(staging.getMappedRange()).set(words);
     staging.unmap();
     encoder.copyBufferToBuffer(staging, 0, this.buffers[0], 0, words.byteLength);
-    this.#record(encoder, bound);
   }
 
-  async step(grads) {
-    const bound = this.#prepare(grads);
+  // Counts a step or a micro-batch: its constants, and the commands.
+  #begin(last) {
+    const { step, accumulate, average } = this.plan;
+    const words = this.wasm.begin(last);
+    const lists = [accumulate?.micro];
+    if (last) lists.push(step, this.wasm.follows() ? average.follow : undefined);
+    return { words, lists: lists.filter((list) => list) };
+  }
+
+  encode(encoder, grads, last = this.wasm.is_last()) {
+    const given = this.#given(grads);
+    const { words, lists } = this.#begin(last);
+    this.#constants(encoder, words);
+    for (const commands of lists) this.#record(encoder, commands, given);
+    return last;
+  }
+
+  // Records with `f`, and submits that with these constants.
+  async #submit(what, words, f) {
     this.device.pushErrorScope("validation");
-    this.device.queue.writeBuffer(this.buffers[0], 0, this.wasm.begin());
+    this.device.queue.writeBuffer(this.buffers[0], 0, words);
     const encoder = this.device.createCommandEncoder({ label: "gradstep" });
-    this.#record(encoder, bound);
+    f(encoder);
     this.device.queue.submit([encoder.finish()]);
     const error = await this.#wait(this.device.popErrorScope());
-    if (error) throw new Error(`the graphics device refused the step: ${error.message}`);
+    if (error) throw new Error(`the graphics device refused ${what}: ${error.message}`);
+  }
+
+  async step(grads, last = this.wasm.is_last()) {
+    const given = this.#given(grads);
+    const { words, lists } = this.#begin(last);
+    await this.#submit("the step", words, (encoder) => {
+      for (const commands of lists) this.#record(encoder, commands, given);
+    });
+  }
+
+  encodeSwap(encoder) {
+    this.#alive();
+    this.#constants(encoder, this.wasm.begin_swap());
+    this.#record(encoder, this.swaps, []);
+  }
+
+  async swap() {
+    this.#alive();
+    await this.#submit("the swap", this.wasm.begin_swap(), (encoder) => this.#record(encoder, this.swaps, []));
   }
 
   // Copies of buffers, as Float32Arrays.

@@ -3,6 +3,9 @@
 //! `require` fails where no adapter is found, `auto` (the default) says what it skipped, `off`
 //! skips. A device is opened with exactly WebGPU's default limits, so what passes here fits every
 //! device there is.
+//!
+//! `GRADSTEP_ADAPTER` is a part of the adapter's name: on another one tests fail, so that a run that is
+//! meant for one adapter does not pass on another.
 
 use std::io::Write as _;
 use std::sync::OnceLock;
@@ -16,7 +19,8 @@ pub fn gpu() -> Option<&'static Gpu> {
     if off() {
         return None;
     }
-    let opened = SHARED.get_or_init(|| pollster::block_on(Gpu::open()).map_err(|e| e.to_string()));
+    let open = || pollster::block_on(Gpu::open()).map(meant).map_err(|e| e.to_string());
+    let opened = SHARED.get_or_init(open);
     opened.as_ref().map_err(|reason| skip(reason)).ok()
 }
 
@@ -26,7 +30,7 @@ pub fn own(limits: Limits) -> Option<Gpu> {
         return None;
     }
     match pollster::block_on(Gpu::open_with(limits)) {
-        Ok(gpu) => Some(gpu),
+        Ok(gpu) => Some(meant(gpu)),
         Err(e) => {
             skip(&e.to_string());
             None
@@ -38,6 +42,15 @@ pub fn own(limits: Limits) -> Option<Gpu> {
 pub fn skip(reason: &str) {
     assert!(mode() != "require", "GRADSTEP_GPU=require, but {reason}");
     say(&format!("SKIPPED (nothing was tested on a GPU): {reason}"));
+}
+
+/// The device, which is one of the adapter that is asked for.
+fn meant(gpu: Gpu) -> Gpu {
+    if let Ok(wanted) = std::env::var("GRADSTEP_ADAPTER") {
+        let name = gpu.name();
+        assert!(name.contains(&wanted), "GRADSTEP_ADAPTER={wanted}, but the adapter is {name}");
+    }
+    gpu
 }
 
 fn off() -> bool {

@@ -18,6 +18,8 @@
 
 #[cfg(feature = "gpu")]
 pub mod gate;
+#[cfg(feature = "reference")]
+pub mod golden;
 pub mod oracle;
 pub mod plain;
 pub mod random;

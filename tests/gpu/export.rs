@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 use gradstep::export::{Export, Limits};
 use gradstep::gpu::wgpu;
 use gradstep::optim::{AdamW, Came, Sgd};
-use gradstep::{Cpu, Error, Gradients, Group, Layout, LossScale, Schedule, Select, Setup};
+use gradstep::{
+    Accumulation, Average, Cpu, Error, Gradients, Group, Layout, LossScale, Schedule, Select, Setup,
+};
 use serde_json::Value as Json;
 
 use crate::common::gate;
+#[cfg(feature = "reference")]
+use crate::common::golden::{Start, Stepper, follow_all};
 use crate::common::run::{Number as _, narrow, widen};
 use crate::common::table::{Tensor, Values, gradient, optimizers, params, seed_of, small_shapes};
 use crate::common::tolerance::{self, F32, What};
@@ -40,8 +44,11 @@ fn text(json: &Json) -> &str {
     json.as_str().unwrap_or_else(|| panic!("{json} is no text"))
 }
 
-/// The constants of step `t`, from the expressions of a plan. `set` replaces hyper-parameters.
-fn constants(plan: &Json, t: u64, set: &BTreeMap<String, f64>) -> Vec<f32> {
+/// The constants of step `t` after `n` micro-batches, and of the last of these, from the expressions of a
+/// plan. `set` replaces hyper-parameters.
+fn constants(plan: &Json, t: u64, set: &BTreeMap<String, f64>, n: u32) -> Vec<f32> {
+    let mean = plan["accumulate"]["kind"] == "mean";
+    let divisor = if mean { f64::from(n) } else { 1.0 };
     let mut out = vec![0.0f32; index(&plan["buffers"][0]["bytes"]) / 4];
     for class in list(&plan["constants"]) {
         let mut values: Vec<f64> = Vec::new();
@@ -52,7 +59,13 @@ fn constants(plan: &Json, t: u64, set: &BTreeMap<String, f64>) -> Vec<f32> {
                 "hyper" => {
                     let name = text(&node["name"]);
                     let own = || number(&class["hypers"][name]);
-                    set.get(name).copied().unwrap_or_else(own)
+                    match name {
+                        "first" => f64::from(n == 1),
+                        "micro" => divisor,
+                        "grad_min" | "grad_max" => own() * divisor,
+                        "grad_scale" => own() / divisor,
+                        _ => set.get(name).copied().unwrap_or_else(own),
+                    }
                 }
                 "step" => t as f64,
                 "neg" => -arg(0),
@@ -180,7 +193,14 @@ impl<'a> Runner<'a> {
                 device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
             let m = pipelines.len() as u64;
             let mut of_module = BTreeMap::new();
-            for command in list(&plan["step"]) {
+            let lists = [
+                &plan["step"],
+                &plan["accumulate"]["micro"],
+                &plan["average"]["follow"],
+                &plan["average"]["swap"],
+            ];
+            let commands = lists.into_iter().filter(|l| !l.is_null()).flat_map(list);
+            for command in commands {
                 let dispatch = &command["dispatch"];
                 if dispatch["module"].as_u64() == Some(m) {
                     let entry = text(&dispatch["entry"]);
@@ -222,11 +242,32 @@ impl<'a> Runner<'a> {
     }
 
     fn step(&mut self, set: &BTreeMap<String, f64>) {
-        self.t += 1;
-        let words = constants(&self.plan, self.t, set);
-        self.queue.write_buffer(&self.buffers[0], 0, &crate::run::bytes(&words));
+        self.batch(set, 1, true);
+    }
+
+    /// The `n`-th micro-batch since the last step, and after the `last` one a step.
+    fn batch(&mut self, set: &BTreeMap<String, f64>, n: u32, last: bool) {
+        let t = self.t + 1;
+        let mut lists = Vec::new();
+        if !self.plan["accumulate"].is_null() {
+            lists.push(&self.plan["accumulate"]["micro"]);
+        }
+        if last {
+            self.t = t;
+            lists.push(&self.plan["step"]);
+            let average = &self.plan["average"];
+            if average["from"].as_u64().is_some_and(|from| t >= from) {
+                lists.push(&average["follow"]);
+            }
+        }
+        self.run(&constants(&self.plan, t, set, n), &lists);
+    }
+
+    /// Does what lists of the plan say, with these constants.
+    fn run(&self, words: &[f32], lists: &[&Json]) {
+        self.queue.write_buffer(&self.buffers[0], 0, &crate::run::bytes(words));
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        for command in list(&self.plan["step"]) {
+        for command in lists.iter().copied().flat_map(list) {
             let (dispatch, copy) = (&command["dispatch"], &command["copy"]);
             if copy.is_null() {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -274,6 +315,13 @@ impl<'a> Runner<'a> {
         view.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
     }
 
+    /// A slot of a tensor.
+    fn named(&self, tensor: usize, name: &str) -> Vec<f32> {
+        let slots = list(&self.plan["tensors"][tensor]["slots"]);
+        let slot = slots.iter().find(|s| text(&s["name"]) == name);
+        self.slot(slot.unwrap_or_else(|| panic!("tensor {tensor} has no {name}")))
+    }
+
     fn slot(&self, slot: &Json) -> Vec<f32> {
         let n = list(&slot["shape"]).iter().map(index).product();
         let mut out = vec![0.0; n];
@@ -304,8 +352,9 @@ fn named(setup: Setup, tensors: &[Tensor]) -> Setup {
     tensors.iter().enumerate().fold(setup, with)
 }
 
-/// Steps a setup by its exported plan and on the CPU, and compares parameters and state. `set` are
-/// hyper-parameters that schedules set at a step; `spoil` changes gradients.
+/// Steps a setup by its exported plan and on the CPU, and compares parameters, averages and state. `set`
+/// are hyper-parameters that schedules set at a step; `spoil` changes gradients. Where gradients are
+/// accumulated, steps take one, two and three micro-batches in turn.
 #[allow(clippy::too_many_arguments, reason = "each is one thing that callers vary")]
 fn follows(
     name: &str,
@@ -334,25 +383,51 @@ fn follows(
     let mut wanted = start.clone();
     let mut moved = vec![0.0; tensors.len()];
     let mut sizes = BTreeMap::new();
+    let accumulates = !plan["accumulate"].is_null();
     for t in 1..=steps {
-        let mut grads = Vec::new();
-        for (i, tensor) in tensors.iter().enumerate() {
-            let mut g = narrow::<f32>(&gradient(values, seed + i as u64, t, &tensor.shape));
-            spoil(t, i, &mut g);
-            runner.write(&plan["tensors"][i]["grad"], &g);
-            grads.push(g);
-        }
         let set = set(t);
-        let own = constants(&plan, t, &set);
-        let close = |(a, b): (&f32, &f32)| (a - b).abs() <= b.abs() * 1e-6;
-        let words = export.begin_step().expect("a valid step");
-        assert!(own.iter().zip(words).all(close), "{name}: the constants of step {t} differ");
-        runner.step(&set);
+        let batches = if accumulates { 1 + u32::try_from(t % 3).expect("small") } else { 1 };
+        let mut grads = Vec::new();
+        for n in 1..=batches {
+            grads.clear();
+            for (i, tensor) in tensors.iter().enumerate() {
+                let seed = seed + i as u64 + 1000 * u64::from(n - 1);
+                let mut g = narrow::<f32>(&gradient(values, seed, t, &tensor.shape));
+                spoil(t, i, &mut g);
+                runner.write(&plan["tensors"][i]["grad"], &g);
+                if accumulates {
+                    cpu.accumulate(i.to_string().as_str(), &g).expect("added up");
+                }
+                grads.push(g);
+            }
+            let last = n == batches;
+            let own = constants(&plan, t, &set, n);
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() <= b.abs() * 1e-6;
+            let words = match accumulates {
+                true => export.begin_micro(last),
+                false => export.begin_step(),
+            };
+            let words = words.expect("a valid step");
+            // Those of what swaps averages are not there yet.
+            let fill = list(&plan["constants"]).last().filter(|_| !plan["average"].is_null());
+            let upto = fill.map_or(own.len(), |class| index(&class["at"]) / 4);
+            let equal = own.iter().zip(words).take(upto).all(close);
+            assert!(equal || !last, "{name}: the constants of step {t} differ");
+            runner.batch(&set, n, last);
+            let pending = if last || !accumulates { 0 } else { n };
+            assert_eq!(export.pending(), pending, "{name}: micro-batches");
+        }
         let mut step = cpu.begin();
         for (i, (w, g)) in wanted.iter_mut().zip(&grads).enumerate() {
-            step.tensor(i.to_string().as_str(), w, g).expect("lent");
+            let tensor = i.to_string();
+            match accumulates {
+                true => step.param(tensor.as_str(), w),
+                false => step.tensor(tensor.as_str(), w, g),
+            }
+            .expect("lent");
         }
         step.finish().expect("a valid step");
+        let kept = cpu.snapshot().expect("a state");
         let look = [1, 2, 7, steps].contains(&t);
         for (i, tensor) in tensors.iter().enumerate() {
             let what = What { case: name, shape: &tensor.shape, seed, step: t, test };
@@ -365,7 +440,7 @@ fn follows(
             tolerance::check(tolerance::GPU, F32, &what, &mut moved[i], &start, &found, &wanted);
             for slot in list(&json["slots"]) {
                 let slot_name = text(&slot["name"]);
-                let wanted = cpu.slot(i.to_string().as_str(), slot_name).expect("a slot");
+                let wanted = kept.tensors[i].slot(slot_name).expect("a slot").values.to::<f32>();
                 let found = if look && n > 0 { runner.slot(slot) } else { wanted.clone() };
                 let [found, wanted] = [&found, &wanted].map(|x| widen(x));
                 let size = sizes.entry((i, slot_name)).or_insert(0.0);
@@ -453,6 +528,121 @@ fn an_exported_plan_clips_skips_and_follows_schedules_as_the_cpu_does() {
 }
 
 #[test]
+fn an_exported_plan_accumulates_and_averages_as_the_cpu_does() {
+    let test = "an_exported_plan_accumulates_and_averages_as_the_cpu_does";
+    let tensors = rich_tensors();
+    let lr = Schedule::cosine(2e-3, 1e-4, 10).expect("valid");
+    let set = |t: u64| BTreeMap::from([("lr".to_string(), lr.at(t - 1))]);
+    let spoil = |t: u64, i: usize, g: &mut Vec<f32>| {
+        if t % 4 == 1 && i == 2 {
+            g[1000] = f32::INFINITY;
+        }
+    };
+    let (mean, sum) = (Some(Accumulation::Mean), Some(Accumulation::Sum));
+    let (ema, polyak) = (Average::Ema { decay: 0.8 }, Average::Polyak { from: 3 });
+    for (name, average, accumulation) in
+        [("mean, ema", Some(ema), mean), ("sum, polyak", Some(polyak), sum), ("mean", None, mean)]
+    {
+        let mut setup = rich(&tensors, LossScale::Fixed(8.0));
+        // Without the guard the divisor is among the constants of each group.
+        let mut free = named(Setup::new(), &tensors)
+            .group(Group::new("all", AdamW::new(1e-3)))
+            .gradients(Gradients::new().clip_value(0.5));
+        for setup in [&mut setup, &mut free] {
+            *setup = average.map_or(setup.clone(), |kind| setup.clone().average(kind));
+            *setup = accumulation.map_or(setup.clone(), |kind| setup.clone().accumulate(kind));
+        }
+        let name = format!("export {name}");
+        let free_name = format!("{name}, no guard");
+        follows(&name, &setup, &tensors, whole, 9, (test, Values::Normal), set, spoil);
+        let values = (test, Values::Normal);
+        follows(&free_name, &free, &tensors, whole, 9, values, nothing, unspoiled);
+    }
+}
+
+#[test]
+fn averages_of_an_exported_plan_are_swapped_in_and_out() {
+    let Some(gpu) = gate::gpu() else { return };
+    let tensors = rich_tensors();
+    let setup = rich(&tensors, LossScale::None).average(Average::Ema { decay: 0.5 });
+    let mut export = whole(&setup);
+    let mut runner = Runner::new(gpu.device(), gpu.queue(), export.json());
+    let plan = runner.plan.clone();
+    let all = |runner: &Runner<'_>| -> (Vec<_>, Vec<_>) {
+        let of = |(i, t): (usize, &Tensor)| {
+            let n = t.shape.iter().product();
+            let param = runner.read(index(&plan["tensors"][i]["param"]), 0, n);
+            (bits(&param), bits(&runner.named(i, "param_average")))
+        };
+        tensors.iter().enumerate().map(of).unzip()
+    };
+    let swap = |export: &mut Export, runner: &Runner<'_>| {
+        let words = export.begin_swap().expect("begun").to_vec();
+        runner.run(&words, &[&plan["average"]["swap"]]);
+    };
+    for (i, t) in tensors.iter().enumerate() {
+        let start = narrow::<f32>(&params(i as u64, t.shape.iter().product()));
+        runner.write(&plan["tensors"][i]["param"], &start);
+    }
+    let error = export.begin_swap().expect_err("no step has counted").to_string();
+    assert!(error.contains("no step has counted"), "{error}");
+    for t in 1..=3 {
+        for (i, tensor) in tensors.iter().enumerate() {
+            let mut g = narrow::<f32>(&gradient(Values::Normal, i as u64, t, &tensor.shape));
+            if t == 1 && i == 0 {
+                g[0] = f32::NAN;
+            }
+            runner.write(&plan["tensors"][i]["grad"], &g);
+        }
+        export.begin_step().expect("a step");
+        runner.step(&nothing(0));
+        let (params, averages) = all(&runner);
+        swap(&mut export, &runner);
+        let (swapped, kept) = all(&runner);
+        if t == 1 {
+            // The device has skipped it: the average is the parameter.
+            assert_eq!((&swapped, &kept), (&params, &params), "after a skipped step");
+        } else {
+            assert_eq!((&swapped, &kept), (&averages, &params), "after step {t}");
+            // The first step that counts begins an average.
+            assert_eq!(params[0] == averages[0], t == 2, "after step {t}");
+        }
+        let error = export.begin_step().expect_err("swapped").to_string();
+        assert!(error.contains("swap them back"), "{error}");
+        let error = export.snapshot(|_, range| vec![0.0; range.len()]).expect_err("swapped");
+        assert!(error.to_string().contains("swap them back"), "{error}");
+        swap(&mut export, &runner);
+        assert_eq!(all(&runner).0, params, "swapped back after step {t}");
+    }
+}
+
+#[test]
+fn an_export_says_what_cannot_follow_what() {
+    let setup = || Setup::new().tensor("w", [4]).group(Group::new("all", Sgd::new(0.1)));
+    let mut plain = setup().export(Limits::default()).expect("valid");
+    let error = plain.begin_micro(true).expect_err("no sums").to_string();
+    assert!(error.contains("keeps no sums"), "{error}");
+    let error = plain.begin_swap().expect_err("no average").to_string();
+    assert!(error.contains("keeps none"), "{error}");
+    let summing = setup().accumulate(Accumulation::Sum);
+    let mut summing = summing.export(Limits::default()).expect("valid");
+    let error = summing.begin_step().expect_err("not so").to_string();
+    assert!(error.contains("begin_micro"), "{error}");
+    summing.begin_micro(false).expect("counted");
+    assert_eq!((summing.pending(), summing.steps()), (1, 0), "a micro-batch is no step");
+    let read = |_: usize, range: std::ops::Range<usize>| vec![0.0; range.len()];
+    let error = summing.snapshot(read).expect_err("open").to_string();
+    assert!(error.contains("1 micro-batches"), "{error}");
+    summing.discard_micro();
+    let snapshot = summing.snapshot(read).expect("nothing is open");
+    summing.restore(&snapshot, |_, _, _| {}).expect("its own");
+    // A step that is refused leaves its micro-batch out.
+    summing.groups_mut().set_hyper("all", "lr", f64::NAN).expect("set");
+    summing.begin_micro(true).expect_err("not a number");
+    assert_eq!((summing.pending(), summing.steps()), (0, 0), "nothing is counted");
+}
+
+#[test]
 fn an_exported_plan_of_tensors_larger_than_a_binding_equals_the_cpu() {
     let test = "an_exported_plan_of_tensors_larger_than_a_binding_equals_the_cpu";
     let Some(gpu) = gate::gpu() else { return };
@@ -468,7 +658,9 @@ fn an_exported_plan_of_tensors_larger_than_a_binding_equals_the_cpu() {
         let name = format!("export cut {}", case.name);
         let setup = named(Setup::new(), &tensors)
             .group(Group::new("all", case.optimizer))
-            .gradients(Gradients::new().clip_norm(5.0));
+            .gradients(Gradients::new().clip_norm(5.0))
+            .average(Average::Ema { decay: 0.9 })
+            .accumulate(Accumulation::Mean);
         follows(&name, &setup, &tensors, small, 4, (test, Values::Normal), nothing, unspoiled);
     }
 }
@@ -493,7 +685,7 @@ fn the_guard_of_an_exported_plan_takes_a_dispatch_for_six_gradients_and_one_for_
 fn state_of_an_exported_plan_moves_to_the_backend_and_back() {
     let Some(gpu) = gate::gpu() else { return };
     let tensors = rich_tensors();
-    let setup = rich(&tensors, LossScale::dynamic());
+    let setup = rich(&tensors, LossScale::dynamic()).average(Average::Polyak { from: 2 });
     let mut export = whole(&setup);
     let mut runner = Runner::new(gpu.device(), gpu.queue(), export.json());
     let plan = runner.plan.clone();
@@ -517,6 +709,7 @@ fn state_of_an_exported_plan_moves_to_the_backend_and_back() {
         assert!(buffers.contains(&buffer), "{buffer} is not among those to read");
         runner.read(buffer, range.start, range.len())
     });
+    let snapshot = snapshot.expect("nothing is swapped or open");
     assert_eq!(snapshot.step, 3, "the steps are counted");
     assert!(snapshot.numbers["loss_scale"] > 0.0, "{:?}", snapshot.numbers);
     // What comes out is what the backend and the CPU take …
@@ -532,7 +725,8 @@ fn state_of_an_exported_plan_moves_to_the_backend_and_back() {
     step(&mut export, &mut runner, 4);
     let after = |runner: &Runner<'_>, i: usize| {
         let n = tensors[i].shape.iter().product();
-        bits(&runner.read(index(&plan["tensors"][i]["param"]), 0, n))
+        let param = runner.read(index(&plan["tensors"][i]["param"]), 0, n);
+        [bits(&param), bits(&runner.named(i, "param_average"))]
     };
     let wanted: Vec<_> = (0..tensors.len()).map(|i| after(&runner, i)).collect();
     export
@@ -552,8 +746,6 @@ fn state_of_an_exported_plan_moves_to_the_backend_and_back() {
 fn what_a_plan_does_not_have_is_refused() {
     let setup = || Setup::new().tensor("w", [4]).group(Group::new("all", Sgd::new(0.1)));
     for (setup, what) in [
-        (setup().average(gradstep::Average::Ema { decay: 0.9 }), "averages"),
-        (setup().accumulate(gradstep::Accumulation::Mean), "sums of gradients"),
         (setup().watch(), "statistics"),
         (setup().missing(gradstep::Missing::Skip), "steps without some of the tensors"),
     ] {
@@ -568,4 +760,41 @@ fn what_a_plan_does_not_have_is_refused() {
     let plan = frozen.export(Limits::default()).expect("valid").json();
     assert_eq!(plan["tensors"][0], serde_json::json!({"name": "w", "shape": [4], "group": "all"}));
     assert_eq!(plan["step"], serde_json::json!([]), "nothing to do");
+}
+
+#[cfg(feature = "reference")]
+struct OnPlan(Runner<'static>);
+
+#[cfg(feature = "reference")]
+impl Stepper for OnPlan {
+    fn step(&mut self, grads: &[Vec<f32>]) -> Vec<Vec<f32>> {
+        let tensors = self.0.plan["tensors"].clone();
+        for (i, grad) in grads.iter().enumerate() {
+            self.0.write(&tensors[i]["grad"], grad);
+        }
+        self.0.step(&nothing(0));
+        let read =
+            |(i, g): (usize, &Vec<f32>)| self.0.read(index(&tensors[i]["param"]), 0, g.len());
+        grads.iter().enumerate().map(read).collect()
+    }
+
+    fn slot(&self, tensor: usize, name: &str) -> Vec<f32> {
+        self.0.named(tensor, name)
+    }
+}
+
+#[cfg(feature = "reference")]
+#[test]
+fn an_exported_plan_follows_the_official_f32() {
+    let Some(gpu) = gate::gpu() else { return };
+    follow_all("an_exported_plan_follows_the_official_f32", |reference, tensors| {
+        let layout = reference.layout();
+        let with = |s: Setup, (name, shape, _): &Start| s.tensor_with(name, shape, layout);
+        let setup = tensors.iter().fold(Setup::new(), with).group(Group::new("all", reference));
+        let runner = Runner::new(gpu.device(), gpu.queue(), whole(&setup).json());
+        for (i, (.., start)) in tensors.iter().enumerate() {
+            runner.write(&runner.plan["tensors"][i]["param"], start);
+        }
+        OnPlan(runner)
+    });
 }

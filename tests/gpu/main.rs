@@ -1,7 +1,7 @@
 //! The GPU backend against the CPU, and against itself.
 //!
 //! `GRADSTEP_GPU=require|auto|off` says what happens where no adapter is found, see
-//! `common/gate.rs`. `GRADSTEP_SEED` sets the seed.
+//! `common/gate.rs`, and `GRADSTEP_ADAPTER` which one it must be. `GRADSTEP_SEED` sets the seed.
 #![cfg(feature = "gpu")]
 
 #[path = "../common/mod.rs"]
@@ -14,6 +14,8 @@ mod errors;
 mod export;
 mod extremes;
 mod foreign;
+#[cfg(feature = "reference")]
+mod golden;
 mod limits;
 mod lost;
 mod random;

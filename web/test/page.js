@@ -107,6 +107,120 @@ export async function ownBuffers() {
   return { bytes: text, describe: cpu.describe() };
 }
 
+const refused = async (pattern, f) => {
+  let text = "nothing was thrown";
+  try {
+    await f();
+  } catch (error) {
+    text = String(error);
+  }
+  assert(pattern.test(text), `${text} is not ${pattern}`);
+};
+
+/** Micro-batches and averages: on typed arrays, and as there on a device. */
+export async function beside(onGpu) {
+  const on = onGpu ? await device() : undefined;
+  const more = { accumulate: 3, average: { decay: 0.5 } };
+  const arrays = () => shapes.map(([name, shape], i) => ({ name, shape, data: values(i, 0) }));
+  const [mine, plain, other] = [arrays(), arrays(), arrays()];
+  const params = on && shapes.map(([name, shape], i) => ({ name, shape, buffer: buffer(on, values(i, 0)) }));
+  const cpu = await Optimizer.create({ ...rich(mine), ...more });
+  const gpu = on && (await Optimizer.create({ ...rich(params, on), ...more }));
+  const straight = await Optimizer.create(rich(plain));
+  const both = [cpu, gpu].filter((o) => o);
+  const average = [];
+  const same = async (what) => {
+    for (const [i, [name]] of shapes.entries()) {
+      if (on) close(await read(on, params[i].buffer), mine[i].data, `${what}, ${name} on GPU and CPU`);
+    }
+  };
+  for (const o of both) await refused(/no step has counted yet/, () => o.swapAverages());
+  for (let t = 1; t <= 4; t++) {
+    // The last step takes one micro-batch less, by request.
+    const n = t === 4 ? 2 : 3;
+    const batches = Array.from({ length: n }, (_, k) => [0, 1].map((i) => values(i, 7 * t + k)));
+    for (const [k, grads] of batches.entries()) {
+      const last = t === 4 && k === 1 ? { last: true } : undefined;
+      const outcome = await cpu.step(grads.concat([undefined]), last);
+      assert((outcome !== undefined) === (k === n - 1), `step ${t}.${k} on the CPU gives ${outcome}`);
+      assert(cpu.pending === (k + 1) % n, `${cpu.pending} micro-batches are pending`);
+      if (!on) continue;
+      const [weight, bias] = grads.map((g) => buffer(on, g));
+      if (t % 2) {
+        const encoder = on.createCommandEncoder();
+        const stepped = gpu.encode(encoder, { weight, bias }, last);
+        on.queue.submit([encoder.finish()]);
+        assert(stepped === (k === n - 1), `step ${t}.${k} on the GPU`);
+      } else {
+        await gpu.step({ weight, bias }, last);
+      }
+    }
+    const mean = [0, 1].map((i) => batches[0][i].map((_, j) => batches.reduce((s, b) => s + b[i][j], 0) / n));
+    await straight.step(mean.concat([undefined]));
+    for (const i of [0, 1]) {
+      close(mine[i].data, plain[i].data, `step ${t} of the mean, ${shapes[i][0]}`);
+      average[i] = mine[i].data.map((x, j) => (t === 1 ? x : 0.5 * (average[i][j] + x)));
+    }
+    await same(`step ${t}`);
+  }
+  assert(both.every((o) => o.steps === 4 && o.pending === 0), "micro-batches count as steps");
+  // Averages in and out, also past an error.
+  const before = mine.map(({ data }) => data.slice());
+  const apart = average[0].reduce((d, x, j) => Math.max(d, Math.abs(x - before[0][j])), 0);
+  assert(apart > 1e-3, `the averages are apart by ${apart} only`);
+  for (const o of both) {
+    const found = await o.withAverages(async () => {
+      await refused(/swap them back/, () => o.step(o === cpu ? [...mine.map((p) => p.data)] : params.map((p, i) => buffer(on, values(i, 1)))));
+      await refused(/average/, () => o.exportState());
+      return o === cpu ? mine.map((p) => p.data.slice()) : Promise.all(params.map((p) => read(on, p.buffer)));
+    });
+    for (const i of [0, 1]) close(found[i], average[i], `the average of ${shapes[i][0]}`);
+    close(found[2], before[2], "a frozen parameter");
+    await refused(/by hand/, () => o.withAverages(() => Promise.reject(new Error("by hand"))));
+  }
+  mine.forEach(({ data }, i) => assert(data.every((x, j) => x === before[i][j]), "swapped back"));
+  await same("swapped back");
+  // Sums that no step has used are no state. Forgotten, they are in no step.
+  const grads = [values(0, 50), values(1, 50), undefined];
+  const given = (o, list) => (o === cpu ? list : list.map((g) => g && buffer(on, g)));
+  for (const o of both) {
+    await o.step(given(o, [values(0, 60), values(1, 60), undefined]));
+    assert(o.pending === 1, "a micro-batch is pending");
+    await refused(/micro-batches/, () => o.exportState());
+    o.discard();
+  }
+  // … and the state goes on elsewhere, averages included.
+  const file = await both.at(-1).exportState();
+  const again = await Optimizer.create({ ...rich(other), ...more });
+  await again.importState(file);
+  for (const o of [...both, again]) await o.step(o === gpu ? given(o, grads) : grads, { last: true });
+  await same("after that");
+  other.forEach(({ data }, i) => close(data, mine[i].data, `${shapes[i][0]} after a restore`));
+  await Promise.all([...both, again].map((o) => o.swapAverages()));
+  await same("the averages");
+  other.forEach(({ data }, i) => close(data, mine[i].data, `the average of ${shapes[i][0]} after a restore`));
+  // What is wrong is said.
+  for (const [wrong, pattern] of [
+    [{ accumulate: 0 }, /1 at least/],
+    [{ accumulate: { batches: 2, kind: "max" } }, /mean or sum/],
+    [{ average: "mean" }, /polyak/],
+    [{ average: { decay: 1 } }, /its decay is 1/],
+    [{ average: { decay: 0.5, from: 2 } }, /`decay` or `from`/],
+  ]) {
+    await refused(pattern, () => Optimizer.create({ ...rich(arrays()), ...wrong }));
+  }
+  await refused(/keeps none/, () => straight.swapAverages());
+  if (on) {
+    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC;
+    const lacking = { name: "w", shape: [4], buffer: on.createBuffer({ size: 16, usage }) };
+    await refused(/lacks GPUBufferUsage.COPY_DST/, () =>
+      Optimizer.create({ device: on, optimizer: "adamw", params: [lacking], average: "polyak" }),
+    );
+    on.destroy();
+  }
+  return again.steps;
+}
+
 /** What is wrong is an Error that says so. */
 export async function errors() {
   const on = await device();
@@ -193,9 +307,9 @@ export async function readme(text) {
   const gradient = buffer(on, new Float32Array(64 * 32).fill(0.1));
   const body = text.replace(/^import .*$/m, "");
   const Async = Object.getPrototypeOf(async () => {}).constructor;
-  const run = new Async("Optimizer", "device", "weight", "gradient", `${body}\nreturn { opt, file };`);
-  const { opt, file } = await run(Optimizer, on, weight, gradient);
-  assert(opt.steps >= 1 && file.length > 0, "the example took no step");
+  const run = new Async("Optimizer", "device", "weight", "gradient", `${body}\nreturn opt;`);
+  const opt = await run(Optimizer, on, weight, gradient);
+  assert(opt.steps >= 1 && (await opt.exportState()).length > 0, "the example took no step");
   on.destroy();
 }
 

@@ -59,6 +59,11 @@ await test("in Node, every optimizer follows the official trajectories", async (
   }
 });
 
+await test("in Node, micro-batches and averages are what they are said to be", async () => {
+  const { beside } = await import("./page.js");
+  assert((await beside(false)) === 5, "other steps");
+});
+
 const { chromium } = await import(playwright);
 const profile = await mkdtemp(join(tmpdir(), "gradstep-chromium-"));
 const context = await chromium.launchPersistentContext(profile, {
@@ -126,6 +131,10 @@ await test("the page's own device and buffers are used, ahead of a submission, a
   assert(/weight .*\n/.test(describe) && /no weight decay/.test(describe), describe);
 });
 
+await test("micro-batches and averages are the same on GPU and CPU, and what they are said to be", async () => {
+  assert((await page.evaluate(() => window.tests.beside(true))) === 5, "other steps");
+});
+
 await test("what is wrong is an Error with the library's message", async () => {
   const found = await page.evaluate(() => window.tests.errors());
   const wanted = [
@@ -164,9 +173,9 @@ await test("1000 optimizers leave the heap as large as 500 of them", async () =>
 await test("the examples of both READMEs run", async () => {
   for (const file of ["README.md", "web/README.md"]) {
     const text = await readFile(join(root, file), "utf8");
-    const example = /```js\n(.*?)```/s.exec(text);
-    assert(example, `${file} has no example in JavaScript`);
-    await page.evaluate((code) => window.tests.readme(code), example[1]);
+    const examples = [...text.matchAll(/```js\n(.*?)```/gs)];
+    assert(examples.length === (file === "README.md" ? 1 : 2), `${file}: ${examples.length} examples`);
+    for (const [, code] of examples) await page.evaluate((c) => window.tests.readme(c), code);
   }
 });
 
@@ -182,6 +191,8 @@ await test("a Rust program on wgpu's WebGPU backend equals the CPU", async () =>
   const moved = Math.max(...both.slice(half).map((x, i) => Math.abs(x - Math.sin(i * 0.37))));
   assert(worst < 1e-5 && moved > 1e-2, `it differs by ${worst}, after it moved by ${moved}`);
 });
+
+const SMALL = "side=48&features=16&width=24&batch=128";
 
 // Waits until the demo has taken so many steps; what it shows then.
 async function learned(demo, steps) {
@@ -201,8 +212,18 @@ async function learned(demo, steps) {
   return { a: await at("a"), b: await at("b") };
 }
 
-async function learns(demo, url, steps) {
+async function opened(demo, url) {
   await demo.goto(`${origin}/demo/index.html?${url}`);
+  await learned(demo, 1);
+}
+
+async function learns(demo, url, steps) {
+  await opened(demo, url);
+  await goesOn(demo, steps);
+}
+
+// Both networks learn what they were given.
+async function goesOn(demo, steps) {
   const before = await learned(demo, 1);
   const after = await learned(demo, steps);
   for (const id of ["a", "b"]) {
@@ -218,7 +239,7 @@ async function learns(demo, url, steps) {
 
 await test("the demo learns a picture on the GPU, and is changed while it does", async () => {
   const demo = await context.newPage();
-  await learns(demo, "side=48&features=16&width=24&batch=128", 200);
+  await learns(demo, SMALL, 200);
   assert((await demo.textContent("#where")).includes("WebGPU"), "it is not on the GPU");
   assert(await demo.locator("#note").isHidden(), await demo.textContent("#note"));
   // A rate of nearly nothing: the picture stands still. Another optimizer: both start over.
@@ -226,6 +247,107 @@ await test("the demo learns a picture on the GPU, and is changed while it does",
   assert((await demo.textContent("#side-a output")) === "1.0e-5", "the rate is not shown");
   await demo.locator("#side-a select").selectOption("sm3");
   await demo.waitForFunction(() => document.querySelector("#key-a").textContent.startsWith("SM3 "));
+  await demo.close();
+});
+
+// Drops a file on the page: its name, type, and what is in it, or none for a picture of two colours.
+async function drop(demo, name, type, text) {
+  const transfer = await demo.evaluateHandle(async ([name, type, text]) => {
+    const canvas = Object.assign(document.createElement("canvas"), { width: 80, height: 40 });
+    const to = canvas.getContext("2d");
+    for (const [colour, x] of [["#2060e0", 0], ["#e04020", 40]]) {
+      to.fillStyle = colour;
+      to.fillRect(x, 0, 40, 40);
+    }
+    const content = text ?? (await new Promise((resolve) => canvas.toBlob(resolve, type)));
+    const made = new DataTransfer();
+    made.items.add(new File([content], name, { type }));
+    return made;
+  }, [name, type, text]);
+  await demo.dispatchEvent("main", "dragover", { dataTransfer: transfer });
+  const dropping = () => demo.evaluate(() => document.body.classList.contains("dropping"));
+  assert(await dropping(), "the page does not show where to drop");
+  await demo.dispatchEvent("main", "drop", { dataTransfer: transfer });
+  assert(!(await dropping()), "the page waits for a drop that is over");
+}
+
+// Waits until both have begun anew and shown a loss.
+const anew = (demo) =>
+  demo.waitForFunction(() => ["a", "b"].every((id) => / [0-9.]+/.test(document.querySelector(`#key-${id}`).textContent)));
+
+await test("the demo learns a picture that is dropped on it", async () => {
+  const demo = await context.newPage();
+  await opened(demo, SMALL);
+  const target = (x) =>
+    demo.evaluate((x) => {
+      const canvas = document.querySelector("#target");
+      const at = [Math.round(x * canvas.width), canvas.height >> 1];
+      return [...canvas.getContext("2d").getImageData(...at, 1, 1).data];
+    }, x);
+  const lake = await target(0.25);
+  await drop(demo, "notes.txt", "text/plain", "no picture");
+  await demo.waitForFunction(() => !document.querySelector("#note").hidden);
+  assert(String(await target(0.25)) === String(lake), "what is no picture is shown");
+  await drop(demo, "own.png", "image/png");
+  await demo.waitForFunction(() => !document.querySelector("#own").hidden);
+  assert(await demo.locator("#note").isHidden(), "the note stays");
+  const near = (found, wanted) => found.every((c, i) => Math.abs(c - wanted[i]) < 8);
+  // The middle of it, a square.
+  assert(near(await target(0.25), [0x20, 0x60, 0xe0, 255]), `left it is ${await target(0.25)}`);
+  assert(near(await target(0.75), [0xe0, 0x40, 0x20, 255]), `right it is ${await target(0.75)}`);
+  await anew(demo);
+  await goesOn(demo, 80);
+  await demo.close();
+});
+
+await test("the demo is used by the keyboard alone", async () => {
+  const demo = await context.newPage();
+  await opened(demo, `${SMALL}&cpu`);
+  const focused = () =>
+    demo.evaluate(() => {
+      const { activeElement: at } = document;
+      const shown = at.matches(".unseen") ? at.parentElement : at;
+      const visible = getComputedStyle(shown).outlineStyle !== "none";
+      return { name: at.id || (at.closest(".side")?.id ?? at.tagName.toLowerCase()), visible };
+    });
+  const order = [];
+  const tab = async (to) => {
+    for (let i = 0; i < 20; i++) {
+      await demo.keyboard.press("Tab");
+      const { name, visible } = await focused();
+      order.push(name);
+      assert(visible, `one does not see where one is, at ${name}`);
+      if (name === to) return;
+    }
+    throw new Error(`${to} is not reached, but ${order}`);
+  };
+  const text = (selector) => demo.textContent(selector);
+  await tab("pause");
+  await demo.keyboard.press("Enter");
+  assert((await text("#pause")) === "Go on", "it is not paused");
+  await demo.keyboard.press("Space");
+  assert((await text("#pause")) === "Pause", "it does not go on");
+  await tab("side-a");
+  const label = await demo.evaluate(() => document.querySelector("#side-a select").selectedOptions[0].label);
+  await demo.keyboard.press("ArrowDown");
+  await demo.waitForFunction((label) => !document.querySelector("#key-a").textContent.startsWith(label), label);
+  await anew(demo);
+  await tab("rate-a");
+  const rate = await text("#side-a output");
+  await demo.keyboard.press("ArrowLeft");
+  assert((await text("#side-a output")) !== rate, "the rate stays");
+  // Letters, wherever one is but in a list.
+  await demo.keyboard.press("p");
+  assert((await text("#pause")) === "Go on", "p does not pause");
+  // Begun anew, it has no loss until it goes on.
+  await demo.keyboard.press("r");
+  await demo.waitForFunction(() => !/ [0-9.]+/.test(document.querySelector("#key-a").textContent));
+  await demo.keyboard.press("p");
+  await anew(demo);
+  await tab("side-b");
+  await tab("rate-b");
+  const wanted = ["pause", "restart", "file", "network", "side-a", "rate-a", "side-b", "rate-b"];
+  assert(order.join() === wanted.join(), `the order is ${order}`);
   await demo.close();
 });
 

@@ -24,10 +24,27 @@ export async function use(device: GPUDevice, weight: GPUBuffer, gradient: GPUBuf
   });
   await cpu.importState(file);
   const outcome = await cpu.step({ weight: new Float32Array(2048) });
+  const summing = await Optimizer.create({
+    optimizer: "adamw",
+    params: [{ name: "weight", shape: [64, 32] }],
+    accumulate: { batches: 4, kind: "sum" },
+    average: "polyak",
+  });
+  const last = await summing.step({ weight: new Float32Array(2048) }, { last: true });
+  const skipped: boolean | undefined = last?.skipped;
+  // @ts-expect-error a micro-batch has no outcome
+  last.skipped;
+  const norm: number = await summing.withAverages((o) => o.param("weight").length + o.pending);
+  // @ts-expect-error there is no such average
+  await Optimizer.create({ device, optimizer: "sgd", average: "mean", params: [] });
+  const stepped: boolean = gpu.encode(device.createCommandEncoder(), [gradient], { last: true });
+  gpu.encodeSwap(device.createCommandEncoder());
+  await gpu.swapAverages();
+  summing.discard();
   // @ts-expect-error a step on typed arrays takes no buffers
   await cpu.step({ weight: gradient });
   // @ts-expect-error there is no such schedule
   await Optimizer.create({ device, optimizer: "sgd", lr: { kind: "cosign" }, params: [] });
   const values: Float32Array = cpu.param("weight");
-  return outcome.clipFactor + values.length;
+  return outcome.clipFactor + values.length + norm + Number(skipped ?? stepped);
 }

@@ -7,15 +7,17 @@
 //!     "name": "all", "params": ["w"], "optimizer": "adamw", "settings": {"lr": 1e-3},
 //!     "lrFactor": 1.0, "undecayed": ["b"], "schedules": {"lr": {"kind": "cosine", …}}
 //!   }],
-//!   "clipNorm": 1.0, "clipValue": 2.0, "checkFinite": true, "lossScale": 8.0
+//!   "clipNorm": 1.0, "clipValue": 2.0, "checkFinite": true, "lossScale": 8.0,
+//!   "average": {"decay": 0.999}, "accumulate": {"batches": 4, "kind": "mean"}
 //! }
 //! ```
 //! A group without an optimizer is frozen. `lossScale` is a number, or `"dynamic"`, or an object with
-//! what differs from the defaults of that.
+//! what differs from the defaults of that. `average` is `"polyak"`, too, or `{"from": 100}`, and
+//! `accumulate` a number of micro-batches.
 
 use gradstep::reference::Reference;
-use gradstep::{Curve, Error, Gradients, Group, Layout, LossScale, OneCycle, Result, Schedule};
-use gradstep::{Select, Setup};
+use gradstep::{Accumulation, Average, Curve, Error, Gradients, Group, Layout, LossScale, OneCycle};
+use gradstep::{Result, Schedule, Select, Setup};
 use serde_json::{Map, Value as Json};
 
 /// A setup, and its tensors: names and shapes.
@@ -23,6 +25,8 @@ use serde_json::{Map, Value as Json};
 pub(crate) struct Config {
     pub(crate) setup: Setup,
     pub(crate) tensors: Vec<(String, Vec<usize>)>,
+    /// Micro-batches of a step, where they are accumulated.
+    pub(crate) batches: Option<u32>,
 }
 
 fn problem(what: impl Into<String>, problem: impl Into<String>, remedy: &str) -> Error {
@@ -112,7 +116,16 @@ impl Config {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let json: Json = serde_json::from_str(text)
             .map_err(|e| problem("the settings", e.to_string(), "pass JSON"))?;
-        let known = ["params", "groups", "clipNorm", "clipValue", "checkFinite", "lossScale"];
+        let known = [
+            "params",
+            "groups",
+            "clipNorm",
+            "clipValue",
+            "checkFinite",
+            "lossScale",
+            "average",
+            "accumulate",
+        ];
         let all = Object::new("the settings", &json, &known)?;
         let mut setup = Setup::new();
         let mut tensors = Vec::new();
@@ -147,7 +160,16 @@ impl Config {
             Some(Json::Number(x)) => LossScale::Fixed(x.as_f64().unwrap_or(f64::NAN)),
             Some(json) => dynamic(json)?,
         };
-        Ok(Self { setup: setup.gradients(gradients), tensors })
+        setup = setup.gradients(gradients);
+        if let Some(json) = all.get("average") {
+            setup = setup.average(average(&all, json)?);
+        }
+        let mut batches = None;
+        if let Some(json) = all.get("accumulate") {
+            let (n, kind) = accumulation(&all, json)?;
+            (setup, batches) = (setup.accumulate(kind), Some(n));
+        }
+        Ok(Self { setup, tensors, batches })
     }
 }
 
@@ -161,6 +183,38 @@ fn layout(of: &Object<'_>) -> Result<Option<Layout>> {
             _ => None,
         }
     })
+}
+
+fn average(all: &Object<'_>, json: &Json) -> Result<Average> {
+    if json.as_str() == Some("polyak") {
+        return Ok(Average::Polyak { from: 1 });
+    }
+    if !json.is_object() {
+        return all.wrong("average", "pass \"polyak\", { decay } or { from }");
+    }
+    let of = Object::new("`average`", json, &["decay", "from"])?;
+    match (of.number("decay")?, of.steps("from")?) {
+        (Some(decay), None) => Ok(Average::Ema { decay }),
+        (None, Some(from)) => Ok(Average::Polyak { from }),
+        _ => all.wrong("average", "pass `decay` or `from`"),
+    }
+}
+
+/// How many micro-batches become one gradient, and how.
+fn accumulation(all: &Object<'_>, json: &Json) -> Result<(u32, Accumulation)> {
+    let count = |v: &Json| v.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|&n| n > 0);
+    let whole = "pass a whole number of micro-batches, 1 at least";
+    if !json.is_object() {
+        return Ok((all.read("accumulate", whole, count)?.unwrap_or(1), Accumulation::Mean));
+    }
+    let of = Object::new("`accumulate`", json, &["batches", "kind"])?;
+    let batches = of.read("batches", whole, count)?;
+    let kind = match of.text("kind")? {
+        None | Some("mean") => Accumulation::Mean,
+        Some("sum") => Accumulation::Sum,
+        Some(_) => return of.wrong("kind", "it must be mean or sum"),
+    };
+    Ok((batches.map_or_else(|| of.wrong("batches", whole), Ok)?, kind))
 }
 
 fn dynamic(json: &Json) -> Result<LossScale> {

@@ -33,6 +33,7 @@ fn to_file(snapshot: &Snapshot) -> Result<Vec<u8>> {
 #[derive(Debug)]
 pub struct Plan {
     export: Export,
+    batches: Option<u32>,
 }
 
 #[wasm_bindgen]
@@ -54,17 +55,45 @@ impl Plan {
             min_storage_buffer_offset_alignment: align,
         };
         let export = config.setup.export(limits).map_err(error)?;
-        Ok(Self { export })
+        Ok(Self { export, batches: config.batches })
     }
 
-    /// The plan as JSON.
+    /// The plan as JSON, without the expressions of its constants: see `begin`.
     pub fn json(&self) -> String {
-        self.export.json().to_string()
+        self.export.json_without_constants().to_string()
     }
 
-    /// Counts a step and returns its constants.
-    pub fn begin(&mut self) -> Result<Vec<f32>> {
-        Ok(self.export.begin_step().map_err(error)?.to_vec())
+    /// Whether a step follows the next micro-batch; always, where none are accumulated.
+    pub fn is_last(&self) -> bool {
+        self.batches.is_none_or(|n| self.export.pending() + 1 >= n)
+    }
+
+    /// Counts a step, or a micro-batch and after the `last` one a step, and returns their constants.
+    pub fn begin(&mut self, last: bool) -> Result<Vec<f32>> {
+        let words = match self.batches {
+            Some(_) => self.export.begin_micro(last),
+            None => self.export.begin_step(),
+        };
+        Ok(words.map_err(error)?.to_vec())
+    }
+
+    /// Whether averages follow the step that was begun last.
+    pub fn follows(&self) -> bool {
+        self.export.follows()
+    }
+
+    /// Counts an exchange of parameters and averages, and returns its constants.
+    pub fn begin_swap(&mut self) -> Result<Vec<f32>> {
+        Ok(self.export.begin_swap().map_err(error)?.to_vec())
+    }
+
+    /// Micro-batches since the last step.
+    pub fn pending(&self) -> u32 {
+        self.export.pending()
+    }
+
+    pub fn discard(&mut self) {
+        self.export.discard_micro();
     }
 
     pub fn steps(&self) -> f64 {
@@ -99,7 +128,7 @@ impl Plan {
             let all: Float32Array = buffers.get(buffer as u32).unchecked_into();
             all.subarray(range.start as u32, range.end as u32).to_vec()
         });
-        to_file(&snapshot)
+        to_file(&snapshot.map_err(error)?)
     }
 
     /// Goes back to a file's state. Returns what is to be written: buffer, first element, values, and
@@ -127,6 +156,11 @@ pub struct Host {
     /// A parameter and a gradient for each tensor, kept from step to step.
     params: Vec<Vec<f32>>,
     grads: Vec<Vec<f32>>,
+    batches: Option<u32>,
+    /// Micro-batches since the last step.
+    pending: u32,
+    /// Whether averages are where parameters were.
+    swapped: bool,
 }
 
 #[wasm_bindgen]
@@ -139,12 +173,68 @@ impl Host {
         let memory = || lens().map(|n| vec![0.0; n]).collect();
         let (params, grads) = (memory(), memory());
         let names = config.tensors.into_iter().map(|t| t.0).collect();
-        Ok(Self { optimizer, names, params, grads })
+        Ok(Self { optimizer, names, params, grads, batches: config.batches, pending: 0, swapped: false })
+    }
+
+    /// Whether a step follows the next micro-batch; always, where none are accumulated.
+    pub fn is_last(&self) -> bool {
+        self.batches.is_none_or(|n| self.pending + 1 >= n)
+    }
+
+    /// Adds a micro-batch to its sums: gradients as for `step`.
+    fn micro(&mut self, grads: &Array) -> Result<()> {
+        let given = grads.iter().enumerate().filter(|(_, g)| !g.is_undefined());
+        let given = given.map(|(i, g)| (i, g.unchecked_into::<Float32Array>()));
+        let (right, wrong): (Vec<_>, Vec<_>) =
+            given.partition(|(i, g)| g.length() as usize == self.params[*i].len());
+        // What is refused comes first, so that a micro-batch counts for all or none.
+        for (i, grad) in wrong.into_iter().chain(right) {
+            let added = self.optimizer.accumulate(&self.names[i], grad.to_vec().as_slice());
+            added.map_err(error)?;
+        }
+        self.pending += 1;
+        Ok(())
+    }
+
+    /// Micro-batches since the last step.
+    pub fn pending(&self) -> u32 {
+        self.pending
+    }
+
+    pub fn discard(&mut self) {
+        self.optimizer.discard_micro();
+        self.pending = 0;
+    }
+
+    /// Exchanges parameters and averages. `params` as for `step`.
+    pub fn swap(&mut self, params: &Array) -> Result<()> {
+        for (name, array) in self.names.iter().zip(params.iter()) {
+            if array.is_undefined() {
+                continue;
+            }
+            let array = array.unchecked_into::<Float32Array>();
+            let mut values = array.to_vec();
+            self.optimizer.swap_average(name, values.as_mut_slice()).map_err(error)?;
+            array.copy_from(&values);
+        }
+        self.swapped = !self.swapped;
+        Ok(())
     }
 
     /// One step over all tensors that are not frozen: `Float32Array`s by number, `undefined` for those
-    /// that are. Parameters are overwritten. Returns what became of it, as JSON.
-    pub fn step(&mut self, params: &Array, grads: &Array) -> Result<String> {
+    /// that are. Parameters are overwritten. Returns what became of it, as JSON. Where micro-batches are
+    /// accumulated it is one of them, with a step after the `last` one; nothing is returned without.
+    pub fn step(&mut self, params: &Array, grads: &Array, last: bool) -> Result<Option<String>> {
+        if self.swapped {
+            return Err(error("the averages are swapped in for the parameters; swap them back first"));
+        }
+        let accumulates = self.batches.is_some();
+        if accumulates {
+            self.micro(grads)?;
+            if !last {
+                return Ok(None);
+            }
+        }
         let given = |list: &Array, i: usize| {
             let value = list.get(i as u32);
             (!value.is_undefined()).then(|| value.unchecked_into::<Float32Array>())
@@ -160,24 +250,28 @@ impl Host {
         let mut step = self.optimizer.begin();
         for (i, (w, g)) in self.params.iter_mut().zip(&self.grads).enumerate() {
             if given(grads, i).is_some() {
-                step.tensor(&self.names[i], w, g).map_err(error)?;
+                let name = &self.names[i];
+                let lent = if accumulates { step.param(name, w) } else { step.tensor(name, w, g) };
+                lent.map_err(error)?;
             }
         }
         let outcome = step.finish().map_err(error)?;
+        self.pending = 0;
         for (i, w) in self.params.iter().enumerate() {
             if let Some(array) = given(params, i).filter(|_| given(grads, i).is_some()) {
                 array.copy_from(w);
             }
         }
         let name = |id: gradstep::TensorId| self.names[id.index()].as_str();
-        Ok(json!({
+        let text = json!({
             "skipped": outcome.skipped,
             "gradNorm": outcome.grad_norm,
             "clipFactor": outcome.clip_factor,
             "lossScale": outcome.loss_scale,
             "notFinite": outcome.not_finite.map(name),
         })
-        .to_string())
+        .to_string();
+        Ok(Some(text))
     }
 
     pub fn steps(&self) -> f64 {
