@@ -108,7 +108,7 @@ impl Core {
     }
 
     /// Finds or makes the class of a tensor.
-    pub(crate) async fn class<O: Optimizer + ?Sized>(
+    pub(crate) async fn class<O: Optimizer>(
         &mut self,
         optimizer: &O,
         shape: &[usize],

@@ -13,10 +13,10 @@
 //! A group without an optimizer is frozen. `lossScale` is a number, or `"dynamic"`, or an object with
 //! what differs from the defaults of that.
 
+use gradstep::json::Json;
 use gradstep::reference::Reference;
 use gradstep::{Curve, Error, Gradients, Group, Layout, LossScale, OneCycle, Result, Schedule};
 use gradstep::{Select, Setup};
-use serde_json::{Map, Value as Json};
 
 /// A setup, and its tensors: names and shapes.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ fn problem(what: impl Into<String>, problem: impl Into<String>, remedy: &str) ->
 /// An object, of which everything must be looked at.
 struct Object<'a> {
     what: String,
-    map: &'a Map<String, Json>,
+    map: &'a [(String, Json)],
 }
 
 impl<'a> Object<'a> {
@@ -41,8 +41,8 @@ impl<'a> Object<'a> {
         let Some(map) = json.as_object() else {
             return Err(problem(what, format!("it is {json}"), "pass an object"));
         };
-        match map.keys().find(|k| !known.contains(&k.as_str())) {
-            Some(key) => {
+        match map.iter().find(|e| !known.contains(&e.0.as_str())) {
+            Some((key, _)) => {
                 let remedy = format!("the settings are {}", known.join(", "));
                 Err(problem(what, format!("it has no setting `{key}`"), &remedy))
             }
@@ -51,7 +51,7 @@ impl<'a> Object<'a> {
     }
 
     fn get(&self, name: &str) -> Option<&'a Json> {
-        self.map.get(name).filter(|v| !v.is_null())
+        self.map.iter().find(|e| e.0 == name).map(|e| &e.1).filter(|v| !v.is_null())
     }
 
     fn wrong<T>(&self, name: &str, expected: &str) -> Result<T> {
@@ -95,7 +95,7 @@ impl<'a> Object<'a> {
     }
 
     fn list(&self, name: &str) -> Result<&'a [Json]> {
-        let list = self.read(name, "pass a list", |v| v.as_array().map(Vec::as_slice))?;
+        let list = self.read(name, "pass a list", Json::as_list)?;
         Ok(list.unwrap_or(&[]))
     }
 
@@ -110,8 +110,7 @@ impl<'a> Object<'a> {
 
 impl Config {
     pub(crate) fn parse(text: &str) -> Result<Self> {
-        let json: Json = serde_json::from_str(text)
-            .map_err(|e| problem("the settings", e.to_string(), "pass JSON"))?;
+        let json = Json::parse(text).map_err(|e| problem("the settings", e, "pass JSON"))?;
         let known = ["params", "groups", "clipNorm", "clipValue", "checkFinite", "lossScale"];
         let all = Object::new("the settings", &json, &known)?;
         let mut setup = Setup::new();
@@ -144,7 +143,7 @@ impl Config {
         gradients.check_finite = all.flag("checkFinite")?;
         gradients.loss_scale = match all.get("lossScale") {
             None => LossScale::None,
-            Some(Json::Number(x)) => LossScale::Fixed(x.as_f64().unwrap_or(f64::NAN)),
+            Some(json @ Json::Number(_)) => LossScale::Fixed(json.as_f64().unwrap_or(f64::NAN)),
             Some(json) => dynamic(json)?,
         };
         Ok(Self { setup: setup.gradients(gradients), tensors })
@@ -194,9 +193,8 @@ fn group(index: usize, json: &Json) -> Result<Group> {
     let Some(optimizer) = of.text("optimizer")? else {
         return Ok(Group::frozen(name).of(select));
     };
-    let none = Map::new();
-    let settings = of.read("settings", "pass an object", Json::as_object)?.unwrap_or(&none);
-    let reference = Reference::new(optimizer, settings)?;
+    let settings = of.read("settings", "pass an object", Json::as_object)?.unwrap_or(&[]);
+    let reference = Reference::with_settings(optimizer, settings, f32::EPSILON.into())?;
     let layout = layout(&of)?.unwrap_or(reference.layout());
     let mut group = Group::new(name, reference).of(select).layout(layout);
     if let Some(factor) = of.number("lrFactor")? {
@@ -206,7 +204,7 @@ fn group(index: usize, json: &Json) -> Result<Group> {
         group = group.without_decay(Select::names(of.names("undecayed")?));
     }
     let schedules = of.read("schedules", "pass an object", Json::as_object)?;
-    for (hyper, json) in schedules.unwrap_or(&none) {
+    for (hyper, json) in schedules.unwrap_or(&[]) {
         group = group.schedule(hyper.as_str(), schedule(hyper, json)?);
     }
     Ok(group)
