@@ -71,6 +71,7 @@ const CHUNK: usize = 1 << 16;
 const LONGEST_MESSAGE: usize = 600;
 
 /// What the metadata says.
+#[derive(Default)]
 struct Header {
     step: u64,
     groups: Vec<GroupState>,
@@ -78,6 +79,7 @@ struct Header {
     numbers: BTreeMap<String, f64>,
 }
 
+#[derive(Default)]
 struct Tensor {
     name: String,
     group: usize,
@@ -135,112 +137,108 @@ fn read_numbers(from: &mut Reader<'_>) -> json::Result<BTreeMap<String, f64>> {
     Ok(numbers)
 }
 
-/// Sets a field, which may be there once.
-fn put<T>(field: &mut Option<T>, name: &str, value: T) -> json::Result<()> {
-    match field.replace(value) {
-        Some(_) => Err(format!("duplicate field `{name}`")),
+/// Reads an object with these fields, each once, in any order. With `others` there may be more, which
+/// are passed.
+fn fields(
+    from: &mut Reader<'_>,
+    names: &[&str],
+    others: bool,
+    read: &mut dyn FnMut(&mut Reader<'_>, usize) -> json::Result<()>,
+) -> json::Result<()> {
+    let mut seen = 0u32;
+    from.object()?;
+    while let Some(key) = from.key()? {
+        match names.iter().position(|&name| name == key) {
+            Some(i) if seen & 1 << i != 0 => return from.fail(&format!("duplicate field `{key}`")),
+            Some(i) => {
+                seen |= 1 << i;
+                read(from, i)?;
+            }
+            None if others => from.skip()?,
+            None => return from.fail(&format!("unknown field `{key}`")),
+        }
+    }
+    match (0..names.len()).find(|i| seen & 1 << i == 0) {
+        Some(i) => from.fail(&format!("missing field `{}`", names[i])),
         None => Ok(()),
     }
 }
 
-fn needed<T>(field: Option<T>, name: &str, from: &Reader<'_>) -> json::Result<T> {
-    field.map_or_else(|| from.fail(&format!("missing field `{name}`")), Ok)
-}
-
-fn unknown<T>(name: &str, from: &Reader<'_>) -> json::Result<T> {
-    from.fail(&format!("unknown field `{name}`"))
-}
-
-fn read_list<T>(
+fn read_list(
     from: &mut Reader<'_>,
-    read: impl Fn(&mut Reader<'_>) -> json::Result<T>,
-) -> json::Result<Vec<T>> {
-    let mut list = Vec::new();
+    read: &mut dyn FnMut(&mut Reader<'_>) -> json::Result<()>,
+) -> json::Result<()> {
     from.list()?;
     while from.item()? {
-        list.push(read(from)?);
+        read(from)?;
     }
-    Ok(list)
+    Ok(())
 }
 
 fn read_group(from: &mut Reader<'_>) -> json::Result<GroupState> {
-    let (mut name, mut optimizer, mut hypers) = (None, None, None);
-    from.object()?;
-    while let Some(key) = from.key()? {
-        match &*key {
-            "name" => put(&mut name, &key, from.text()?)?,
-            "optimizer" => put(&mut optimizer, &key, from.text()?)?,
-            "hypers" => put(&mut hypers, &key, read_numbers(from)?)?,
-            _ => return unknown(&key, from),
+    let mut group = GroupState::default();
+    fields(from, &["name", "optimizer", "hypers"], false, &mut |from, field| {
+        match field {
+            0 => group.name = from.text()?,
+            1 => group.optimizer = from.text()?,
+            _ => group.hypers = read_numbers(from)?,
         }
-    }
-    Ok(GroupState {
-        name: needed(name, "name", from)?,
-        optimizer: needed(optimizer, "optimizer", from)?,
-        hypers: needed(hypers, "hypers", from)?,
-    })
+        Ok(())
+    })?;
+    Ok(group)
 }
 
 fn read_tensor(from: &mut Reader<'_>) -> json::Result<Tensor> {
-    let (mut name, mut group, mut shape, mut param, mut slots) = (None, None, None, None, None);
-    from.object()?;
-    while let Some(key) = from.key()? {
-        match &*key {
-            "name" => put(&mut name, &key, from.text()?)?,
-            "group" => put(&mut group, &key, from.size()?)?,
-            "shape" => put(&mut shape, &key, from.sizes()?)?,
-            "param" => put(&mut param, &key, from.flag()?)?,
-            "slots" => put(&mut slots, &key, read_list(from, |r| r.text())?)?,
-            _ => return unknown(&key, from),
+    let mut tensor = Tensor::default();
+    let names = ["name", "group", "shape", "param", "slots"];
+    fields(from, &names, false, &mut |from, field| {
+        match field {
+            0 => tensor.name = from.text()?,
+            1 => tensor.group = from.size()?,
+            2 => tensor.shape = from.sizes()?,
+            3 => tensor.param = from.flag()?,
+            _ => read_list(from, &mut |from| {
+                tensor.slots.push(from.text()?);
+                Ok(())
+            })?,
         }
-    }
-    Ok(Tensor {
-        name: needed(name, "name", from)?,
-        group: needed(group, "group", from)?,
-        shape: needed(shape, "shape", from)?,
-        param: needed(param, "param", from)?,
-        slots: needed(slots, "slots", from)?,
-    })
+        Ok(())
+    })?;
+    Ok(tensor)
 }
 
 /// The version alone, of any version.
 fn parse_version(text: &str) -> json::Result<u64> {
-    let mut from = Reader::new(text);
-    let mut version = None;
-    from.object()?;
-    while let Some(key) = from.key()? {
-        match &*key {
-            "version" => put(&mut version, &key, from.whole()?)?,
-            _ => from.skip()?,
-        }
-    }
+    let (mut from, mut version) = (Reader::new(text), 0);
+    fields(&mut from, &["version"], true, &mut |from, _| {
+        version = from.whole()?;
+        Ok(())
+    })?;
     from.end()?;
-    needed(version, "version", &from)
+    Ok(version)
 }
 
 fn parse_header(text: &str) -> json::Result<Header> {
-    let mut from = Reader::new(text);
-    let (mut version, mut step, mut groups, mut tensors, mut numbers) =
-        (None, None, None, None, None);
-    from.object()?;
-    while let Some(key) = from.key()? {
-        let from = &mut from;
-        match &*key {
-            "version" => put(&mut version, &key, from.whole()?)?,
-            "step" => put(&mut step, &key, from.whole()?)?,
-            "groups" => put(&mut groups, &key, read_list(from, read_group)?)?,
-            "tensors" => put(&mut tensors, &key, read_list(from, read_tensor)?)?,
-            "numbers" => put(&mut numbers, &key, read_numbers(from)?)?,
-            _ => return unknown(&key, from),
+    let (mut from, mut header) = (Reader::new(text), Header::default());
+    let names = ["version", "step", "groups", "tensors", "numbers"];
+    fields(&mut from, &names, false, &mut |from, field| {
+        match field {
+            0 => from.skip()?,
+            1 => header.step = from.whole()?,
+            2 => read_list(from, &mut |from| {
+                header.groups.push(read_group(from)?);
+                Ok(())
+            })?,
+            3 => read_list(from, &mut |from| {
+                header.tensors.push(read_tensor(from)?);
+                Ok(())
+            })?,
+            _ => header.numbers = read_numbers(from)?,
         }
-    }
+        Ok(())
+    })?;
     from.end()?;
-    Ok(Header {
-        step: needed(step, "step", &from)?,
-        groups: needed(groups, "groups", &from)?,
-        tensors: needed(tensors, "tensors", &from)?,
-        numbers: needed(numbers, "numbers", &from)?,
-    })
+    Ok(header)
 }
 
 /// The types of the format, and their bits.
@@ -269,6 +267,7 @@ const TYPES: [(&str, usize); 21] = [
 ];
 
 /// A tensor in the header of a safetensors file.
+#[derive(Default)]
 struct Info {
     /// Its place among [`TYPES`].
     kind: usize,
@@ -277,39 +276,36 @@ struct Info {
     upto: u64,
 }
 
-fn read_type(from: &mut Reader<'_>) -> json::Result<usize> {
-    let name = from.text()?;
-    let known = TYPES.iter().position(|t| t.0 == name);
-    known.map_or_else(|| from.fail(&format!("unknown type `{name}`")), Ok)
-}
-
-fn read_offsets(from: &mut Reader<'_>) -> json::Result<[u64; 2]> {
-    let mut offsets = [0; 2];
-    from.list()?;
-    for offset in &mut offsets {
-        if !from.item()? {
-            return from.fail("expected two offsets");
-        }
-        *offset = from.whole()?;
-    }
-    if from.item()? { from.fail("expected two offsets") } else { Ok(offsets) }
-}
-
 fn read_info(from: &mut Reader<'_>) -> json::Result<Info> {
-    let (mut kind, mut shape, mut offsets) = (None, None, None);
-    from.object()?;
-    while let Some(key) = from.key()? {
-        match &*key {
-            "dtype" => put(&mut kind, &key, read_type(from)?)?,
-            "shape" => put(&mut shape, &key, from.sizes()?)?,
-            "data_offsets" => put(&mut offsets, &key, read_offsets(from)?)?,
-            _ => from.skip()?,
+    let mut info = Info::default();
+    fields(from, &["dtype", "shape", "data_offsets"], true, &mut |from, field| {
+        match field {
+            0 => {
+                let name = from.text()?;
+                match TYPES.iter().position(|t| t.0 == name) {
+                    Some(kind) => info.kind = kind,
+                    None => return from.fail(&format!("unknown type `{name}`")),
+                }
+            }
+            1 => info.shape = from.sizes()?,
+            _ => {
+                let mut offsets = Vec::with_capacity(2);
+                read_list(from, &mut |from| {
+                    if offsets.len() == 2 {
+                        return from.fail("expected two offsets");
+                    }
+                    offsets.push(from.whole()?);
+                    Ok(())
+                })?;
+                match offsets[..] {
+                    [start, upto] => (info.from, info.upto) = (start, upto),
+                    _ => return from.fail("expected two offsets"),
+                }
+            }
         }
-    }
-    let kind = needed(kind, "dtype", from)?;
-    let shape = needed(shape, "shape", from)?;
-    let [start, upto] = needed(offsets, "data_offsets", from)?;
-    Ok(Info { kind, shape, from: start, upto })
+        Ok(())
+    })?;
+    Ok(info)
 }
 
 /// The header of a safetensors file: our entry of its metadata, and the tensors in the order of their
@@ -319,8 +315,10 @@ fn parse_outer(text: &str) -> json::Result<(Option<String>, Vec<(String, Info)>)
     let (mut metadata, mut infos) = (None, Vec::new());
     from.object()?;
     while let Some(key) = from.key()? {
-        if key == METADATA {
-            put(&mut metadata, &key, read_metadata(&mut from)?)?;
+        if key == METADATA && metadata.is_some() {
+            return from.fail(&format!("duplicate field `{key}`"));
+        } else if key == METADATA {
+            metadata = Some(read_metadata(&mut from)?);
         } else {
             let info = read_info(&mut from)?;
             infos.push((key, info));

@@ -145,8 +145,15 @@ macro_rules! element {
                 x.into()
             }
 
+            #[cfg(not(gradstep_compact))]
             fn kernels(definition: &'static dyn Erased) -> &'static Kernels<Self> {
                 definition.$kernels()
+            }
+
+            // One loop for all.
+            #[cfg(gradstep_compact)]
+            fn kernels(_: &'static dyn Erased) -> &'static Kernels<Self> {
+                const { &Kernels::compact() }
             }
         }
     };
