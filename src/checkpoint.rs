@@ -276,6 +276,9 @@ struct Info {
     upto: u64,
 }
 
+/// In the order of their names.
+type Infos = Vec<(String, Info)>;
+
 fn read_info(from: &mut Reader<'_>) -> json::Result<Info> {
     let mut info = Info::default();
     fields(from, &["dtype", "shape", "data_offsets"], true, &mut |from, field| {
@@ -310,7 +313,7 @@ fn read_info(from: &mut Reader<'_>) -> json::Result<Info> {
 
 /// The header of a safetensors file: our entry of its metadata, and the tensors in the order of their
 /// names.
-fn parse_outer(text: &str) -> json::Result<(Option<String>, Vec<(String, Info)>)> {
+fn parse_outer(text: &str) -> json::Result<(Option<String>, Infos)> {
     let mut from = Reader::new(text);
     let (mut metadata, mut infos) = (None, Vec::new());
     from.object()?;
@@ -699,10 +702,7 @@ fn read(input: &mut impl Source, len: u64) -> Result<Snapshot> {
 }
 
 /// Our entry of the metadata, tensors, and how many bytes of values follow.
-fn read_outer(
-    input: &mut impl Source,
-    len: u64,
-) -> Result<(Option<String>, Vec<(String, Info)>, u64)> {
+fn read_outer(input: &mut impl Source, len: u64) -> Result<(Option<String>, Infos, u64)> {
     let Some(rest) = len.checked_sub(PREFIX) else {
         let problem = format!("{len} bytes, where the length of its header takes {PREFIX}");
         return Err(broken(&problem));
