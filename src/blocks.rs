@@ -40,7 +40,7 @@ impl<'a, I: Interpreter> Factored<'a, I> {
     ///
     /// `eps` is added to the means, which are few, and not to the elements: the mean of `x + ε` is
     /// the mean of `x`, plus ε.
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[track_caller]
     pub fn ema(
         s: Step<'a, I>,
@@ -55,7 +55,7 @@ impl<'a, I: Interpreter> Factored<'a, I> {
     }
 
     /// `k · V`
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[must_use]
     pub fn scaled(self, k: Value<'a, I>) -> Self {
         Self { r: self.r * k, c: self.c * k, mean: self.mean * k }
@@ -65,14 +65,14 @@ impl<'a, I: Interpreter> Factored<'a, I> {
     ///
     /// Neither leaves the range of `f32`, not for rows of gradients of 1e9 above rows of zeros. Their
     /// product may: whoever multiplies by them does so one after the other.
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[must_use]
     pub fn rsqrt(self) -> [Value<'a, I>; 2] {
         [self.mean.sqrt() * self.r.rsqrt(), self.c.rsqrt()]
     }
 
     /// The mean of `1/√V` over the tensor, without a trip through memory.
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[must_use]
     pub fn mean_rsqrt(self) -> Value<'a, I> {
         let [rows, cols] = self.rsqrt();
@@ -114,21 +114,21 @@ impl<I: Interpreter> fmt::Debug for SecondMoment<'_, I> {
 
 impl<'a, I: Interpreter> SecondMoment<'a, I> {
     /// `V = r · c / mean(r)`
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[must_use]
     pub fn factored(v: Factored<'a, I>) -> Self {
         Self { factored: Some(v), whole: None }
     }
 
     /// `V = v`
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[must_use]
     pub fn whole(v: Value<'a, I>) -> Self {
         Self { factored: None, whole: Some(v) }
     }
 
     /// `V = 1`
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[must_use]
     pub fn one() -> Self {
         Self { factored: None, whole: None }
@@ -136,7 +136,7 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
 
     /// The moving average of `x + eps`: factored for matrices, in the slots `exp_avg_sq_row` and
     /// `exp_avg_sq_col`, and whole for vectors, in the slot `exp_avg_sq`.
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[track_caller]
     pub fn ema(
         s: Step<'a, I>,
@@ -152,7 +152,7 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
     }
 
     /// `k · V`. `V = 1` stays as it is.
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[must_use]
     pub fn scaled(self, k: Value<'a, I>) -> Self {
         match (self.factored, self.whole) {
@@ -165,7 +165,7 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
     /// `x / √V · k`, for a `k` of one value for the tensor or for all.
     ///
     /// Where `V` is factored, `k` joins the values of the rows and costs nothing per element.
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[must_use]
     pub fn normalize(self, x: Value<'a, I>, k: Value<'a, I>) -> Value<'a, I> {
         match (self.factored, self.whole) {
@@ -185,7 +185,7 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
     /// a value that needs nothing but its own row's `r`, so it joins the sweep that made `r`. The rest is
     /// multiplied by in two equal halves: `mean(r)/c_j` alone leaves the range of `f32` where a column
     /// of zeros stands among large gradients.
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[must_use]
     pub fn normalized_rms(self, x: Value<'a, I>) -> Value<'a, I> {
         match (self.factored, self.whole) {
@@ -202,7 +202,7 @@ impl<'a, I: Interpreter> SecondMoment<'a, I> {
 
 /// `1 / max(1, rms/d)`: the factor that scales a value of root mean square `rms` down to at most
 /// `d`. An infinite `d` never clips; as a Host value it never reaches the arithmetic of a tensor.
-#[inline(always)]
+#[cfg_attr(not(gradstep_compact), inline(always))]
 #[must_use]
 pub fn rms_clip<'a, I: Interpreter>(rms: Value<'a, I>, d: Value<'a, I>) -> Value<'a, I> {
     1.0 / (rms * (1.0 / d)).at_least(1.0)
@@ -210,7 +210,7 @@ pub fn rms_clip<'a, I: Interpreter>(rms: Value<'a, I>, d: Value<'a, I>) -> Value
 
 /// `1 − βᵗ`: the share of its final weight that a moving average, begun at zero, has after `t`
 /// steps. Dividing by it removes the bias towards zero.
-#[inline(always)]
+#[cfg_attr(not(gradstep_compact), inline(always))]
 #[must_use]
 pub fn bias_correction<'a, I: Interpreter>(beta: Value<'a, I>, t: Value<'a, I>) -> Value<'a, I> {
     1.0 - beta.pow(t)
@@ -220,7 +220,7 @@ pub fn bias_correction<'a, I: Interpreter>(beta: Value<'a, I>, t: Value<'a, I>) 
 ///
 /// In this order only the last operation rounds at the size of `w`. In `w·(1 − decay) − update`
 /// the factor alone is wrong by 3e-8 in `f32`, which is 0.3 % of a decay of 1e-5.
-#[inline(always)]
+#[cfg_attr(not(gradstep_compact), inline(always))]
 #[must_use]
 pub fn descend<'a, I: Interpreter>(
     w: Value<'a, I>,

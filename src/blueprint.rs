@@ -70,9 +70,9 @@ impl<X> Classes<X> {
     }
 
     /// Finds the class of a tensor. `capacity` is the number of elements that one binding holds.
-    pub(crate) fn find<O: Optimizer + ?Sized>(
+    pub(crate) fn find(
         &self,
-        optimizer: &O,
+        optimizer: &dyn Optimizer,
         shape: &[usize],
         layout: Layout,
         capacity: usize,
@@ -109,9 +109,9 @@ impl<X> Classes<X> {
     }
 
     /// Computes the constants of step `t`.
-    pub(crate) fn constants<O: Optimizer + ?Sized>(
+    pub(crate) fn constants(
         &mut self,
-        optimizer: &O,
+        optimizer: &dyn Optimizer,
         t: u64,
         grad: [f64; 3],
         constants: &mut [f32],
@@ -536,7 +536,9 @@ pub(crate) fn outline<'c, X: 'c>(
         }));
     }
     if guarded {
-        outline.numbers = REMEMBERED.map(|name| (name.into(), 0.0)).into();
+        for name in REMEMBERED {
+            outline.numbers.insert(name.into(), 0.0);
+        }
     }
     outline
 }

@@ -48,22 +48,17 @@
 //! is allocated for a claim that was not compared with the file's length; all together, reading
 //! takes the values and a small multiple of the header. Writing takes the header.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::marker::PhantomData;
-
-use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
-use serde::de::{self, Deserializer, MapAccess, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::{Error, Result};
+use crate::json::{self, Reader, Writer};
 use crate::snapshot::{GroupState, SlotState, Snapshot, TensorState, Values};
 
 /// The entry of the metadata.
 const KEY: &str = "gradstep";
-const VERSION: u32 = 1;
+const VERSION: u64 = 1;
 /// Where safetensors keeps metadata.
 const METADATA: &str = "__metadata__";
 /// Bytes that give the length of the header.
@@ -76,26 +71,15 @@ const CHUNK: usize = 1 << 16;
 const LONGEST_MESSAGE: usize = 600;
 
 /// What the metadata says.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default)]
 struct Header {
-    version: u32,
     step: u64,
-    groups: Vec<Group>,
+    groups: Vec<GroupState>,
     tensors: Vec<Tensor>,
-    numbers: Object<Number>,
+    numbers: BTreeMap<String, f64>,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Group {
-    name: String,
-    optimizer: String,
-    hypers: Object<Number>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default)]
 struct Tensor {
     name: String,
     group: usize,
@@ -104,140 +88,290 @@ struct Tensor {
     slots: Vec<String>,
 }
 
-/// The version alone, of any version.
-#[derive(Deserialize)]
-struct Version {
-    version: u32,
-}
-
 /// A number, as JSON's or as the name of one that JSON does not have.
-struct Number(f64);
-
-impl Serialize for Number {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            x if x.is_finite() => to.serialize_f64(x),
-            x if x.is_nan() => to.collect_str(&format_args!("NaN({:#018x})", x.to_bits())),
-            x if x > 0.0 => to.serialize_str("inf"),
-            _ => to.serialize_str("-inf"),
-        }
+fn write_number(out: &mut Writer, x: f64) {
+    match x {
+        x if x.is_finite() => out.number(x),
+        x if x.is_nan() => out.text(&format!("NaN({:#018x})", x.to_bits())),
+        x if x > 0.0 => out.text("inf"),
+        _ => out.text("-inf"),
     }
 }
 
-impl<'de> Deserialize<'de> for Number {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Either<'a> {
-            Number(f64),
-            #[serde(borrow)]
-            Text(std::borrow::Cow<'a, str>),
+fn read_number(from: &mut Reader<'_>) -> json::Result<f64> {
+    if from.peek() != b'"' {
+        return from.number();
+    }
+    let text = from.text()?;
+    let number = match &*text {
+        "inf" => Some(f64::INFINITY),
+        "-inf" => Some(f64::NEG_INFINITY),
+        "NaN" => Some(f64::NAN),
+        other => other
+            .strip_prefix("NaN(0x")
+            .and_then(|bits| u64::from_str_radix(bits.strip_suffix(')')?, 16).ok())
+            .map(f64::from_bits)
+            .filter(|x| x.is_nan()),
+    };
+    number.map_or_else(|| from.fail(&format!("{text:?} is no number")), Ok)
+}
+
+fn write_numbers(out: &mut Writer, numbers: &BTreeMap<String, f64>) {
+    out.object();
+    for (name, &x) in numbers {
+        write_number(out.key(name), x);
+    }
+    out.end_object();
+}
+
+fn read_numbers(from: &mut Reader<'_>) -> json::Result<BTreeMap<String, f64>> {
+    let mut numbers = BTreeMap::new();
+    from.object()?;
+    while let Some(name) = from.key()? {
+        if numbers.contains_key(&name) {
+            return from.fail(&format!("`{name}` occurs twice"));
         }
-        let text = match Either::deserialize(from)? {
-            Either::Number(x) => return Ok(Self(x)),
-            Either::Text(text) => text,
-        };
-        let number = match &*text {
-            "inf" => Some(f64::INFINITY),
-            "-inf" => Some(f64::NEG_INFINITY),
-            "NaN" => Some(f64::NAN),
-            other => other
-                .strip_prefix("NaN(0x")
-                .and_then(|bits| u64::from_str_radix(bits.strip_suffix(')')?, 16).ok())
-                .map(f64::from_bits)
-                .filter(|x| x.is_nan()),
-        };
-        number.map(Self).ok_or_else(|| de::Error::custom(format!("{text:?} is no number")))
+        let number = read_number(from)?;
+        numbers.insert(name, number);
+    }
+    Ok(numbers)
+}
+
+/// Reads an object with these fields, each once, in any order. With `others` there may be more, which
+/// are passed.
+fn fields(
+    from: &mut Reader<'_>,
+    names: &[&str],
+    others: bool,
+    read: &mut dyn FnMut(&mut Reader<'_>, usize) -> json::Result<()>,
+) -> json::Result<()> {
+    let mut seen = 0u32;
+    from.object()?;
+    while let Some(key) = from.key()? {
+        match names.iter().position(|&name| name == key) {
+            Some(i) if seen & 1 << i != 0 => return from.fail(&format!("duplicate field `{key}`")),
+            Some(i) => {
+                seen |= 1 << i;
+                read(from, i)?;
+            }
+            None if others => from.skip()?,
+            None => return from.fail(&format!("unknown field `{key}`")),
+        }
+    }
+    match (0..names.len()).find(|i| seen & 1 << i == 0) {
+        Some(i) => from.fail(&format!("missing field `{}`", names[i])),
+        None => Ok(()),
     }
 }
 
-fn numbers(from: &BTreeMap<String, f64>) -> Object<Number> {
-    Object(from.iter().map(|(name, &x)| (name.clone(), Number(x))).collect())
+fn read_list(
+    from: &mut Reader<'_>,
+    read: &mut dyn FnMut(&mut Reader<'_>) -> json::Result<()>,
+) -> json::Result<()> {
+    from.list()?;
+    while from.item()? {
+        read(from)?;
+    }
+    Ok(())
 }
 
-fn plain(from: Object<Number>) -> BTreeMap<String, f64> {
-    from.0.into_iter().map(|(name, x)| (name, x.0)).collect()
+fn read_group(from: &mut Reader<'_>) -> json::Result<GroupState> {
+    let mut group = GroupState::default();
+    fields(from, &["name", "optimizer", "hypers"], false, &mut |from, field| {
+        match field {
+            0 => group.name = from.text()?,
+            1 => group.optimizer = from.text()?,
+            _ => group.hypers = read_numbers(from)?,
+        }
+        Ok(())
+    })?;
+    Ok(group)
 }
 
-/// A JSON object: all keys are different.
-#[derive(Serialize)]
-#[serde(transparent)]
-struct Object<V>(BTreeMap<String, V>);
-
-impl<V> Object<V> {
-    fn insert<E: de::Error>(&mut self, key: String, value: V) -> Result<(), E> {
-        use std::collections::btree_map::Entry;
-        match self.0.entry(key) {
-            Entry::Vacant(place) => {
-                place.insert(value);
+fn read_tensor(from: &mut Reader<'_>) -> json::Result<Tensor> {
+    let mut tensor = Tensor::default();
+    let names = ["name", "group", "shape", "param", "slots"];
+    fields(from, &names, false, &mut |from, field| {
+        match field {
+            0 => tensor.name = from.text()?,
+            1 => tensor.group = from.size()?,
+            2 => tensor.shape = from.sizes()?,
+            3 => tensor.param = from.flag()?,
+            _ => read_list(from, &mut |from| {
+                tensor.slots.push(from.text()?);
                 Ok(())
-            }
-            Entry::Occupied(place) => Err(E::custom(format!("`{}` occurs twice", place.key()))),
+            })?,
         }
-    }
+        Ok(())
+    })?;
+    Ok(tensor)
 }
 
-impl<'de, V: Deserialize<'de>> Deserialize<'de> for Object<V> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Of<V>(PhantomData<V>);
+/// The version alone, of any version.
+fn parse_version(text: &str) -> json::Result<u64> {
+    let (mut from, mut version) = (Reader::new(text), 0);
+    fields(&mut from, &["version"], true, &mut |from, _| {
+        version = from.whole()?;
+        Ok(())
+    })?;
+    from.end()?;
+    Ok(version)
+}
 
-        impl<'de, V: Deserialize<'de>> Visitor<'de> for Of<V> {
-            type Value = Object<V>;
+fn parse_header(text: &str) -> json::Result<Header> {
+    let (mut from, mut header) = (Reader::new(text), Header::default());
+    let names = ["version", "step", "groups", "tensors", "numbers"];
+    fields(&mut from, &names, false, &mut |from, field| {
+        match field {
+            0 => from.skip()?,
+            1 => header.step = from.whole()?,
+            2 => read_list(from, &mut |from| {
+                header.groups.push(read_group(from)?);
+                Ok(())
+            })?,
+            3 => read_list(from, &mut |from| {
+                header.tensors.push(read_tensor(from)?);
+                Ok(())
+            })?,
+            _ => header.numbers = read_numbers(from)?,
+        }
+        Ok(())
+    })?;
+    from.end()?;
+    Ok(header)
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
+/// The types of the format, and their bits.
+const TYPES: [(&str, usize); 21] = [
+    ("F32", 32),
+    ("F64", 64),
+    ("BOOL", 8),
+    ("F4", 4),
+    ("F6_E2M3", 6),
+    ("F6_E3M2", 6),
+    ("U8", 8),
+    ("I8", 8),
+    ("F8_E5M2", 8),
+    ("F8_E4M3", 8),
+    ("F8_E8M0", 8),
+    ("F8_E4M3FNUZ", 8),
+    ("F8_E5M2FNUZ", 8),
+    ("I16", 16),
+    ("U16", 16),
+    ("F16", 16),
+    ("BF16", 16),
+    ("I32", 32),
+    ("U32", 32),
+    ("C64", 64),
+    ("I64", 64),
+];
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<V>, A::Error> {
-                let mut object = Object(BTreeMap::new());
-                while let Some((key, value)) = map.next_entry()? {
-                    object.insert(key, value)?;
+/// A tensor in the header of a safetensors file.
+#[derive(Default)]
+struct Info {
+    /// Its place among [`TYPES`].
+    kind: usize,
+    shape: Vec<usize>,
+    from: u64,
+    upto: u64,
+}
+
+/// In the order of their names.
+type Infos = Vec<(String, Info)>;
+
+fn read_info(from: &mut Reader<'_>) -> json::Result<Info> {
+    let mut info = Info::default();
+    fields(from, &["dtype", "shape", "data_offsets"], true, &mut |from, field| {
+        match field {
+            0 => {
+                let name = from.text()?;
+                match TYPES.iter().position(|t| t.0 == name) {
+                    Some(kind) => info.kind = kind,
+                    None => return from.fail(&format!("unknown type `{name}`")),
                 }
-                Ok(object)
             }
-        }
-
-        from.deserialize_map(Of(PhantomData))
-    }
-}
-
-/// The header of a safetensors file.
-///
-/// It is read here and then checked by safetensors' [`Metadata`]. That crate's own reader takes one
-/// key twice, copies every token into a tree more than 20 times its size before it looks at it, and
-/// overflows where ranges end at the last address.
-struct Outer {
-    metadata: Object<String>,
-    tensors: Object<TensorInfo>,
-}
-
-impl<'de> Deserialize<'de> for Outer {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Of;
-
-        impl<'de> Visitor<'de> for Of {
-            type Value = Outer;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the header of a safetensors file")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Outer, A::Error> {
-                let (mut metadata, mut tensors) = (None, Object(BTreeMap::new()));
-                while let Some(key) = map.next_key::<String>()? {
-                    if key != METADATA {
-                        tensors.insert(key, map.next_value()?)?;
-                    } else if metadata.replace(map.next_value()?).is_some() {
-                        return Err(de::Error::duplicate_field(METADATA));
+            1 => info.shape = from.sizes()?,
+            _ => {
+                let mut offsets = Vec::with_capacity(2);
+                read_list(from, &mut |from| {
+                    if offsets.len() == 2 {
+                        return from.fail("expected two offsets");
                     }
+                    offsets.push(from.whole()?);
+                    Ok(())
+                })?;
+                match offsets[..] {
+                    [start, upto] => (info.from, info.upto) = (start, upto),
+                    _ => return from.fail("expected two offsets"),
                 }
-                let metadata = metadata.unwrap_or(Object(BTreeMap::new()));
-                Ok(Outer { metadata, tensors })
             }
         }
+        Ok(())
+    })?;
+    Ok(info)
+}
 
-        from.deserialize_map(Of)
+/// The header of a safetensors file: our entry of its metadata, and the tensors in the order of their
+/// names.
+fn parse_outer(text: &str) -> json::Result<(Option<String>, Infos)> {
+    let mut from = Reader::new(text);
+    let (mut metadata, mut infos) = (None, Vec::new());
+    from.object()?;
+    while let Some(key) = from.key()? {
+        if key == METADATA && metadata.is_some() {
+            return from.fail(&format!("duplicate field `{key}`"));
+        } else if key == METADATA {
+            metadata = Some(read_metadata(&mut from)?);
+        } else {
+            let info = read_info(&mut from)?;
+            infos.push((key, info));
+        }
     }
+    from.end()?;
+    infos.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    if let Some(pair) = infos.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        return from.fail(&format!("`{}` occurs twice", pair[0].0));
+    }
+    Ok((metadata.flatten(), infos))
+}
+
+/// Our entry of the metadata.
+fn read_metadata(from: &mut Reader<'_>) -> json::Result<Option<String>> {
+    let (mut ours, mut names) = (None, Vec::new());
+    from.object()?;
+    while let Some(name) = from.key()? {
+        let text = from.text()?;
+        if name == KEY {
+            ours = Some(text);
+        }
+        names.push(name);
+    }
+    match twice(names.iter().map(String::as_str)) {
+        Some(name) => from.fail(&format!("`{name}` occurs twice")),
+        None => Ok(ours),
+    }
+}
+
+/// Where the values of tensors end, whose ranges are without gap or overlap, of as many bytes as
+/// shapes and types say.
+fn check_ranges(infos: &[(String, Info)]) -> Result<u64> {
+    let mut ranges: Vec<_> = infos.iter().map(|(key, i)| (i.from, i.upto, key, i)).collect();
+    ranges.sort_unstable_by_key(|&(from, upto, ..)| (from, upto));
+    let mut end = 0;
+    for (from, upto, key, info) in ranges {
+        if from != end || upto < from {
+            return Err(broken(&format!("the values of `{key}` are not where the last ones end")));
+        }
+        let bits = elements(&info.shape).and_then(|n| n.checked_mul(TYPES[info.kind].1));
+        let bytes = bits.filter(|bits| bits % 8 == 0).map(|bits| bits as u64 / 8);
+        if bytes != Some(upto - from) {
+            let (n, shape, name) = (upto - from, &info.shape, TYPES[info.kind].0);
+            let problem = format!("`{key}` has {n} bytes for shape {shape:?} of {name}");
+            return Err(broken(&problem));
+        }
+        end = upto;
+    }
+    Ok(end)
 }
 
 fn error(problem: String, remedy: &'static str) -> Error {
@@ -272,12 +406,50 @@ fn slot_key(tensor: &str, slot: &str) -> String {
 pub fn to_bytes(snapshot: &Snapshot) -> Result<Vec<u8>> {
     let file = Encoded::new(snapshot)?;
     let mut bytes = Vec::with_capacity(file.len());
-    file.write(&mut bytes).map_err(|e| cannot(&e))?;
-    Ok(bytes)
+    let put = |part: &[u8]| {
+        bytes.extend_from_slice(part);
+        Ok::<_, Infallible>(())
+    };
+    match file.write(put) {
+        Ok(()) => Ok(bytes),
+    }
 }
 
-fn cannot(reason: &dyn fmt::Display) -> Error {
-    error(format!("it cannot be written ({reason})"), MADE)
+fn write_sizes(out: &mut Writer, sizes: &[usize]) {
+    out.wholes(sizes.iter().map(|&n| n as u64));
+}
+
+/// The entry of the metadata.
+fn write_header(snapshot: &Snapshot) -> String {
+    let mut out = Writer::default();
+    out.object();
+    out.key("version").whole(VERSION);
+    out.key("step").whole(snapshot.step);
+    out.key("groups").list();
+    for group in &snapshot.groups {
+        out.object();
+        out.key("name").text(&group.name);
+        out.key("optimizer").text(&group.optimizer);
+        write_numbers(out.key("hypers"), &group.hypers);
+        out.end_object();
+    }
+    out.end_list();
+    out.key("tensors").list();
+    for tensor in &snapshot.tensors {
+        out.object();
+        out.key("name").text(&tensor.name);
+        out.key("group").whole(tensor.group as u64);
+        write_sizes(out.key("shape"), &tensor.shape);
+        out.key("param").flag(tensor.param.is_some());
+        out.key("slots").list();
+        tensor.slots.iter().for_each(|s| out.text(&s.name));
+        out.end_list();
+        out.end_object();
+    }
+    out.end_list();
+    write_numbers(out.key("numbers"), &snapshot.numbers);
+    out.end_object();
+    out.finish()
 }
 
 /// A snapshot as it goes into a file.
@@ -292,8 +464,7 @@ struct Encoded<'a> {
 
 impl<'a> Encoded<'a> {
     fn new(snapshot: &'a Snapshot) -> Result<Self> {
-        let mut stored = BTreeMap::new();
-        let mut tensors = Vec::new();
+        let mut stored = Vec::new();
         for tensor in &snapshot.tensors {
             let TensorState { name, group, shape, param, slots } = tensor;
             if *group >= snapshot.groups.len() {
@@ -318,53 +489,42 @@ impl<'a> Encoded<'a> {
                         MADE,
                     );
                 }
-                if stored.insert(key.clone(), (shape, values)).is_some() {
-                    return fail(format!("`{key}` occurs twice"), MADE);
-                }
+                stored.push((key, shape, values));
             }
-            tensors.push(Tensor {
-                name: name.clone(),
-                group: *group,
-                shape: shape.clone(),
-                param: tensor.param.is_some(),
-                slots: tensor.slots.iter().map(|s| s.name.clone()).collect(),
-            });
         }
-        if let Some(name) = twice(tensors.iter().map(|t| t.name.as_str())) {
+        stored.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        if let Some(pair) = stored.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return fail(format!("`{}` occurs twice", pair[0].0), MADE);
+        }
+        if let Some(name) = twice(snapshot.tensors.iter().map(|t| t.name.as_str())) {
             return fail(format!("tensor `{name}` occurs twice"), MADE);
         }
-        let groups = snapshot.groups.iter().map(|g| Group {
-            name: g.name.clone(),
-            optimizer: g.optimizer.clone(),
-            hypers: numbers(&g.hypers),
-        });
-        let header = Header {
-            version: VERSION,
-            step: snapshot.step,
-            groups: groups.collect(),
-            tensors,
-            numbers: numbers(&snapshot.numbers),
-        };
-        let header = serde_json::to_string(&header).map_err(|e| cannot(&e))?;
-        // One entry: a map of several has no order, and equal snapshots are to make equal bytes.
-        let metadata = HashMap::from([(KEY.to_string(), header)]);
-
-        let mut stored: Vec<_> = stored.into_iter().collect();
-        stored.sort_by_key(|(_, (_, values))| matches!(values, Values::F32(_)));
-        let (mut infos, mut values) = (Vec::new(), Vec::new());
+        let mut values = Vec::new();
         let mut data_len = 0;
-        for (key, (shape, of)) in stored {
-            let (dtype, bytes) = match of {
-                Values::F32(x) => (Dtype::F32, size_of_val(&x[..])),
-                Values::F64(x) => (Dtype::F64, size_of_val(&x[..])),
+        let mut out = Writer::default();
+        out.object();
+        // One entry, so that equal snapshots make equal bytes.
+        out.key(METADATA).object();
+        out.key(KEY).text(&write_header(snapshot));
+        out.end_object();
+        let single = |of: &Values| matches!(of, Values::F32(_));
+        let (first, second) = (stored.iter().filter(|s| !single(s.2)), stored.iter());
+        for (key, shape, of) in first.chain(second.filter(|s| single(s.2))) {
+            let (kind, bytes) = match of {
+                Values::F32(x) => ("F32", size_of_val(&x[..])),
+                Values::F64(x) => ("F64", size_of_val(&x[..])),
             };
-            let data_offsets = (data_len, data_len + bytes);
+            let from = data_len;
             data_len += bytes;
-            infos.push((key, TensorInfo { dtype, shape: shape.clone(), data_offsets }));
-            values.push(of);
+            out.key(key).object();
+            out.key("dtype").text(kind);
+            write_sizes(out.key("shape"), shape);
+            write_sizes(out.key("data_offsets"), &[from, data_len]);
+            out.end_object();
+            values.push(*of);
         }
-        let outer = Metadata::new(Some(metadata), infos).map_err(|e| cannot(&e))?;
-        let mut json = serde_json::to_vec(&outer).map_err(|e| cannot(&e))?;
+        out.end_object();
+        let mut json = out.finish().into_bytes();
         // Values begin at a multiple of eight bytes.
         json.resize(json.len().next_multiple_of(8), b' ');
         let len = json.len() as u64;
@@ -382,56 +542,75 @@ impl<'a> Encoded<'a> {
         self.header.len() + self.data_len
     }
 
-    fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        out.write_all(&self.header)?;
+    /// Gives all bytes to `put`, part after part.
+    fn write<E>(&self, mut put: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        put(&self.header)?;
         let mut buffer = Vec::with_capacity(CHUNK);
         for values in &self.values {
             match values {
-                Values::F32(x) => write_numbers(out, &mut buffer, x, f32::to_le_bytes)?,
-                Values::F64(x) => write_numbers(out, &mut buffer, x, f64::to_le_bytes)?,
+                Values::F32(x) => write_values(&mut put, &mut buffer, x, f32::to_le_bytes)?,
+                Values::F64(x) => write_values(&mut put, &mut buffer, x, f64::to_le_bytes)?,
             }
         }
         Ok(())
     }
 }
 
-fn write_numbers<T: Copy, const N: usize>(
-    out: &mut impl Write,
+fn write_values<T: Copy, E, const N: usize>(
+    put: &mut impl FnMut(&[u8]) -> Result<(), E>,
     buffer: &mut Vec<u8>,
     numbers: &[T],
     bytes: impl Fn(T) -> [u8; N],
-) -> io::Result<()> {
+) -> Result<(), E> {
     for chunk in numbers.chunks(CHUNK / N) {
         buffer.clear();
         for &x in chunk {
             buffer.extend_from_slice(&bytes(x));
         }
-        out.write_all(buffer)?;
+        put(buffer)?;
     }
     Ok(())
 }
 
-fn read_numbers<T, const N: usize>(
-    input: &mut impl Read,
+/// Where a file is read from.
+trait Source {
+    /// The next bytes, or why they are not there.
+    fn fill(&mut self, to: &mut [u8]) -> Result<(), String>;
+}
+
+impl Source for &[u8] {
+    fn fill(&mut self, to: &mut [u8]) -> Result<(), String> {
+        let Some((first, rest)) = self.split_at_checked(to.len()) else {
+            return Err("it ends too early".into());
+        };
+        to.copy_from_slice(first);
+        *self = rest;
+        Ok(())
+    }
+}
+
+fn read_values<T, const N: usize>(
+    input: &mut impl Source,
     buffer: &mut [u8],
     count: usize,
     number: impl Fn([u8; N]) -> T,
-) -> io::Result<Vec<T>> {
+) -> Result<Vec<T>, String> {
     let mut numbers = Vec::new();
     // A file may be larger than memory: that is an error, and no abort.
-    numbers.try_reserve_exact(count)?;
+    numbers.try_reserve_exact(count).map_err(|e| e.to_string())?;
     while numbers.len() < count {
         let bytes = N * (count - numbers.len()).min(buffer.len() / N);
         let bytes = &mut buffer[..bytes];
-        input.read_exact(bytes)?;
+        input.fill(bytes)?;
         numbers.extend(bytes.as_chunks().0.iter().map(|&b| number(b)));
     }
     Ok(numbers)
 }
 
 fn twice<'n>(names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let mut seen = std::collections::HashSet::new();
-    names.into_iter().find(|&name| !seen.insert(name))
+    let mut names: Vec<_> = names.collect();
+    names.sort_unstable();
+    names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
 /// Reads the file of a snapshot.
@@ -447,41 +626,36 @@ fn broken(reason: &dyn fmt::Display) -> Error {
     error(format!("it is no valid safetensors file ({reason})"), BROKEN)
 }
 
-fn read(input: &mut impl Read, len: u64) -> Result<Snapshot> {
-    let (mut metadata, mut infos, data_len) = read_outer(input, len)?;
-    let mut ranges: Vec<_> = infos.0.iter().map(|(k, info)| (k.clone(), info.clone())).collect();
-    ranges.sort_by_key(|(_, info)| info.data_offsets);
-    // Ranges without gap or overlap, of as many bytes as shapes and types say.
-    let checked = Metadata::new(None, ranges).map_err(|e| broken(&e))?;
-    if checked.data_len() as u64 != data_len {
-        let told = checked.data_len();
+fn read(input: &mut impl Source, len: u64) -> Result<Snapshot> {
+    let (text, mut infos, data_len) = read_outer(input, len)?;
+    let told = check_ranges(&infos)?;
+    if told != data_len {
         return Err(broken(&format!("its header tells of {told} bytes, and {data_len} follow")));
     }
-    drop(checked);
 
-    let Some(text) = metadata.0.remove(KEY) else {
+    let Some(text) = text else {
         return fail(
             format!("its metadata has no entry `{KEY}`"),
             "use a file that `checkpoint::save` wrote; for state of PyTorch there is `import`",
         );
     };
     let header = read_header(&text)?;
-    drop((text, metadata));
+    drop(text);
 
     // All places are found before a value is read: nothing is read in vain.
-    let count = infos.0.len();
+    let count = infos.len();
     let mut places = Vec::with_capacity(count);
     let mut place = |key: String| -> Result<Vec<usize>> {
-        let Some(info) = infos.0.remove(&key) else {
+        let found = infos.binary_search_by(|i| i.0.cmp(&key));
+        let Some(info) = found.ok().map(|i| &mut infos[i].1) else {
             return fail(format!("`{key}` is missing"), BROKEN);
         };
-        if !matches!(info.dtype, Dtype::F32 | Dtype::F64) {
-            let problem = format!("`{key}` is of {}, and F32 or F64 is expected", info.dtype);
-            return fail(problem, BROKEN);
+        let (name, _) = TYPES[info.kind];
+        if !matches!(name, "F32" | "F64") {
+            return fail(format!("`{key}` is of {name}, and F32 or F64 is expected"), BROKEN);
         }
-        let (start, end) = info.data_offsets;
-        places.push(((start, end), info.dtype, places.len()));
-        Ok(info.shape)
+        places.push((info.from, info.upto, places.len(), info.kind));
+        Ok(std::mem::take(&mut info.shape))
     };
     let mut tensors = Vec::with_capacity(header.tensors.len());
     let empty = || Values::F32(Vec::new());
@@ -510,12 +684,12 @@ fn read(input: &mut impl Read, len: u64) -> Result<Snapshot> {
     places.sort_unstable();
     let mut values: Vec<_> = (0..count).map(|_| None).collect();
     let mut buffer = vec![0; CHUNK];
-    for ((start, end), dtype, place) in places {
-        let read = match dtype {
-            Dtype::F32 => read_numbers(input, &mut buffer, (end - start) / 4, f32::from_le_bytes)
-                .map(Values::F32),
-            _ => read_numbers(input, &mut buffer, (end - start) / 8, f64::from_le_bytes)
-                .map(Values::F64),
+    for (from, upto, place, kind) in places {
+        // What does not fit into memory is not there, which is found out below.
+        let count = usize::try_from(upto - from).unwrap_or(usize::MAX);
+        let read = match kind {
+            0 => read_values(input, &mut buffer, count / 4, f32::from_le_bytes).map(Values::F32),
+            _ => read_values(input, &mut buffer, count / 8, f64::from_le_bytes).map(Values::F64),
         };
         values[place] = Some(read.map_err(|e| broken(&e))?);
     }
@@ -524,30 +698,17 @@ fn read(input: &mut impl Read, len: u64) -> Result<Snapshot> {
         let places = param.iter_mut().chain(slots.iter_mut().map(|s| &mut s.values));
         places.zip(&mut values).for_each(|(place, values)| *place = values);
     }
-    let groups = header.groups.into_iter().map(|g| GroupState {
-        name: g.name,
-        optimizer: g.optimizer,
-        hypers: plain(g.hypers),
-    });
-    Ok(Snapshot {
-        step: header.step,
-        groups: groups.collect(),
-        tensors,
-        numbers: plain(header.numbers),
-    })
+    Ok(Snapshot { step: header.step, groups: header.groups, tensors, numbers: header.numbers })
 }
 
-/// Metadata, tensors, and how many bytes of values follow.
-fn read_outer(
-    input: &mut impl Read,
-    len: u64,
-) -> Result<(Object<String>, Object<TensorInfo>, u64)> {
+/// Our entry of the metadata, tensors, and how many bytes of values follow.
+fn read_outer(input: &mut impl Source, len: u64) -> Result<(Option<String>, Infos, u64)> {
     let Some(rest) = len.checked_sub(PREFIX) else {
         let problem = format!("{len} bytes, where the length of its header takes {PREFIX}");
         return Err(broken(&problem));
     };
     let mut prefix = 0u64.to_le_bytes();
-    input.read_exact(&mut prefix).map_err(|e| broken(&e))?;
+    input.fill(&mut prefix).map_err(|e| broken(&e))?;
     let header_len = u64::from_le_bytes(prefix);
     let Some(data_len) = rest.checked_sub(header_len) else {
         return Err(broken(&format!("a header of {header_len} bytes, where {rest} follow")));
@@ -557,27 +718,25 @@ fn read_outer(
             format!("a header of {header_len} bytes, and at most {LONGEST_HEADER} are read");
         return Err(broken(&problem));
     }
-    let mut json = Vec::new();
-    input.by_ref().take(header_len).read_to_end(&mut json).map_err(|e| broken(&e))?;
-    if json.len() as u64 != header_len {
-        let found = json.len();
-        return Err(broken(&format!("a header of {header_len} bytes, of which {found} are there")));
-    }
-    let Outer { metadata, tensors } = serde_json::from_slice(&json).map_err(|e| broken(&e))?;
+    // No more than the file has.
+    let mut json = vec![0; usize::try_from(header_len).unwrap_or(0)];
+    input.fill(&mut json).map_err(|e| broken(&e))?;
+    let text = str::from_utf8(&json).map_err(|e| broken(&e))?;
+    let (metadata, tensors) = parse_outer(text).map_err(|e| broken(&e))?;
     Ok((metadata, tensors, data_len))
 }
 
 /// What the metadata says, itself without contradiction.
 fn read_header(text: &str) -> Result<Header> {
-    let unread = |e: serde_json::Error| error(format!("its metadata cannot be read ({e})"), BROKEN);
-    let Version { version } = serde_json::from_str(text).map_err(unread)?;
+    let unread = |e: String| error(format!("its metadata cannot be read ({e})"), BROKEN);
+    let version = parse_version(text).map_err(unread)?;
     if version != VERSION {
         return fail(
             format!("it has version {version}, and this library reads version {VERSION}"),
             "read it with the version of gradstep that wrote it",
         );
     }
-    let header: Header = serde_json::from_str(text).map_err(unread)?;
+    let header = parse_header(text).map_err(unread)?;
     if let Some(name) = twice(header.tensors.iter().map(|t| t.name.as_str())) {
         return fail(format!("tensor `{name}` occurs twice"), BROKEN);
     }
@@ -611,12 +770,10 @@ pub use self::files::{load, save};
 #[cfg(not(target_family = "wasm"))]
 mod files {
     use std::fs::{self, File};
-    use std::io;
-    #[cfg(unix)]
-    use std::io::ErrorKind;
+    use std::io::{self, ErrorKind, Read, Write};
     use std::path::Path;
 
-    use super::{Encoded, Error, Result, Snapshot, error, read};
+    use super::{Encoded, Error, Result, Snapshot, Source, error, read};
     use crate::logging::debug;
 
     /// Writes the file of a snapshot, or leaves what was there before: see
@@ -630,7 +787,7 @@ mod files {
         let path = path.as_ref();
         let file = Encoded::new(snapshot).map_err(|e| at(path, e))?;
         debug!("saving step {}, {} bytes, to {}", snapshot.step, file.len(), path.display());
-        replace(path, |out| file.write(out)).map_err(|e| {
+        replace(path, |out| file.write(|part| out.write_all(part))).map_err(|e| {
             error(
                 format!("{} cannot be written ({e})", path.display()),
                 "choose a place that can be written; the file there is the old one or the new one, whole",
@@ -682,6 +839,15 @@ mod files {
         })?;
         debug!("loading {len} bytes from {}", path.display());
         read(&mut file, len).map_err(|e| at(path, e))
+    }
+
+    impl Source for File {
+        fn fill(&mut self, to: &mut [u8]) -> Result<(), String> {
+            self.read_exact(to).map_err(|e| match e.kind() {
+                ErrorKind::UnexpectedEof => "it ends too early".into(),
+                _ => e.to_string(),
+            })
+        }
     }
 
     fn open(path: &Path) -> io::Result<(File, u64)> {

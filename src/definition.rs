@@ -211,7 +211,9 @@ pub trait Erased: Send + Sync {
     fn levels(&self) -> Levels;
     fn type_id(&self) -> std::any::TypeId;
     fn trace(&self, kind: Kind, watch: Watch) -> Result<Graph>;
+    #[cfg(not(gradstep_compact))]
     fn kernels_f32(&self) -> &'static Kernels<f32>;
+    #[cfg(not(gradstep_compact))]
     fn kernels_f64(&self) -> &'static Kernels<f64>;
 }
 
@@ -234,10 +236,12 @@ impl<D: Definition> Erased for Typed<D> {
         Graph::trace_watched::<D>(kind, watch)
     }
 
+    #[cfg(not(gradstep_compact))]
     fn kernels_f32(&self) -> &'static Kernels<f32> {
         const { &Kernels::of::<D>() }
     }
 
+    #[cfg(not(gradstep_compact))]
     fn kernels_f64(&self) -> &'static Kernels<f64> {
         const { &Kernels::of::<D>() }
     }

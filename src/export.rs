@@ -65,11 +65,8 @@
 //! step, else 0. Where `kind` is `mean`, those of a step after n of them have n for `micro`, n times
 //! `grad_min` and `grad_max`, and `grad_scale` divided by n. `swap` needs those of any step.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-
-use serde_json::{Value as Json, json};
 
 use crate::blueprint::{
     self, AsOne, Bind, Call, Class, Classes, Found, Image, Placed, Stretch, bound,
@@ -81,6 +78,7 @@ use crate::error::{Error, Result};
 use crate::gradients::{
     Accumulation, Average, Between, Controls, DECISION, FOLLOWED, First, Gradients,
 };
+use crate::json::{Json, Writer};
 use crate::layout::{Dims, Layout};
 use crate::plan::Plan;
 use crate::setup::{Groups, Missing, Setup};
@@ -478,37 +476,65 @@ impl Export {
 
     /// The plan, as told [above](self).
     #[must_use]
-    pub fn json(&self) -> Json {
-        let mut json = self.json_without_constants();
-        json["constants"] = self.constants_json().into();
-        json
+    pub fn json(&self) -> serde_json::Value {
+        let mut out = Writer::default();
+        self.write(&mut out);
+        self.constants_json(out.key("constants"));
+        out.end_object();
+        Json::parse(&out.finish()).map_or(serde_json::Value::Null, Into::into)
     }
 
-    /// The plan without `constants`, for those who take them from [`begin_step`](Self::begin_step).
+    /// The plan as a text, without `constants`: for who takes those of each step from
+    /// [`begin_step`](Self::begin_step).
     #[must_use]
-    pub fn json_without_constants(&self) -> Json {
-        json!({
-            "format": "gradstep plan",
-            "version": VERSION,
-            "modules": self.device.modules.iter().map(Module::json).collect::<Vec<_>>(),
-            "buffers": self.device.buffers.iter().map(|b| b.json(self.device.swapped)).collect::<Vec<_>>(),
-            "binds": self.device.binds.iter().map(bind_json).collect::<Vec<_>>(),
-            "step": self.device.commands(&self.device.step),
-            "tensors": (0..self.tensors.len()).map(|i| self.tensor_json(i)).collect::<Vec<_>>(),
-            "guard": self.guard_json(),
-            "accumulate": self.sums.as_ref().map(|sums| json!({
-                "kind": match sums.kind {
+    pub fn text(&self) -> String {
+        let mut out = Writer::default();
+        self.write(&mut out);
+        out.end_object();
+        out.finish()
+    }
+
+    /// The plan without `constants`, its end left open.
+    fn write(&self, out: &mut Writer) {
+        out.object();
+        out.key("format").text("gradstep plan");
+        out.key("version").whole(VERSION.into());
+        out.key("modules").list();
+        self.device.modules.iter().for_each(|m| m.json(out));
+        out.end_list();
+        out.key("buffers").list();
+        self.device.buffers.iter().for_each(|b| b.json(out, self.device.swapped));
+        out.end_list();
+        out.key("binds").list();
+        self.device.binds.iter().for_each(|b| bind_json(out, b));
+        out.end_list();
+        self.device.commands(out.key("step"), &self.device.step);
+        out.key("tensors").list();
+        (0..self.tensors.len()).for_each(|i| self.tensor_json(out, i));
+        out.end_list();
+        self.guard_json(out.key("guard"));
+        match &self.sums {
+            Some(sums) => {
+                out.key("accumulate").object();
+                out.key("kind").text(match sums.kind {
                     Accumulation::Mean => "mean",
                     Accumulation::Sum => "sum",
-                },
-                "micro": self.device.commands(&sums.micro),
-            })),
-            "average": self.average.as_ref().map(|average| json!({
-                "from": average.kind.first(),
-                "follow": self.device.commands(&average.follow),
-                "swap": self.device.commands(&average.swap),
-            })),
-        })
+                });
+                self.device.commands(out.key("micro"), &sums.micro);
+                out.end_object();
+            }
+            None => out.key("accumulate").null(),
+        }
+        match &self.average {
+            Some(average) => {
+                out.key("average").object();
+                out.key("from").whole(average.kind.first());
+                self.device.commands(out.key("follow"), &average.follow);
+                self.device.commands(out.key("swap"), &average.swap);
+                out.end_object();
+            }
+            None => out.key("average").null(),
+        }
     }
 
     /// The constants of the next step, which is counted from now on: the words of buffer 0.
@@ -779,68 +805,80 @@ impl Export {
         blueprint::outline(&self.groups, self.t, classes, &self.tensors, averaged, guarded)
     }
 
-    fn constants_json(&self) -> Vec<Json> {
+    fn constants_json(&self, out: &mut Writer) {
         let grad = self.gradients.fixed(1.0);
-        let mut list = Vec::new();
+        out.list();
         for (classes, unit) in self.classes.iter().zip(&self.groups.units) {
-            let scheduled: Vec<_> = unit.scheduled().collect();
             for c in 0..classes.len() {
-                let mut json = class_constants(classes, c, &unit.optimizer, grad);
-                json["group"] = self.groups.names[unit.group].as_str().into();
-                json["scheduled"] = scheduled.clone().into();
-                list.push(json);
+                class_constants(out, classes, c, &unit.optimizer, grad);
+                out.key("group").text(&self.groups.names[unit.group]);
+                out.key("scheduled").list();
+                unit.scheduled().for_each(|name| out.text(name));
+                out.end_list();
+                out.end_object();
             }
         }
         if let Some(guard) = &self.guard {
-            list.push(class_constants(&guard.classes, 0, &guard.controls, GRAD_NEUTRAL));
+            class_constants(out, &guard.classes, 0, &guard.controls, GRAD_NEUTRAL);
+            out.end_object();
         }
         if let Some(sums) = &self.sums {
-            list.push(class_constants(&sums.classes, 0, &First(true), GRAD_NEUTRAL));
+            class_constants(out, &sums.classes, 0, &First(true), GRAD_NEUTRAL);
+            out.end_object();
         }
         if let Some(Averages { kind, classes, fill, .. }) = &self.average {
-            list.push(class_constants(classes, 0, kind, GRAD_NEUTRAL));
-            list.push(class_constants(fill, 0, &Between(*kind), GRAD_NEUTRAL));
+            class_constants(out, classes, 0, kind, GRAD_NEUTRAL);
+            out.end_object();
+            class_constants(out, fill, 0, &Between(*kind), GRAD_NEUTRAL);
+            out.end_object();
         }
-        list
+        out.end_list();
     }
 
-    fn tensor_json(&self, i: usize) -> Json {
+    fn tensor_json(&self, out: &mut Writer, i: usize) {
         let assigned = &self.groups.tensors[i];
-        let mut json = json!({
-            "name": assigned.info.name,
-            "shape": assigned.info.shape,
-            "group": self.groups.names[assigned.group],
-        });
-        let (Some(member), Some((unit, class))) = (&self.members[i], self.tensors[i].class) else {
-            return json;
-        };
-        let (dims, class) = (self.tensors[i].dims, &self.classes[unit][class]);
-        let slots = class.plan.graph.own_slots().iter().map(|s| (s.name, s.shape, s.init));
-        let more = [(AVERAGED, Shape::Full, 0.0), (FOLLOWED, Shape::Scalar, 0.0)];
-        let more = more.into_iter().filter(|_| self.average.is_some());
-        let slots = slots.chain(more).map(|(name, shape, initial)| {
-            let places = self.places(i, name).into_iter().map(place_json);
-            json!({
-                "name": name,
-                "shape": crate::snapshot::slot_shape(shape, &assigned.info.shape, dims),
-                "initial": number(initial),
-                "places": places.collect::<Vec<_>>(),
-            })
-        });
-        json["slots"] = slots.collect();
-        json["param"] = member.param.into();
-        json["grad"] = member.grad.into();
-        json
+        out.object();
+        out.key("name").text(&assigned.info.name);
+        sizes(out.key("shape"), &assigned.info.shape);
+        out.key("group").text(&self.groups.names[assigned.group]);
+        if let (Some(member), Some((unit, class))) = (&self.members[i], self.tensors[i].class) {
+            let (dims, class) = (self.tensors[i].dims, &self.classes[unit][class]);
+            out.key("slots").list();
+            let slots = class.plan.graph.own_slots().iter().map(|s| (s.name, s.shape, s.init));
+            let more = [(AVERAGED, Shape::Full, 0.0), (FOLLOWED, Shape::Scalar, 0.0)];
+            let more = more.into_iter().filter(|_| self.average.is_some());
+            for (name, shape, initial) in slots.chain(more) {
+                out.object();
+                out.key("name").text(name);
+                let shape = crate::snapshot::slot_shape(shape, &assigned.info.shape, dims);
+                sizes(out.key("shape"), &shape);
+                number(out.key("initial"), initial);
+                out.key("places").list();
+                self.places(i, name).into_iter().for_each(|p| place_json(out, p));
+                out.end_list();
+                out.end_object();
+            }
+            out.end_list();
+            size(out.key("param"), member.param);
+            size(out.key("grad"), member.grad);
+        }
+        out.end_object();
     }
 
-    fn guard_json(&self) -> Json {
-        let Some(guard) = &self.guard else { return Json::Null };
+    fn guard_json(&self, out: &mut Writer) {
+        let Some(guard) = &self.guard else { return out.null() };
         let class = &guard.classes[0];
-        let slots = class.plan.graph.own_slots().iter().filter_map(|s| {
-            let (buffer, at, _) = guard.state.places(class, 0, s.name).into_iter().next()?;
-            Some((s.name.to_string(), json!({"buffer": buffer, "offset": at * 4})))
-        });
-        Json::Object(slots.collect())
+        out.object();
+        for s in class.plan.graph.own_slots() {
+            let Some(&(buffer, at, _)) = guard.state.places(class, 0, s.name).first() else {
+                continue;
+            };
+            out.key(s.name).object();
+            size(out.key("buffer"), buffer);
+            size(out.key("offset"), at * 4);
+            out.end_object();
+        }
+        out.end_object();
     }
 }
 
@@ -1087,46 +1125,59 @@ impl Device {
         Ok(state)
     }
 
-    fn commands(&self, list: &[Command]) -> Json {
-        list.iter().map(|c| self.command(c)).collect()
+    fn commands(&self, out: &mut Writer, list: &[Command]) {
+        out.list();
+        list.iter().for_each(|c| self.command(out, c));
+        out.end_list();
     }
 
-    fn command(&self, command: &Command) -> Json {
+    fn command(&self, out: &mut Writer, command: &Command) {
+        out.object();
         match *command {
             Command::Dispatch { module, pipeline, bind, groups } => {
-                let entry = self.modules[module].program.dispatches[pipeline].entry();
-                let groups = [groups.0, groups.1];
-                json!({"dispatch":
-                    {"module": module, "entry": entry, "bind": bind, "groups": groups}})
+                out.key("dispatch").object();
+                size(out.key("module"), module);
+                out.key("entry").text(self.modules[module].program.dispatches[pipeline].entry());
+                size(out.key("bind"), bind);
+                out.key("groups").wholes([groups.0.into(), groups.1.into()]);
             }
-            Command::Copy { from, from_offset, to, to_offset, size } => json!({"copy": {
-                "from": from, "from_offset": from_offset,
-                "to": to, "to_offset": to_offset, "size": size,
-            }}),
+            Command::Copy { from, from_offset, to, to_offset, size: bytes } => {
+                out.key("copy").object();
+                size(out.key("from"), from);
+                out.key("from_offset").whole(from_offset);
+                size(out.key("to"), to);
+                out.key("to_offset").whole(to_offset);
+                out.key("size").whole(bytes);
+            }
         }
+        out.end_object();
+        out.end_object();
     }
 }
 
 impl Module {
-    fn json(&self) -> Json {
-        let bindings = self.bindings.iter().map(|&(binding, what, _)| {
-            let ty = match what {
+    fn json(&self, out: &mut Writer) {
+        out.object();
+        out.key("name").text(&self.name);
+        out.key("code").text(&self.program.source);
+        out.key("bindings").list();
+        for &(binding, what, _) in &self.bindings {
+            out.object();
+            out.key("binding").whole(binding.into());
+            out.key("type").text(match what {
                 _ if what.is_uniform() => "uniform",
                 _ if what.is_read_only() => "read-only-storage",
                 _ => "storage",
-            };
-            json!({"binding": binding, "type": ty})
-        });
-        json!({
-            "name": self.name,
-            "code": self.program.source,
-            "bindings": bindings.collect::<Vec<_>>(),
-        })
+            });
+            out.end_object();
+        }
+        out.end_list();
+        out.end_object();
     }
 }
 
 impl Buffer {
-    fn json(&self, swapped: bool) -> Json {
+    fn json(&self, out: &mut Writer, swapped: bool) {
         let (role, usage) = match self.role {
             Role::Constants => ("constants", &["UNIFORM", "COPY_DST"][..]),
             Role::Window => ("window", &["UNIFORM", "COPY_DST"][..]),
@@ -1142,53 +1193,89 @@ impl Buffer {
         let given = matches!(self.role, Role::Param(_) | Role::Grad(_));
         // WebGPU has no bindings of less.
         let bytes = if given { self.bytes } else { self.bytes.max(16) };
-        let mut json = json!({"label": self.label, "role": role, "usage": usage, "bytes": bytes});
+        out.object();
+        out.key("label").text(&self.label);
+        out.key("role").text(role);
+        out.key("usage").list();
+        usage.iter().for_each(|name| out.text(name));
+        out.end_list();
+        out.key("bytes").whole(bytes);
         if let Role::Param(tensor) | Role::Grad(tensor) = self.role {
-            json["tensor"] = tensor.into();
+            size(out.key("tensor"), tensor);
         }
-        let init = match &self.init {
-            Init::Zeros => return json,
-            Init::Everywhere(0.0) => return json,
-            Init::Everywhere(x) => json!({"f32": number(*x)}),
-            Init::Words(words) => json!({"u32": words}),
-            Init::Runs(values) => {
+        match &self.init {
+            Init::Everywhere(x) if *x != 0.0 => {
+                out.key("init").object();
+                number(out.key("f32"), *x);
+                out.end_object();
+            }
+            Init::Words(words) => {
+                out.key("init").object();
+                out.key("u32").wholes(words.iter().map(|&x| x.into()));
+                out.end_object();
+            }
+            Init::Runs(values) if values.iter().any(|x| x.to_bits() != 0) => {
+                out.key("init").object();
+                out.key("runs").list();
                 let mut at = 0;
-                let mut runs = Vec::new();
                 for run in values.chunk_by(|a, b| a.to_bits() == b.to_bits()) {
                     if run[0].to_bits() != 0 {
-                        runs.push(json!([at, run.len(), number(run[0].into())]));
+                        out.list();
+                        size(out, at);
+                        size(out, run.len());
+                        number(out, run[0].into());
+                        out.end_list();
                     }
                     at += run.len();
                 }
-                if runs.is_empty() {
-                    return json;
-                }
-                json!({"runs": runs})
+                out.end_list();
+                out.end_object();
             }
-        };
-        json["init"] = init;
-        json
+            _ => {}
+        }
+        out.end_object();
     }
 }
 
-fn bind_json((module, entries): &(usize, Vec<Entry>)) -> Json {
-    let entries = entries.iter().map(
-        |e| json!({"binding": e.binding, "buffer": e.buffer, "offset": e.offset, "size": e.size}),
-    );
-    json!({"module": module, "entries": entries.collect::<Vec<_>>()})
+fn bind_json(out: &mut Writer, (module, entries): &(usize, Vec<Entry>)) {
+    out.object();
+    size(out.key("module"), *module);
+    out.key("entries").list();
+    for e in entries {
+        out.object();
+        out.key("binding").whole(e.binding.into());
+        size(out.key("buffer"), e.buffer);
+        out.key("offset").whole(e.offset);
+        out.key("size").whole(e.size);
+        out.end_object();
+    }
+    out.end_list();
+    out.end_object();
 }
 
-fn place_json((buffer, at, elements): (usize, usize, Range<usize>)) -> Json {
-    json!({"buffer": buffer, "offset": at * 4, "elements": [elements.start, elements.end]})
+fn place_json(out: &mut Writer, (buffer, at, elements): (usize, usize, Range<usize>)) {
+    out.object();
+    size(out.key("buffer"), buffer);
+    size(out.key("offset"), at * 4);
+    sizes(out.key("elements"), &[elements.start, elements.end]);
+    out.end_object();
+}
+
+fn size(out: &mut Writer, x: usize) {
+    out.whole(x as u64);
+}
+
+fn sizes(out: &mut Writer, list: &[usize]) {
+    out.wholes(list.iter().map(|&x| x as u64));
 }
 
 /// A number, or the name of one that JSON does not have.
-fn number(x: f64) -> Json {
+fn number(out: &mut Writer, x: f64) {
     match x {
-        x if x.is_finite() => x.into(),
-        x if x.is_nan() => "nan".into(),
-        x if x > 0.0 => "inf".into(),
-        _ => "-inf".into(),
+        x if x.is_finite() => out.number(x),
+        x if x.is_nan() => out.text("nan"),
+        x if x > 0.0 => out.text("inf"),
+        _ => out.text("-inf"),
     }
 }
 
@@ -1197,45 +1284,61 @@ fn dynamic(optimizer: &dyn Optimizer) -> &dyn Optimizer {
     optimizer
 }
 
-/// How the constants of a class are computed.
+/// How the constants of a class are computed: an object, its end left open.
 fn class_constants(
+    out: &mut Writer,
     classes: &Classes<()>,
     index: usize,
     optimizer: &dyn Optimizer,
     grad: [f64; 3],
-) -> Json {
+) {
     let Class { plan, program, .. } = &classes[index];
     let graph = &plan.graph;
     let place = |n: &usize| plan.host_program.iter().position(|m| m == n);
-    let list = |nodes: &[usize]| nodes.iter().filter_map(place).collect::<Vec<_>>();
-    let op = |name: &str, args: &[usize]| json!({"op": name, "args": list(args)});
-    let mut nodes: Vec<Json> = Vec::new();
+    let op = |out: &mut Writer, name: &str, args: &[usize]| {
+        out.key("op").text(name);
+        sizes(out.key("args"), &args.iter().filter_map(place).collect::<Vec<_>>());
+    };
+    let literal = |out: &mut Writer, x: f64| {
+        out.key("op").text("literal");
+        number(out.key("value"), x);
+    };
+    out.object();
+    out.key("definition").text(graph.name);
+    out.key("at").whole(classes.offset(index));
+    out.key("hypers").object();
+    for &name in &graph.hypers {
+        number(out.key(name), crate::host::hyper(optimizer, grad, name));
+    }
+    out.end_object();
+    out.key("program").list();
     for &n in &plan.host_program {
-        nodes.push(match graph.nodes[n].op {
-            Op::Literal(bits) => json!({"op": "literal", "value": number(f64::from_bits(bits))}),
-            Op::Hyper(h) => json!({"op": "hyper", "name": graph.hypers[h]}),
-            Op::StepNumber => json!({"op": "step"}),
-            Op::Unary(of, a) => op(unary(of), &[a]),
-            Op::Binary(of, a, b) => op(binary(of), &[a, b]),
-            Op::Select(args) => op("select", &args),
+        out.object();
+        match graph.nodes[n].op {
+            Op::Literal(bits) => literal(out, f64::from_bits(bits)),
+            Op::Hyper(h) => {
+                out.key("op").text("hyper");
+                out.key("name").text(graph.hypers[h]);
+            }
+            Op::StepNumber => out.key("op").text("step"),
+            Op::Unary(of, a) => op(out, unary(of), &[a]),
+            Op::Binary(of, a, b) => op(out, binary(of), &[a, b]),
+            Op::Select(args) => op(out, "select", &args),
             // Nothing else has shape Host.
-            _ => json!({"op": "literal", "value": "nan"}),
-        });
+            _ => literal(out, f64::NAN),
+        }
+        out.end_object();
     }
     // Whether the step goes ahead; the guard overwrites it on the device.
-    nodes.push(json!({"op": "literal", "value": 1.0}));
-    let mut words = vec![nodes.len() - 1];
-    words.extend(list(&program.hosts));
-    let hyper =
-        |name: &&'static str| (name.to_string(), number(crate::host::hyper(optimizer, grad, name)));
-    let hypers: BTreeMap<_, _> = graph.hypers.iter().map(hyper).collect();
-    json!({
-        "definition": graph.name,
-        "at": classes.offset(index),
-        "hypers": hypers,
-        "program": nodes,
-        "words": words,
-    })
+    out.object();
+    literal(out, 1.0);
+    out.end_object();
+    out.end_list();
+    let words = [plan.host_program.len()].into_iter();
+    sizes(
+        out.key("words"),
+        &words.chain(program.hosts.iter().filter_map(place)).collect::<Vec<_>>(),
+    );
 }
 
 fn unary(op: Unary) -> &'static str {

@@ -212,7 +212,7 @@ impl Optimizer for Controls {
 }
 
 /// The gradient, divided by the loss scale, and clipped by value: what the norm is taken of.
-#[inline(always)]
+#[cfg_attr(not(gradstep_compact), inline(always))]
 fn unscaled<'a, I: Interpreter>(
     s: Step<'a, I>,
     most: Value<'a, I>,
@@ -222,7 +222,7 @@ fn unscaled<'a, I: Interpreter>(
 }
 
 /// The sum of the squares of `x`, and 1 if an element of the gradient is not finite, else 0.
-#[inline(always)]
+#[cfg_attr(not(gradstep_compact), inline(always))]
 fn measured<'a, I: Interpreter>(s: Step<'a, I>, x: Value<'a, I>) -> [Value<'a, I>; 2] {
     let sum_sq = x.square().tensor_mean() * s.count(Axis::Tensor);
     [sum_sq, (1.0 - s.raw_grad().finite()).tensor_max()]

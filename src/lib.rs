@@ -83,6 +83,8 @@ pub mod checkpoint;
 pub mod cpu;
 #[cfg(any(feature = "gpu", feature = "export"))]
 mod cut;
+#[cfg(any(feature = "checkpoint", feature = "export", feature = "reference"))]
+mod decimal;
 mod definition;
 mod error;
 #[cfg(feature = "export")]
@@ -93,6 +95,9 @@ mod gradients;
 mod host;
 #[cfg(feature = "import")]
 pub mod import;
+#[cfg(any(feature = "checkpoint", feature = "export", feature = "reference"))]
+#[doc(hidden)]
+pub mod json;
 mod layout;
 mod logging;
 pub mod optim;

@@ -40,10 +40,11 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value as Json};
+use serde_json::Map;
 
 use crate::definition::{Optimizer, Recipe};
 use crate::error::{Error, Result};
+use crate::json::{self, Json};
 use crate::layout::Layout;
 use crate::optim::{Adafactor, Adam, AdamW, Came, Sgd, Sm3};
 use crate::setup::Settings;
@@ -400,8 +401,8 @@ pub fn entries() -> &'static [Entry] {
 ///
 /// # Errors
 /// [`Error::NoOptimizer`], or [`Error::Setting`] for the variant.
-pub fn entry(name: &str, settings: &Map<String, Json>) -> Result<&'static Entry> {
-    find(name, settings.get("variant"))
+pub fn entry(name: &str, settings: &Map<String, serde_json::Value>) -> Result<&'static Entry> {
+    find(name, settings.get("variant").map(Json::from).as_ref())
 }
 
 const LAYOUTS: [(&str, Layout); 4] = [
@@ -419,7 +420,7 @@ impl Reference {
     ///
     /// # Errors
     /// [`Error::NoOptimizer`] or [`Error::Setting`].
-    pub fn new(name: &str, settings: &Map<String, Json>) -> Result<Self> {
+    pub fn new(name: &str, settings: &Map<String, serde_json::Value>) -> Result<Self> {
         Self::with_epsilon(name, settings, f32::EPSILON.into())
     }
 
@@ -428,8 +429,18 @@ impl Reference {
     ///
     /// # Errors
     /// As for [`new`](Self::new).
-    pub fn with_epsilon(name: &str, settings: &Map<String, Json>, epsilon: f64) -> Result<Self> {
-        let entry = entry(name, settings)?;
+    pub fn with_epsilon(
+        name: &str,
+        settings: &Map<String, serde_json::Value>,
+        epsilon: f64,
+    ) -> Result<Self> {
+        Self::with_settings(name, &json::entries(settings), epsilon)
+    }
+
+    /// The same from settings that were read here.
+    #[doc(hidden)]
+    pub fn with_settings(name: &str, settings: &[(String, Json)], epsilon: f64) -> Result<Self> {
+        let entry = find(name, get(settings, "variant"))?;
         let given = Given { entry, settings, epsilon };
         let layout = given.check()?;
         let optimizer = (entry.make)(&given)?;
@@ -495,7 +506,7 @@ fn find(name: &str, variant: Option<&Json>) -> Result<&'static Entry> {
     };
     let Some(variant) = variant else { return Ok(first) };
     let known: Vec<_> = entries.clone().filter_map(|e| e.variant).collect();
-    let wanted = entries.find(|e| e.variant.is_some_and(|v| variant == v));
+    let wanted = entries.find(|e| e.variant.is_some_and(|v| variant.as_str() == Some(v)));
     let problem = match known.as_slice() {
         [] => "is unknown".to_string(),
         known => format!("is {variant}; it must be one of {}", known.join(", ")),
@@ -537,7 +548,10 @@ impl fmt::Display for Setting {
             Kind::Number(x) => write!(f, "{name} = {x:?}"),
             Kind::Optional => write!(f, "{name} = null"),
             Kind::Flag(x) => write!(f, "{name} = {x}"),
-            Kind::Numbers(list) => write!(f, "{name} = {}", Json::from(list)),
+            Kind::Numbers(list) => {
+                let numbers = list.iter().map(|x| x.map_or("null".into(), |x| format!("{x:?}")));
+                write!(f, "{name} = [{}]", numbers.collect::<Vec<_>>().join(","))
+            }
             Kind::Only(x) => write!(f, "{name} (only {x:?})"),
             Kind::Always(x) => write!(f, "{name} (only {x})"),
             Kind::Ignored => write!(f, "{name} (ignored)"),
@@ -545,9 +559,13 @@ impl fmt::Display for Setting {
     }
 }
 
+fn get<'s>(settings: &'s [(String, Json)], name: &str) -> Option<&'s Json> {
+    settings.iter().find(|s| s.0 == name).map(|s| &s.1)
+}
+
 /// A number, or one that JSON does not have.
 fn number(value: &Json) -> Option<f64> {
-    let Json::String(text) = value else { return value.as_f64() };
+    let Json::Text(text) = value else { return value.as_f64() };
     match text.to_ascii_lowercase().as_str() {
         "inf" | "infinity" => Some(f64::INFINITY),
         "-inf" | "-infinity" => Some(f64::NEG_INFINITY),
@@ -571,7 +589,7 @@ impl Kind {
             Self::Required | Self::Number(_) => number(value).is_some(),
             Self::Optional => value.is_null() || number(value).is_some(),
             Self::Flag(_) => truth(value).is_some(),
-            Self::Numbers(list) => value.as_array().is_some_and(|values| {
+            Self::Numbers(list) => value.as_list().is_some_and(|values| {
                 let fits = |(v, d): (&Json, &Option<f64>)| {
                     number(v).is_some() || v.is_null() && d.is_none()
                 };
@@ -579,7 +597,7 @@ impl Kind {
             }),
             Self::Only(x) => number(value) == Some(x),
             Self::Always(x) => truth(value) == Some(x),
-            Self::Ignored => !(value.is_string() || value.is_array() || value.is_object()),
+            Self::Ignored => !matches!(value, Json::Text(_) | Json::List(_) | Json::Object(_)),
         };
         let expected = match self {
             _ if is => return None,
@@ -598,7 +616,7 @@ impl Kind {
 /// Settings that are given and those that are not, which have their defaults.
 struct Given<'a> {
     entry: &'static Entry,
-    settings: &'a Map<String, Json>,
+    settings: &'a [(String, Json)],
     epsilon: f64,
 }
 
@@ -616,7 +634,7 @@ impl Given<'_> {
                 "variant" => {} // It led to the entry.
                 name if BOOKKEEPING.contains(&name) => {}
                 "layout" => {
-                    let known = LAYOUTS.iter().find(|l| value == l.0);
+                    let known = LAYOUTS.iter().find(|l| value.as_str() == Some(l.0));
                     let names = LAYOUTS.map(|l| l.0).join(", ");
                     let problem = || format!("is {value}; it must be one of {names}");
                     layout = known.ok_or_else(|| self.problem(name, problem()))?.1;
@@ -636,7 +654,7 @@ impl Given<'_> {
             }
         }
         let missing =
-            |s: &&Setting| s.kind == Kind::Required && !self.settings.contains_key(s.name);
+            |s: &&Setting| s.kind == Kind::Required && get(self.settings, s.name).is_none();
         match self.entry.settings.iter().find(missing) {
             Some(setting) => Err(self.problem(setting.name, "is missing and has no default")),
             None => Ok(layout),
@@ -663,7 +681,7 @@ impl Given<'_> {
             "clip_threshold" => ("d", None),
             _ => (name, None),
         };
-        let given = self.settings.get(setting).filter(|_| index.is_none());
+        let given = get(self.settings, setting).filter(|_| index.is_none());
         let value = given.map_or_else(|| value.to_string(), ToString::to_string);
         let place = index.map(|i: usize| format!("[{i}]")).unwrap_or_default();
         self.problem(&format!("{setting}{place}"), format!("is {value}; it must be {expected}"))
@@ -689,22 +707,22 @@ impl Given<'_> {
             // Checked to be there. What is no setting at all fails the check of the optimizer.
             _ => f64::NAN,
         };
-        self.settings.get(name).map_or(default, |v| number(v).unwrap_or(f64::NAN))
+        get(self.settings, name).map_or(default, |v| number(v).unwrap_or(f64::NAN))
     }
 
     fn optional(&self, name: &str) -> Option<f64> {
-        self.settings.get(name).and_then(number)
+        get(self.settings, name).and_then(number)
     }
 
     fn flag(&self, name: &str) -> bool {
         let default = self.kind(name) == Some(Kind::Flag(true));
-        self.settings.get(name).and_then(truth).unwrap_or(default)
+        get(self.settings, name).and_then(truth).unwrap_or(default)
     }
 
     /// A number of a list, `None` for null.
     fn nth(&self, name: &str, index: usize) -> Option<f64> {
-        match (self.settings.get(name), self.kind(name)) {
-            (Some(value), _) => value.get(index).and_then(number),
+        match (get(self.settings, name), self.kind(name)) {
+            (Some(value), _) => value.as_list()?.get(index).and_then(number),
             (None, Some(Kind::Numbers(list))) => list.get(index).copied().flatten(),
             _ => None,
         }

@@ -4,7 +4,7 @@
 //! done to gradients. It is checked once, when it becomes a
 //! [`CpuOptimizer`](crate::CpuOptimizer) or, on the GPU, a `GpuOptimizer` or a `GpuForeign`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
@@ -509,16 +509,21 @@ impl Setup {
     pub(crate) fn assign(&self) -> Result<Groups> {
         self.gradients.check()?;
         self.average.map_or(Ok(()), Average::check)?;
-        let mut by_name = HashMap::new();
-        for (i, (info, _)) in self.tensors.iter().enumerate() {
+        for (info, _) in &self.tensors {
             element_count(&info.shape).map_err(|e| e.of("tensor", &info.name))?;
-            if let Some(first) = by_name.insert(info.name.clone(), i) {
-                return Err(Error::Setup {
-                    what: format!("tensor `{}`", info.name),
-                    problem: format!("its name is given to tensors {first} and {i}"),
-                    remedy: "give each a name of its own".into(),
-                });
-            }
+        }
+        let name = |i: usize| self.tensors[i].0.name.as_str();
+        let mut by_name: Vec<usize> = (0..self.tensors.len()).collect();
+        by_name.sort_unstable_by(|&a, &b| name(a).cmp(name(b)).then(a.cmp(&b)));
+        let twice = by_name.windows(2).filter(|pair| name(pair[0]) == name(pair[1]));
+        // That of the one which comes first.
+        if let Some(pair) = twice.min_by_key(|pair| pair[1]) {
+            let (first, i) = (pair[0], pair[1]);
+            return Err(Error::Setup {
+                what: format!("tensor `{}`", name(i)),
+                problem: format!("its name is given to tensors {first} and {i}"),
+                remedy: "give each a name of its own".into(),
+            });
         }
         for (i, group) in self.groups.iter().enumerate() {
             let fail = |problem: String, remedy: &str| {
@@ -711,7 +716,8 @@ pub(crate) struct Assigned {
 #[derive(Debug)]
 pub struct Groups {
     pub(crate) tensors: Vec<Assigned>,
-    by_name: HashMap<String, usize>,
+    /// The numbers of the tensors in the order of their names.
+    by_name: Vec<usize>,
     pub(crate) names: Vec<String>,
     pub(crate) units: Vec<Unit>,
 }
@@ -720,7 +726,8 @@ impl Groups {
     /// The number of a tensor.
     #[must_use]
     pub fn id(&self, name: &str) -> Option<TensorId> {
-        self.by_name.get(name).copied().map(TensorId)
+        let of = |&i: &usize| self.tensors[i].info.name.as_str().cmp(name);
+        self.by_name.binary_search_by(of).ok().map(|place| TensorId(self.by_name[place]))
     }
 
     /// The tensors, in the order of their registration.
@@ -739,7 +746,7 @@ impl Groups {
 
     pub(crate) fn find(&self, key: Key<'_>) -> Result<usize> {
         let found = match key {
-            Key::Name(name) => self.by_name.get(name).copied(),
+            Key::Name(name) => self.id(name).map(TensorId::index),
             Key::Id(id) => Some(id.0),
         };
         found.filter(|&i| i < self.tensors.len()).ok_or_else(|| Error::Tensor {
@@ -782,11 +789,16 @@ impl Groups {
             let unit = self.units.iter().position(|u| u.group == g);
             let inner = unit.map(|u| &self.units[u].optimizer.inner);
             let names = unit.map(&hypers).unwrap_or_default();
-            let value = |name: &str| Some((name.to_string(), inner?.hyper(name)?));
+            let mut values = BTreeMap::new();
+            for name in names {
+                if let Some(value) = inner.and_then(|o| o.hyper(name)) {
+                    values.insert(name.to_string(), value);
+                }
+            }
             GroupState {
                 name: name.clone(),
                 optimizer: inner.map(|o| o.recipe().name().to_string()).unwrap_or_default(),
-                hypers: names.into_iter().filter_map(value).collect(),
+                hypers: values,
             }
         };
         let tensor = |t: &Assigned| TensorState {

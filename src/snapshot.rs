@@ -2,7 +2,7 @@
 //!
 //! A [`Snapshot`] is what is saved, loaded, imported and moved between backends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::cpu::Element;
 use crate::error::{Error, Result};
@@ -66,10 +66,10 @@ impl Snapshot {
         let optimizer = |s: &Self, t: &TensorState| {
             s.groups.get(t.group).map(|g| g.optimizer.clone()).unwrap_or_default()
         };
-        let found: BTreeMap<_, _> = self.tensors.iter().map(|t| (&t.name, t)).collect();
+        let (found, known) = (self.by_name(), expected.by_name());
         for wanted in &expected.tensors {
             let name = &wanted.name;
-            let Some(t) = found.get(name) else {
+            let Some(t) = find(&found, name) else {
                 list.push(format!("tensor `{name}` is missing"));
                 continue;
             };
@@ -113,10 +113,9 @@ impl Snapshot {
                 twice.map(|(_, s)| format!("slot `{}` of `{name}` is there twice", s.name)),
             );
         }
-        let known: BTreeSet<_> = expected.tensors.iter().map(|t| &t.name).collect();
-        let unexpected = self.tensors.iter().filter(|t| !known.contains(&t.name));
+        let unexpected = self.tensors.iter().filter(|t| find(&known, &t.name).is_none());
         list.extend(unexpected.map(|t| format!("tensor `{}` is unexpected", t.name)));
-        if found.len() < self.tensors.len() {
+        if found.windows(2).any(|pair| pair[0].name == pair[1].name) {
             list.push("a tensor occurs twice".into());
         }
         for name in expected.numbers.keys().filter(|n| !self.numbers.contains_key(*n)) {
@@ -125,6 +124,13 @@ impl Snapshot {
         for name in self.numbers.keys().filter(|n| !expected.numbers.contains_key(*n)) {
             list.push(format!("number `{name}` is unexpected"));
         }
+        list
+    }
+
+    /// The tensors in the order of their names.
+    fn by_name(&self) -> Vec<&TensorState> {
+        let mut list: Vec<_> = self.tensors.iter().collect();
+        list.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         list
     }
 
@@ -139,6 +145,11 @@ impl Snapshot {
         }
         if problems.is_empty() { Ok(()) } else { Err(Error::Snapshot { problems }) }
     }
+}
+
+fn find<'t>(by_name: &[&'t TensorState], name: &str) -> Option<&'t TensorState> {
+    let place = by_name.binary_search_by(|t| t.name.as_str().cmp(name));
+    place.ok().map(|place| by_name[place])
 }
 
 impl TensorState {

@@ -5,7 +5,6 @@
 //! this graph come the [`Plan`](crate::Plan), the shaders, and the tables of the CPU's loops.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fmt;
 use std::panic::Location;
 
@@ -201,34 +200,10 @@ impl Graph {
 
     /// The same, with statistics.
     pub(crate) fn trace_watched<D: Definition>(kind: Kind, watch: Watch) -> Result<Self> {
-        let trace = Trace {
-            kind,
-            graph: RefCell::new(Self {
-                name: D::NAME,
-                kind,
-                nodes: Vec::new(),
-                hypers: Vec::new(),
-                slots: Vec::new(),
-                declared: Vec::new(),
-                stores: Vec::new(),
-                param: None,
-                calls: Vec::new(),
-                reductions: Vec::new(),
-                reports: Vec::new(),
-                own_slots: 0,
-            }),
-            known: RefCell::default(),
-            error: RefCell::default(),
-        };
+        let trace = Trace::new(D::NAME, kind);
         D::step(Step::new(&trace));
-        trace.watch(watch);
-        if let Some(error) = trace.error.into_inner() {
-            return Err(error);
-        }
-        let graph = trace.graph.into_inner();
-        graph.check_param(D::MEASURES)?;
-        graph.check(D::LEVELS.of(kind), kind == Kind::Vector && D::LEVELS.of(Kind::Matrix) == 0)?;
-        Ok(graph)
+        let flat = kind == Kind::Vector && D::LEVELS.of(Kind::Matrix) == 0;
+        trace.finish(watch, D::MEASURES, D::LEVELS.of(kind), flat)
     }
 
     pub(crate) fn error(&self, problem: String, remedy: impl Into<String>) -> Error {
@@ -499,11 +474,40 @@ impl fmt::Display for Graph {
 struct Trace {
     kind: Kind,
     graph: RefCell<Graph>,
-    known: RefCell<HashMap<Op, NodeId>>,
     error: RefCell<Option<Error>>,
 }
 
 impl Trace {
+    fn new(name: &'static str, kind: Kind) -> Self {
+        let graph = Graph {
+            name,
+            kind,
+            nodes: Vec::new(),
+            hypers: Vec::new(),
+            slots: Vec::new(),
+            declared: Vec::new(),
+            stores: Vec::new(),
+            param: None,
+            calls: Vec::new(),
+            reductions: Vec::new(),
+            reports: Vec::new(),
+            own_slots: 0,
+        };
+        Self { kind, graph: RefCell::new(graph), error: RefCell::default() }
+    }
+
+    /// The graph of what was recorded, or its first error.
+    fn finish(self, watch: Watch, measures: bool, stated: u8, flat: bool) -> Result<Graph> {
+        self.watch(watch);
+        if let Some(error) = self.error.into_inner() {
+            return Err(error);
+        }
+        let graph = self.graph.into_inner();
+        graph.check_param(measures)?;
+        graph.check(stated, flat)?;
+        Ok(graph)
+    }
+
     /// Adds statistics, in slots after all others.
     fn watch(&self, watch: Watch) {
         let (reports, param) = {
@@ -532,8 +536,9 @@ impl Trace {
 
     /// Appends a node, or finds the equal one.
     fn node(&self, op: Op, shape: Shape, level: u8) -> NodeId {
-        *self.known.borrow_mut().entry(op).or_insert_with(|| {
-            let nodes = &mut self.graph.borrow_mut().nodes;
+        let nodes = &mut self.graph.borrow_mut().nodes;
+        // They are few.
+        nodes.iter().position(|n| n.op == op).unwrap_or_else(|| {
             nodes.push(Node { op, shape, level });
             nodes.len() - 1
         })

@@ -184,6 +184,8 @@ impl Binary {
             Self::Min if b < a => b,
             Self::Max if a < b => b,
             Self::Min | Self::Max => a,
+            // Host values only, of which `host` computes the powers.
+            Self::Pow if cfg!(gradstep_compact) => T::nan(),
             Self::Pow => a.powf(b),
             Self::Differ if a == b => T::zero(),
             Self::Differ => T::one(),
@@ -397,7 +399,7 @@ impl<'a, I: Interpreter> Value<'a, I> {
     /// It is computed from the nearer end, as `torch.lerp` does: `self + weight · (target − self)` below
     /// the middle, `target − (1 − weight) · (target − self)` above it. From one end alone, a weight of 1
     /// would not arrive where `target` is much smaller than `self`.
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[must_use]
     pub fn lerp(self, target: Self, weight: impl Operand<'a, I>) -> Self {
         let weight = weight.value(self.interpreter);
@@ -468,7 +470,7 @@ impl<'a, I: Interpreter> Value<'a, I> {
     }
 
     /// The root mean square over the whole tensor.
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[must_use]
     pub fn rms(self) -> Self {
         self.square().tensor_mean().sqrt()
@@ -606,7 +608,7 @@ impl<'a, I: Interpreter> Step<'a, I> {
     /// It is `clamp(raw, grad_min, grad_max) · grad_scale` of the gradient as it was given, with three
     /// Host values that no optimizer knows of: they are −∞, ∞ (on a GPU the greatest finite numbers)
     /// and 1 unless gradients are clipped or unscaled.
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[must_use]
     pub fn grad(self) -> Value<'a, I> {
         let [a, b, c] = self.hyper(GRAD);
@@ -737,7 +739,7 @@ impl<'a, I: Interpreter> Slot<'a, I> {
 
     /// Exponential moving average: stores and returns `β·old + (1−β)·x`, with `1−β` rounded once:
     /// see [`Value::lerp`].
-    #[inline(always)]
+    #[cfg_attr(not(gradstep_compact), inline(always))]
     #[track_caller]
     pub fn ema(self, x: Value<'a, I>, beta: Value<'a, I>) -> Value<'a, I> {
         self.set(self.old().lerp(x, 1.0 - beta))

@@ -4,7 +4,6 @@
 //! operation, one entry point for each dispatch. Where small values lie in memory is decided here
 //! (`Places`) and read by the GPU backend, so that it is typed once.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::error::Result;
@@ -188,11 +187,11 @@ impl Places {
     fn wgsl(&self, plan: &Plan) -> String {
         let mut out = String::new();
         let mut places = |base: &str, arrays: Vec<(String, &'static str)>| {
-            let mut before: BTreeMap<&str, u32> = BTreeMap::new();
+            let mut before: Vec<(&str, u32)> = Vec::new();
             for (name, extent) in arrays {
                 let terms: String = before
                     .iter()
-                    .map(|(&extent, n)| match (extent, n) {
+                    .map(|&(extent, n)| match (extent, n) {
                         ("1u", n) => format!(" + {n}u"),
                         (_, 1) => format!(" + {extent}"),
                         _ => format!(" + {n}u * {extent}"),
@@ -202,7 +201,10 @@ impl Places {
                     out,
                     "fn {name}(t: Tensor) -> u32 {{\n    return {base}{terms};\n}}\n"
                 );
-                *before.entry(extent).or_insert(0) += 1;
+                match before.binary_search_by_key(&extent, |b| b.0) {
+                    Ok(known) => before[known].1 += 1,
+                    Err(place) => before.insert(place, (extent, 1)),
+                }
             }
         };
         let small = self.small.iter().map(|&(s, shape)| (small_place(plan, s), extent(shape).0));
@@ -302,12 +304,47 @@ pub(crate) fn print_given(plan: &Plan, given: Given) -> Result<Program> {
     Printer::new(plan)?.program(given)
 }
 
+/// A set of nodes, which are few, in order.
+#[derive(Debug, Default)]
+struct Nodes(Vec<NodeId>);
+
+impl Nodes {
+    /// False if it was there.
+    fn insert(&mut self, n: NodeId) -> bool {
+        match self.0.binary_search(&n) {
+            Ok(_) => false,
+            Err(place) => {
+                self.0.insert(place, n);
+                true
+            }
+        }
+    }
+
+    fn contains(&self, n: &NodeId) -> bool {
+        self.0.contains(n)
+    }
+
+    fn extend(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        for n in nodes {
+            self.insert(n);
+        }
+    }
+}
+
+impl FromIterator<NodeId> for Nodes {
+    fn from_iter<N: IntoIterator<Item = NodeId>>(nodes: N) -> Self {
+        let mut this = Self::default();
+        this.extend(nodes);
+        this
+    }
+}
+
 /// A stretch between two sweeps, or before the first, or after the last.
 struct Settle {
     nodes: Vec<NodeId>,
     commits: Vec<(SlotId, NodeId)>,
     /// Phase of each node: within one, values depend on each other index by index only.
-    phase: BTreeMap<NodeId, usize>,
+    phase: Vec<(NodeId, usize)>,
 }
 
 struct Printer<'a> {
@@ -315,20 +352,20 @@ struct Printer<'a> {
     settles: Vec<Settle>,
     places: Places,
     /// Small nodes with a place in memory.
-    kept: BTreeSet<NodeId>,
+    kept: Nodes,
     /// Nodes settled within a sweep, for its rows.
-    local: BTreeSet<NodeId>,
+    local: Nodes,
     /// Those of them that a later level of the sweep reads.
-    shared: BTreeSet<NodeId>,
+    shared: Nodes,
     /// Nodes that each workgroup of the next sweep settles for itself.
-    repeated: BTreeSet<NodeId>,
+    repeated: Nodes,
     hosts: Vec<NodeId>,
 }
 
 impl<'a> Printer<'a> {
     fn new(plan: &'a Plan) -> Result<Self> {
-        let local: BTreeSet<_> = plan.sweeps.iter().flat_map(|s| s.local.clone()).collect();
-        let mut shared = BTreeSet::new();
+        let local: Nodes = plan.sweeps.iter().flat_map(|s| s.local.clone()).collect();
+        let mut shared = Nodes::default();
         for sweep in &plan.sweeps {
             let reads = sweep.levels.clone().flat_map(|k| plan.levels[k].reads.iter().copied());
             let later = sweep.local.iter().flat_map(|&n| {
@@ -347,7 +384,7 @@ impl<'a> Printer<'a> {
             settles.push(Settle::new(plan, from..upto.max(from), &local));
             from = upto.max(from);
         }
-        let mut repeated = BTreeSet::new();
+        let mut repeated = Nodes::default();
         if let ([before, after], [sweep]) = (&mut settles[..], &plan.sweeps[..])
             && sweep.levels.len() == 1
             && before.is_plain(plan)
@@ -363,7 +400,7 @@ impl<'a> Printer<'a> {
             plan,
             settles,
             places: Places::default(),
-            kept: BTreeSet::new(),
+            kept: Nodes::default(),
             local,
             shared,
             repeated,
@@ -434,14 +471,16 @@ impl<'a> Printer<'a> {
                 self.kept.extend(args.filter(|a| !sweep.local.contains(a)));
             }
         }
-        for &n in &self.repeated {
+        for &n in &self.repeated.0 {
             let args = graph.nodes[n].op.args();
             self.kept.extend(args.filter(|a| !self.repeated.contains(a)));
         }
         for settle in &self.settles {
             for &n in &settle.nodes {
                 for a in graph.nodes[n].op.args() {
-                    if settle.phase.get(&a) != settle.phase.get(&n) || !near(self.plan, a, n) {
+                    if phase_of(&settle.phase, a) != phase_of(&settle.phase, n)
+                        || !near(self.plan, a, n)
+                    {
                         self.kept.insert(a);
                     }
                 }
@@ -451,13 +490,13 @@ impl<'a> Printer<'a> {
         let in_memory = |n: &NodeId| {
             !matches!(graph.nodes[*n].shape, Shape::Host | Shape::Full) && !resides(self.plan, *n)
         };
-        self.kept.retain(in_memory);
+        self.kept.0.retain(in_memory);
         for (s, decl) in graph.slots.iter().enumerate() {
             if decl.shape != Shape::Full {
                 self.places.small.push((Small::Slot(s), decl.shape));
             }
         }
-        for &n in &self.kept {
+        for &n in &self.kept.0 {
             self.places.small.push((Small::Node(n), graph.nodes[n].shape));
         }
         for level in &self.plan.levels {
@@ -503,7 +542,7 @@ impl<'a> Printer<'a> {
         for i in 0..most_rows {
             let _ = writeln!(shared, "var<workgroup> row_{i}: array<f32, WIDTH * ROWS>;");
         }
-        for n in &self.shared {
+        for n in &self.shared.0 {
             let _ = writeln!(shared, "var<workgroup> local_{n}: array<f32, ROWS>;");
         }
         let mut hosts = String::new();
@@ -653,7 +692,7 @@ impl<'a> Printer<'a> {
         let (_, (section, _)) = split(SKELETON, "sweep");
         let (before, (level, after)) = split(&section, "level");
         let sweep = &self.plan.sweeps[index];
-        let mut read = BTreeSet::new();
+        let mut read = Nodes::default();
         let body: Vec<_> =
             sweep.levels.clone().map(|k| self.level(&level, index, k, given, &mut read)).collect();
         format!("{before}{}{after}", body.concat()).replace("fn sweep(", &format!("fn {entry}("))
@@ -666,7 +705,7 @@ impl<'a> Printer<'a> {
         sweep: usize,
         k: usize,
         given: Given,
-        read: &mut BTreeSet<NodeId>,
+        read: &mut Nodes,
     ) -> String {
         let level = &self.plan.levels[k];
         let sweep = &self.plan.sweeps[sweep];
@@ -675,7 +714,7 @@ impl<'a> Printer<'a> {
         let value = |n: NodeId| self.constant(n).unwrap_or_else(|| format!("v{n}"));
 
         // Small values, each read as far out as it is constant.
-        for n in self.with_repeated(level) {
+        for n in self.with_repeated(level).0 {
             if self.constant(n).is_some() {
                 continue;
             }
@@ -807,7 +846,7 @@ impl<'a> Printer<'a> {
             }
             // The rows at hand are settled before the next level of this sweep.
             let local = sweep.local.iter().filter(|&&n| usize::from(self.node(n).level) == k + 1);
-            let mut named = BTreeSet::new();
+            let mut named = Nodes::default();
             for &n in local {
                 if !matches!(self.node(n).op, Op::Reduce(..)) {
                     // What an earlier level of this sweep settled is at hand.
@@ -853,8 +892,8 @@ impl<'a> Printer<'a> {
 
     /// The small values that a level reads, with what those are made of that it settles itself,
     /// operands first.
-    fn with_repeated(&self, level: &crate::plan::Level) -> BTreeSet<NodeId> {
-        let mut all: BTreeSet<NodeId> = level.reads.iter().copied().collect();
+    fn with_repeated(&self, level: &crate::plan::Level) -> Nodes {
+        let mut all: Nodes = level.reads.iter().copied().collect();
         let mut open = level.reads.clone();
         while let Some(n) = open.pop() {
             if self.repeated.contains(&n) && !matches!(self.node(n).op, Op::Reduce(..)) {
@@ -889,14 +928,7 @@ impl<'a> Printer<'a> {
     }
 
     /// Loads the operands of a small node that have no name yet.
-    fn read_small(
-        &self,
-        out: &mut String,
-        n: NodeId,
-        named: &mut BTreeSet<NodeId>,
-        index: &str,
-        batch: &str,
-    ) {
+    fn read_small(&self, out: &mut String, n: NodeId, named: &mut Nodes, index: &str, batch: &str) {
         for a in self.node(n).op.args() {
             if self.constant(a).is_some() || !named.insert(a) {
                 continue;
@@ -935,13 +967,16 @@ impl<'a> Printer<'a> {
 
     fn settle(&self, settle: &Settle, entry: &str) -> String {
         let (_, (section, _)) = split(SKELETON, "settle");
-        let phases = settle.phase.values().max().map_or(0, |p| p + 1);
+        let phases = settle.phase.iter().map(|p| p.1 + 1).max().unwrap_or(0);
         let mut out = String::new();
         for phase in 0..phases {
             if phase > 0 {
                 let _ = writeln!(out, "storageBarrier();");
             }
-            let of_phase = || settle.nodes.iter().copied().filter(|n| settle.phase[n] == phase);
+            let of_phase = || {
+                let is = |&n: &NodeId| phase_of(&settle.phase, n) == Some(phase);
+                settle.nodes.iter().copied().filter(is)
+            };
             for shape in [Shape::Scalar, Shape::Matrix, Shape::Rows, Shape::Cols] {
                 let nodes: Vec<_> = of_phase().filter(|&n| self.node(n).shape == shape).collect();
                 self.settle_shape(&mut out, shape, &nodes);
@@ -978,7 +1013,7 @@ impl<'a> Printer<'a> {
         }
         let (extent, cut) = extent(shape);
         let _ = writeln!(out, "for (var i = lid; i < {extent}; i += SETTLE) {{");
-        let mut named = BTreeSet::new();
+        let mut named = Nodes::default();
         let value = |n: NodeId| self.constant(n).unwrap_or_else(|| format!("v{n}"));
         for n in by_index {
             if let Op::Reduce(kind, axis, a) = self.node(n).op {
@@ -1081,8 +1116,12 @@ impl<'a> Printer<'a> {
     }
 }
 
+fn phase_of(phases: &[(NodeId, usize)], n: NodeId) -> Option<usize> {
+    phases.iter().find(|p| p.0 == n).map(|p| p.1)
+}
+
 impl Settle {
-    fn new(plan: &Plan, levels: std::ops::Range<usize>, local: &BTreeSet<NodeId>) -> Self {
+    fn new(plan: &Plan, levels: std::ops::Range<usize>, local: &Nodes) -> Self {
         let graph = &plan.graph;
         let nodes: Vec<NodeId> = levels
             .clone()
@@ -1090,15 +1129,14 @@ impl Settle {
             .filter(|n| !local.contains(n))
             .filter(|&n| !resides(plan, n))
             .collect();
-        let mut phase: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut phase: Vec<(NodeId, usize)> = Vec::new();
         for &n in &nodes {
             let node = &graph.nodes[n];
-            let after = node
-                .op
-                .args()
-                .filter_map(|a| phase.get(&a).map(|p| if near(plan, a, n) { *p } else { p + 1 }));
+            let after = node.op.args().filter_map(|a| {
+                phase_of(&phase, a).map(|p| if near(plan, a, n) { p } else { p + 1 })
+            });
             let p = after.max().unwrap_or(0);
-            phase.insert(n, p);
+            phase.push((n, p));
         }
         let commits = levels.flat_map(|k| plan.commits(k).collect::<Vec<_>>()).collect();
         Self { nodes, commits, phase }

@@ -996,12 +996,6 @@ impl<D: Definition, T: Element, const LEVEL: u8, const KIND: u8> At<D, T, LEVEL,
         }
     };
 
-    #[cfg(gradstep_compact)]
-    const KERNELS: Option<LevelKernels<T>> = {
-        if LEVEL < D::LEVELS.of(Kind::of(KIND)) { Some(LevelKernels::compact(LEVEL)) } else { None }
-    };
-
-    #[cfg(not(gradstep_compact))]
     const KERNELS: Option<LevelKernels<T>> = {
         if LEVEL < D::LEVELS.of(Kind::of(KIND)) {
             Some(LevelKernels {
@@ -1017,6 +1011,29 @@ impl<D: Definition, T: Element, const LEVEL: u8, const KIND: u8> At<D, T, LEVEL,
     };
 }
 
+#[cfg(gradstep_compact)]
+impl<T: Element> Kernels<T> {
+    /// The loop of all definitions, at every level.
+    pub(crate) const fn compact() -> Self {
+        macro_rules! levels {
+            () => {
+                [
+                    Some(LevelKernels::compact(0)),
+                    Some(LevelKernels::compact(1)),
+                    Some(LevelKernels::compact(2)),
+                    Some(LevelKernels::compact(3)),
+                    Some(LevelKernels::compact(4)),
+                    Some(LevelKernels::compact(5)),
+                    Some(LevelKernels::compact(6)),
+                    Some(LevelKernels::compact(7)),
+                ]
+            };
+        }
+        Self { vector: levels!(), matrix: levels!(), row: levels!(), column: levels!() }
+    }
+}
+
+#[cfg(not(gradstep_compact))]
 impl<T: Element> Kernels<T> {
     pub(crate) const fn of<D: Definition>() -> Self {
         macro_rules! levels {

@@ -1,7 +1,5 @@
 //! Many tensors on the CPU.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 #[cfg(feature = "parallel")]
@@ -12,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::gradients::{
     Average, Control, Controls, DECISION, FOLLOWED, First, Measuring, REMEMBERED,
 };
+use crate::host::Scalars;
 use crate::layout::Layout;
 use crate::logging::{debug, warning};
 use crate::plan::Plan;
@@ -68,13 +67,13 @@ struct Prepared<T: Element> {
 }
 
 /// Programs that several tensors have in common, by optimizer, shape and layout.
-type Programs<T> = HashMap<(usize, Vec<usize>, Layout), Arc<Program<T>>>;
+type Programs<T> = Vec<(usize, Vec<usize>, Layout, Arc<Program<T>>)>;
 
 /// What decides on a step before any parameter changes.
 #[derive(Debug)]
 struct Guard<T: Element> {
     measures: Vec<Option<CpuTensor<T>>>,
-    control: CpuTensor<f64>,
+    control: Scalars,
     controls: Controls,
 }
 
@@ -153,19 +152,21 @@ impl Setup {
 }
 
 /// A tensor of optimizer `unit`, by the program that others of its shape have.
-fn shared<T: Element, O: Optimizer + ?Sized>(
+fn shared<T: Element>(
     programs: &mut Programs<T>,
     cpu: &Cpu,
-    (unit, optimizer): (usize, &O),
+    (unit, optimizer): (usize, &dyn Optimizer),
     shape: &[usize],
     layout: Layout,
     watch: Watch,
 ) -> Result<CpuTensor<T>> {
-    let program = match programs.entry((unit, shape.to_vec(), layout)) {
-        Entry::Occupied(known) => known.get().clone(),
-        Entry::Vacant(place) => {
-            let program = CpuTensor::program(cpu, optimizer, shape, layout, watch)?;
-            place.insert(program.into()).clone()
+    let known = programs.iter().find(|(u, s, l, _)| *u == unit && s == shape && *l == layout);
+    let program = match known {
+        Some((.., program)) => program.clone(),
+        None => {
+            let program = Arc::new(CpuTensor::program(cpu, optimizer, shape, layout, watch)?);
+            programs.push((unit, shape.to_vec(), layout, program.clone()));
+            program
         }
     };
     Ok(CpuTensor::of(program, shape))
@@ -175,7 +176,7 @@ fn shared<T: Element, O: Optimizer + ?Sized>(
 fn side<T: Element>(
     groups: &Groups,
     cpu: &Cpu,
-    settings: &impl Optimizer,
+    settings: &dyn Optimizer,
 ) -> Result<Vec<Option<CpuTensor<T>>>> {
     let mut programs = Programs::new();
     let mut tensor = |shape: &[usize]| {
@@ -186,7 +187,7 @@ fn side<T: Element>(
 }
 
 impl<T: Element> Kept<T> {
-    fn all(groups: &Groups, cpu: &Cpu, settings: &impl Optimizer) -> Result<Vec<Option<Self>>> {
+    fn all(groups: &Groups, cpu: &Cpu, settings: &dyn Optimizer) -> Result<Vec<Option<Self>>> {
         let kept = |tensor: CpuTensor<T>| {
             let values = vec![T::zero(); tensor.runner.dims().len()];
             Self { tensor, values, count: 0 }
@@ -201,7 +202,7 @@ impl<T: Element> Kept<T> {
     }
 
     /// Runs its definition with these settings.
-    fn run(&mut self, settings: &impl Optimizer, input: &Lent<'_, T>) {
+    fn run(&mut self, settings: &dyn Optimizer, input: &Lent<'_, T>) {
         let hyper = |name: &str| crate::host::hyper(settings, GRAD_NEUTRAL, name);
         self.tensor.prepare(1, hyper);
         self.tensor.update(None, LentMut::Slice(&mut self.values), input);
@@ -215,7 +216,7 @@ impl<T: Element> CpuOptimizer<T> {
         let mut programs = Programs::new();
         let tensors = groups.tensors.iter().map(|t| {
             let mut make = |u: usize| {
-                let of = (u, &groups.units[u].optimizer);
+                let of = (u, &groups.units[u].optimizer as &dyn Optimizer);
                 let made = shared(&mut programs, cpu, of, &t.info.shape, t.layout, watch);
                 made.map_err(|e| e.of("tensor", &t.info.name))
             };
@@ -224,7 +225,7 @@ impl<T: Element> CpuOptimizer<T> {
         let tensors = tensors.collect::<Result<Vec<_>>>()?;
         if setup.gradients != Gradients::default() || setup.accumulation.is_some() {
             // Now, and not in the first step that clips something.
-            programs.values().for_each(|p| p.make_room());
+            programs.iter().for_each(|p| p.3.make_room());
         }
         let gradients = setup.gradients.clone();
         let guard = match gradients.needs_all() {
@@ -717,7 +718,7 @@ impl<T: Element> Guard<T> {
         let measures = side(groups, cpu, &settings)?;
         let controls = Controls::new(gradients.clone());
         let told = Told(&controls);
-        let control = CpuTensor::new(&Cpu::single_threaded(), &told, &[1], Layout::Vector)?;
+        let control = Scalars::new(&told)?;
         Ok(Self { measures, control, controls })
     }
 
@@ -732,8 +733,7 @@ impl<T: Element> Guard<T> {
     fn decide(&mut self) -> ([f64; 3], Outcome) {
         let told = Told(&self.controls);
         let hyper = |name: &str| crate::host::hyper(&told, GRAD_NEUTRAL, name);
-        self.control.prepare(1, hyper);
-        self.control.measure(&Lent::Slice(&[0.0]));
+        self.control.step(1, hyper);
         let [go, min, max, scale] = DECISION.map(|name| self.number(name));
         let outcome = Outcome {
             skipped: go == 0.0,
@@ -941,7 +941,9 @@ impl<T: Element> CpuOptimizer<T> {
             }));
         }
         if let Some(guard) = &self.guard {
-            outline.numbers = REMEMBERED.map(|name| (name.into(), guard.number(name))).into();
+            for name in REMEMBERED {
+                outline.numbers.insert(name.into(), guard.number(name));
+            }
         }
         outline
     }
@@ -999,7 +1001,7 @@ impl<T: Element> CpuOptimizer<T> {
         }
         if let Some(guard) = &mut self.guard {
             for (name, &value) in &snapshot.numbers {
-                guard.control.set_slot(name, &[value])?;
+                guard.control.set(name, value);
             }
         }
         self.t = snapshot.step;

@@ -147,8 +147,15 @@ macro_rules! element {
                 x.into()
             }
 
+            #[cfg(not(gradstep_compact))]
             fn kernels(definition: &'static dyn Erased) -> &'static Kernels<Self> {
                 definition.$kernels()
+            }
+
+            // One loop for all.
+            #[cfg(gradstep_compact)]
+            fn kernels(_: &'static dyn Erased) -> &'static Kernels<Self> {
+                const { &Kernels::compact() }
             }
         }
     };
@@ -425,20 +432,15 @@ struct CpuTensor<T: Element> {
 }
 
 impl<T: Element> CpuTensor<T> {
-    fn new<O: Optimizer>(
-        cpu: &Cpu,
-        optimizer: &O,
-        shape: &[usize],
-        layout: Layout,
-    ) -> Result<Self> {
+    fn new(cpu: &Cpu, optimizer: &dyn Optimizer, shape: &[usize], layout: Layout) -> Result<Self> {
         let program = Self::program(cpu, optimizer, shape, layout, Watch::Nothing)?;
         Ok(Self::of(program.into(), shape))
     }
 
     /// What tensors of this shape have in common.
-    fn program<O: Optimizer + ?Sized>(
+    fn program(
         cpu: &Cpu,
-        optimizer: &O,
+        optimizer: &dyn Optimizer,
         shape: &[usize],
         layout: Layout,
         watch: Watch,

@@ -1489,6 +1489,7 @@ fn reduce_rows<T: Element>(isa: Isa, kind: Reduction, from: &[T], cols: usize, t
     fn anywhere<T: Element>(kind: Reduction, from: &[T], cols: usize, to: &mut [T]) {
         match kind {
             _ if cols == 1 => to.copy_from_slice(from),
+            _ if cfg!(gradstep_compact) => of_kind(kind, from, cols, to),
             // One loop for each kind.
             Reduction::Mean => of_kind(Reduction::Mean, from, cols, to),
             Reduction::Max => of_kind(Reduction::Max, from, cols, to),

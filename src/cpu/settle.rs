@@ -748,7 +748,7 @@ unsafe fn each_value<V: Simd, const N: usize>(
     // SAFETY: the caller's contract.
     unsafe {
         let mut i = 0;
-        if n >= V::T::LANES {
+        if n >= V::T::LANES && !cfg!(gradstep_compact) {
             // What is the same for all is read once.
             let mut values = [V::splat(*args[0].from); N];
             for (value, arg) in values.iter_mut().zip(&args) {

@@ -112,7 +112,7 @@ impl Core {
 
     /// Finds or makes the class of a tensor. Where parameter and gradient may lie in one buffer, they
     /// may lie apart as well.
-    pub(crate) async fn class<O: Optimizer + ?Sized>(
+    pub(crate) async fn class<O: Optimizer>(
         &mut self,
         optimizer: &O,
         shape: &[usize],

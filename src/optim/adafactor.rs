@@ -230,14 +230,14 @@ impl Definition for TorchAdafactorStep {
 }
 
 /// `β₂ = 1 − t^γ`
-#[inline(always)]
+#[cfg_attr(not(gradstep_compact), inline(always))]
 fn beta2<'a, I: Interpreter>(s: Step<'a, I>) -> Value<'a, I> {
     let [decay_rate] = s.hyper(["decay_rate"]);
     1.0 - s.t().pow(decay_rate)
 }
 
 /// `ρ = min(η, 1/√t, 10⁻⁶ t)`, with the bounds that are on.
-#[inline(always)]
+#[cfg_attr(not(gradstep_compact), inline(always))]
 fn relative_step<'a, I: Interpreter>(s: Step<'a, I>) -> Value<'a, I> {
     let [lr, relative, warmup] = s.hyper(["lr", "relative_step", "warmup_init"]);
     let rho = relative.less_than(0.5).select(lr, lr.at_most(s.t().rsqrt()));
@@ -245,7 +245,7 @@ fn relative_step<'a, I: Interpreter>(s: Step<'a, I>) -> Value<'a, I> {
 }
 
 /// `α = ρ max(ε₂, RMS(W))`
-#[inline(always)]
+#[cfg_attr(not(gradstep_compact), inline(always))]
 fn scaled_step<'a, I: Interpreter>(s: Step<'a, I>) -> Value<'a, I> {
     let [eps2] = s.hyper(["eps2"]);
     relative_step(s) * s.param().rms().at_least(eps2)

@@ -190,7 +190,7 @@ impl<const CLIP_UPDATE: bool> Definition for CameStep<CLIP_UPDATE> {
 }
 
 /// What an average is multiplied by: `1/(1 − βᵗ)` if the variant corrects biases, else 1.
-#[inline(always)]
+#[cfg_attr(not(gradstep_compact), inline(always))]
 fn unbias<'a, I: Interpreter>(s: Step<'a, I>, beta: Value<'a, I>) -> Value<'a, I> {
     let [corrects] = s.hyper(["bias_correction"]);
     corrects.less_than(0.5).select(1.0, 1.0 / bias_correction(beta, s.t()))

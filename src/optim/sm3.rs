@@ -106,7 +106,7 @@ impl<const MOMENTUM: bool> Definition for Sm3Step<MOMENTUM> {
 }
 
 /// The bound N of the accumulated squares, `x` included.
-#[inline(always)]
+#[cfg_attr(not(gradstep_compact), inline(always))]
 fn accumulate<'a, I: Interpreter>(s: Step<'a, I>, x: Value<'a, I>) -> Value<'a, I> {
     if s.is_matrix() {
         let (r, c) = (s.rows("accumulator_0"), s.cols("accumulator_1"));

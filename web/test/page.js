@@ -1,5 +1,5 @@
 // What the tests do in a page and in a Worker. Each throws what is wrong.
-import { Optimizer, init } from "../index.js";
+import { Optimizer, init } from "../index.min.js";
 import { all, hash, read } from "../check/golden.js";
 
 const fetchFile = async (name) => {

@@ -40,7 +40,7 @@ function within(results, cases = 19, steps = 24 * (17 * 12 + 2 * 10)) {
   console.log(`        worst: ${worst[0].toFixed(3)} of what is allowed, ${worst[1]}`);
 }
 
-const { Optimizer } = await import("../index.js");
+const { Optimizer } = await import("../index.min.js");
 const { all } = await import("../check/golden.js");
 const { tolerance } = await import("../check/data.mjs");
 const allowed = await tolerance("OFFICIAL_F32");

@@ -15,10 +15,10 @@
 //! what differs from the defaults of that. `average` is `"polyak"`, too, or `{"from": 100}`, and
 //! `accumulate` a number of micro-batches.
 
+use gradstep::json::Json;
 use gradstep::reference::Reference;
 use gradstep::{Accumulation, Average, Curve, Error, Gradients, Group, Layout, LossScale, OneCycle};
 use gradstep::{Result, Schedule, Select, Setup};
-use serde_json::{Map, Value as Json};
 
 /// A setup, and its tensors: names and shapes.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ fn problem(what: impl Into<String>, problem: impl Into<String>, remedy: &str) ->
 /// An object, of which everything must be looked at.
 struct Object<'a> {
     what: String,
-    map: &'a Map<String, Json>,
+    map: &'a [(String, Json)],
 }
 
 impl<'a> Object<'a> {
@@ -45,8 +45,8 @@ impl<'a> Object<'a> {
         let Some(map) = json.as_object() else {
             return Err(problem(what, format!("it is {json}"), "pass an object"));
         };
-        match map.keys().find(|k| !known.contains(&k.as_str())) {
-            Some(key) => {
+        match map.iter().find(|e| !known.contains(&e.0.as_str())) {
+            Some((key, _)) => {
                 let remedy = format!("the settings are {}", known.join(", "));
                 Err(problem(what, format!("it has no setting `{key}`"), &remedy))
             }
@@ -55,7 +55,7 @@ impl<'a> Object<'a> {
     }
 
     fn get(&self, name: &str) -> Option<&'a Json> {
-        self.map.get(name).filter(|v| !v.is_null())
+        self.map.iter().find(|e| e.0 == name).map(|e| &e.1).filter(|v| !v.is_null())
     }
 
     fn wrong<T>(&self, name: &str, expected: &str) -> Result<T> {
@@ -99,7 +99,7 @@ impl<'a> Object<'a> {
     }
 
     fn list(&self, name: &str) -> Result<&'a [Json]> {
-        let list = self.read(name, "pass a list", |v| v.as_array().map(Vec::as_slice))?;
+        let list = self.read(name, "pass a list", Json::as_list)?;
         Ok(list.unwrap_or(&[]))
     }
 
@@ -114,8 +114,7 @@ impl<'a> Object<'a> {
 
 impl Config {
     pub(crate) fn parse(text: &str) -> Result<Self> {
-        let json: Json = serde_json::from_str(text)
-            .map_err(|e| problem("the settings", e.to_string(), "pass JSON"))?;
+        let json = Json::parse(text).map_err(|e| problem("the settings", e, "pass JSON"))?;
         let known = [
             "params",
             "groups",
@@ -157,7 +156,7 @@ impl Config {
         gradients.check_finite = all.flag("checkFinite")?;
         gradients.loss_scale = match all.get("lossScale") {
             None => LossScale::None,
-            Some(Json::Number(x)) => LossScale::Fixed(x.as_f64().unwrap_or(f64::NAN)),
+            Some(json @ Json::Number(_)) => LossScale::Fixed(json.as_f64().unwrap_or(f64::NAN)),
             Some(json) => dynamic(json)?,
         };
         setup = setup.gradients(gradients);
@@ -189,7 +188,7 @@ fn average(all: &Object<'_>, json: &Json) -> Result<Average> {
     if json.as_str() == Some("polyak") {
         return Ok(Average::Polyak { from: 1 });
     }
-    if !json.is_object() {
+    if json.as_object().is_none() {
         return all.wrong("average", "pass \"polyak\", { decay } or { from }");
     }
     let of = Object::new("`average`", json, &["decay", "from"])?;
@@ -204,7 +203,7 @@ fn average(all: &Object<'_>, json: &Json) -> Result<Average> {
 fn accumulation(all: &Object<'_>, json: &Json) -> Result<(u32, Accumulation)> {
     let count = |v: &Json| v.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|&n| n > 0);
     let whole = "pass a whole number of micro-batches, 1 at least";
-    if !json.is_object() {
+    if json.as_object().is_none() {
         return Ok((all.read("accumulate", whole, count)?.unwrap_or(1), Accumulation::Mean));
     }
     let of = Object::new("`accumulate`", json, &["batches", "kind"])?;
@@ -248,9 +247,8 @@ fn group(index: usize, json: &Json) -> Result<Group> {
     let Some(optimizer) = of.text("optimizer")? else {
         return Ok(Group::frozen(name).of(select));
     };
-    let none = Map::new();
-    let settings = of.read("settings", "pass an object", Json::as_object)?.unwrap_or(&none);
-    let reference = Reference::new(optimizer, settings)?;
+    let settings = of.read("settings", "pass an object", Json::as_object)?.unwrap_or(&[]);
+    let reference = Reference::with_settings(optimizer, settings, f32::EPSILON.into())?;
     let layout = layout(&of)?.unwrap_or(reference.layout());
     let mut group = Group::new(name, reference).of(select).layout(layout);
     if let Some(factor) = of.number("lrFactor")? {
@@ -260,7 +258,7 @@ fn group(index: usize, json: &Json) -> Result<Group> {
         group = group.without_decay(Select::names(of.names("undecayed")?));
     }
     let schedules = of.read("schedules", "pass an object", Json::as_object)?;
-    for (hyper, json) in schedules.unwrap_or(&none) {
+    for (hyper, json) in schedules.unwrap_or(&[]) {
         group = group.schedule(hyper.as_str(), schedule(hyper, json)?);
     }
     Ok(group)

@@ -9,10 +9,10 @@ mod config;
 use std::fmt;
 
 use gradstep::export::{Export, Limits};
+use gradstep::json::Writer;
 use gradstep::snapshot::{Snapshot, Values};
 use gradstep::{Cpu, CpuOptimizer, checkpoint};
 use js_sys::{Array, Float32Array};
-use serde_json::{Value as Json, json};
 use wasm_bindgen::prelude::*;
 
 use config::Config;
@@ -60,7 +60,7 @@ impl Plan {
 
     /// The plan as JSON, without the expressions of its constants: see `begin`.
     pub fn json(&self) -> String {
-        self.export.json_without_constants().to_string()
+        self.export.text()
     }
 
     /// Whether a step follows the next micro-batch; always, where none are accumulated.
@@ -262,16 +262,18 @@ impl Host {
                 array.copy_from(w);
             }
         }
-        let name = |id: gradstep::TensorId| self.names[id.index()].as_str();
-        let text = json!({
-            "skipped": outcome.skipped,
-            "gradNorm": outcome.grad_norm,
-            "clipFactor": outcome.clip_factor,
-            "lossScale": outcome.loss_scale,
-            "notFinite": outcome.not_finite.map(name),
-        })
-        .to_string();
-        Ok(Some(text))
+        let mut out = Writer::default();
+        out.object();
+        out.key("skipped").flag(outcome.skipped);
+        out.key("gradNorm").number(outcome.grad_norm.unwrap_or(f64::NAN));
+        out.key("clipFactor").number(outcome.clip_factor);
+        out.key("lossScale").number(outcome.loss_scale);
+        match outcome.not_finite {
+            Some(id) => out.key("notFinite").text(&self.names[id.index()]),
+            None => out.key("notFinite").null(),
+        }
+        out.end_object();
+        Ok(Some(out.finish()))
     }
 
     pub fn steps(&self) -> f64 {
@@ -327,6 +329,17 @@ fn single(values: &Values) -> Vec<f32> {
 /// The optimizers that are known by name, with their settings and defaults, as JSON.
 #[wasm_bindgen]
 pub fn optimizers() -> String {
-    let entry = |e: &gradstep::reference::Entry| json!({"name": e.name, "variant": e.variant});
-    Json::Array(gradstep::reference::entries().iter().map(entry).collect()).to_string()
+    let mut out = Writer::default();
+    out.list();
+    for entry in gradstep::reference::entries() {
+        out.object();
+        out.key("name").text(entry.name);
+        match entry.variant {
+            Some(variant) => out.key("variant").text(variant),
+            None => out.key("variant").null(),
+        }
+        out.end_object();
+    }
+    out.end_list();
+    out.finish()
 }
