@@ -189,7 +189,7 @@ fn side<T: Element>(
 impl<T: Element> Kept<T> {
     fn all(groups: &Groups, cpu: &Cpu, settings: &dyn Optimizer) -> Result<Vec<Option<Self>>> {
         let kept = |tensor: CpuTensor<T>| {
-            let values = vec![T::zero(); tensor.runner.dims().len()];
+            let values = vec![T::zero(); tensor.runner.seen_as().len()];
             Self { tensor, values, count: 0 }
         };
         let tensors = side(groups, cpu, settings)?;
@@ -930,9 +930,9 @@ impl<T: Element> CpuOptimizer<T> {
         for (i, tensor) in self.tensors.iter().enumerate() {
             let Some(tensor) = tensor else { continue };
             let state = &mut outline.tensors[i];
-            let slots = tensor.slots().map(|(name, shape)| (name, tensor.runner.dims(), shape));
+            let slots = tensor.slots().map(|(name, shape)| (name, tensor.runner.seen_as(), shape));
             let averaged = [(AVERAGED, Shape::Full), (FOLLOWED, Shape::Scalar)];
-            let averaged = averaged.map(|(name, shape)| (name, tensor.runner.dims(), shape));
+            let averaged = averaged.map(|(name, shape)| (name, tensor.runner.seen_as(), shape));
             let averaged = averaged.into_iter().filter(|_| self.average.is_some());
             state.slots.extend(slots.chain(averaged).map(|(name, dims, shape)| SlotState {
                 name: name.into(),

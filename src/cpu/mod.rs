@@ -390,7 +390,7 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
 
     /// The tensor as the definition sees it.
     pub fn dims(&self) -> Dims {
-        self.tensor.runner.dims()
+        self.tensor.runner.seen_as()
     }
 
     /// Bytes of optimizer state.
@@ -467,7 +467,7 @@ impl<T: Element> CpuTensor<T> {
     /// One step over memory whose shape was checked, with these Host values or its own.
     fn update(&mut self, hosts: Option<&Hosts<T>>, mut param: LentMut<'_, T>, grad: &Lent<'_, T>) {
         let hosts = hosts.unwrap_or(&self.hosts);
-        let n = self.runner.dims().len();
+        let n = self.runner.seen_as().len();
         let strided = |contiguous: bool| if contiguous { 0 } else { n };
         let (p_len, g_len) = (strided(param.slice().is_some()), strided(grad.slice().is_some()));
         self.scratch.resize((p_len + g_len).max(self.scratch.len()), T::zero());
@@ -494,7 +494,7 @@ impl<T: Element> CpuTensor<T> {
         let g = match grad.slice() {
             Some(g) => g,
             None => {
-                self.scratch.resize(self.runner.dims().len(), T::zero());
+                self.scratch.resize(self.runner.seen_as().len(), T::zero());
                 grad.copy_to(&mut self.scratch);
                 &self.scratch
             }
@@ -503,7 +503,7 @@ impl<T: Element> CpuTensor<T> {
     }
 
     fn state_bytes(&self) -> usize {
-        self.runner.dims().state_len(&self.runner.plan().graph) * size_of::<T>()
+        self.runner.seen_as().state_len(&self.runner.plan().graph) * size_of::<T>()
     }
 
     fn slots(&self) -> impl Iterator<Item = (&'static str, Shape)> {

@@ -557,7 +557,7 @@ impl<T: Element> Runner<T> {
         &self.program.plan
     }
 
-    pub(super) fn dims(&self) -> Dims {
+    pub(super) fn seen_as(&self) -> Dims {
         self.program.seen_as
     }
 

@@ -453,6 +453,7 @@ pub(super) mod x86 {
 
     /// The lanes below `n` of a register whose first one is `first`.
     #[inline(always)]
+    #[allow(clippy::cast_possible_truncation, reason = "numbers of lanes")]
     unsafe fn lanes_ps256(n: usize, first: usize) -> __m256i {
         // SAFETY: the caller vouches for AVX2.
         unsafe {
