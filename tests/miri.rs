@@ -3,7 +3,7 @@
 //! to run under miri, which sees what the loops do to memory:
 //!
 //! ```text
-//! MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --test miri --no-default-features --features parallel
+//! MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --test miri --no-default-features --features parallel,optimizers
 //! ```
 
 #![allow(missing_docs, reason = "a test")]
