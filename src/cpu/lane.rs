@@ -733,7 +733,7 @@ unsafe fn body<D: Definition, W: Rows, const LEVEL: u8, const MATRIX: bool>(
     loop {
         // SAFETY: the kernel's contract.
         unsafe {
-            if MATRIX && !(W::NARROW && span.narrow) {
+            if !(MATRIX && W::NARROW && span.narrow) {
                 for i in 0..uniform.reads.len() {
                     let (call, rows) = uniform.reads[i];
                     W::take_rows(uniform, call, rows.wrapping_add(group.wrapping_mul(W::ROWS)));

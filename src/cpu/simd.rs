@@ -456,6 +456,7 @@ pub(super) mod x86 {
     unsafe fn lanes_ps256(n: usize, first: usize) -> __m256i {
         // SAFETY: the caller vouches for AVX2.
         unsafe {
+            #[allow(clippy::cast_possible_truncation, reason = "at most 16")]
             let n = _mm256_set1_epi32(n as i32 - first as i32);
             _mm256_cmpgt_epi32(n, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
         }
