@@ -17,7 +17,9 @@
 
 use gradstep::json::Json;
 use gradstep::reference::Reference;
-use gradstep::{Accumulation, Average, Curve, Error, Gradients, Group, Layout, LossScale, OneCycle};
+use gradstep::{
+    Accumulation, Average, Curve, Error, Gradients, Group, Layout, LossScale, OneCycle,
+};
 use gradstep::{Result, Schedule, Select, Setup};
 
 /// A setup, and its tensors: names and shapes.

@@ -173,7 +173,15 @@ impl Host {
         let memory = || lens().map(|n| vec![0.0; n]).collect();
         let (params, grads) = (memory(), memory());
         let names = config.tensors.into_iter().map(|t| t.0).collect();
-        Ok(Self { optimizer, names, params, grads, batches: config.batches, pending: 0, swapped: false })
+        Ok(Self {
+            optimizer,
+            names,
+            params,
+            grads,
+            batches: config.batches,
+            pending: 0,
+            swapped: false,
+        })
     }
 
     /// Whether a step follows the next micro-batch; always, where none are accumulated.
@@ -226,7 +234,9 @@ impl Host {
     /// accumulated it is one of them, with a step after the `last` one; nothing is returned without.
     pub fn step(&mut self, params: &Array, grads: &Array, last: bool) -> Result<Option<String>> {
         if self.swapped {
-            return Err(error("the averages are swapped in for the parameters; swap them back first"));
+            return Err(error(
+                "the averages are swapped in for the parameters; swap them back first",
+            ));
         }
         let accumulates = self.batches.is_some();
         if accumulates {
