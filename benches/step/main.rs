@@ -219,7 +219,8 @@ struct FloorTensor {
 }
 
 /// Memory that lies as that of a step does: gradient and parameter where the allocator puts them, the
-/// arrays of the state at whole cache lines, each at another place of its page.
+/// arrays of the state at whole cache lines, each at another place of its page. (In small pages: large
+/// state of a step lies in large ones.)
 struct Piece {
     memory: Vec<f32>,
     first: usize,
