@@ -61,9 +61,8 @@ pub struct Memory {
     pub tensors: Vec<TensorMemory>,
     /// Bytes of the copy on a GPU by way of which averages are swapped with parameters.
     pub spare: usize,
-    /// Bytes of the copies of gradients on a GPU, where
-    /// [`Setup::gather_gradients`](crate::Setup#method.gather_gradients) asks for them and there are
-    /// many.
+    /// Bytes of the copies of gradients that are measured on a GPU, where there are many in the caller's
+    /// own buffers: see [`Setup::measure_in_place`](crate::Setup#method.measure_in_place).
     pub gathered: usize,
 }
 

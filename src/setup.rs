@@ -396,7 +396,7 @@ pub struct Setup {
     pub(crate) accumulation: Option<Accumulation>,
     pub(crate) watch: bool,
     #[cfg(feature = "gpu")]
-    pub(crate) gather: bool,
+    pub(crate) in_place: bool,
 }
 
 impl Setup {
@@ -481,27 +481,26 @@ impl Setup {
         self
     }
 
-    /// Copies gradients that lie in the caller's own buffers on a GPU
-    /// ([`gpu_foreign`](Self::gpu_foreign)) together before they are measured, where there are many.
+    /// Measures gradients in the caller's own buffers on a GPU ([`gpu_foreign`](Self::gpu_foreign)) where
+    /// they lie, and copies none of them.
     ///
-    /// Clipping by the norm, the test for finite gradients and the dynamic loss scale take one
-    /// dispatch for all and one for each six gradients without it, by WebGPU's default limits: three
-    /// dispatches up to twelve tensors. With it there are three at most whatever the number of tensors,
-    /// up to twelve bindings' worth of gradients (400 million parameters, by those limits), and above
-    /// that as few as can be: one, and one for each six bindings' worth. A device that binds more or
-    /// larger buffers takes as much fewer.
+    /// Clipping by the norm, the test for finite gradients and the dynamic loss scale take three
+    /// dispatches a step at most, whatever the number of tensors, up to twelve bindings' worth of gradients
+    /// (400 million parameters by WebGPU's default limits), and above that as few as can be: one, and one
+    /// for each six bindings' worth. A device that binds more or larger buffers takes as much fewer.
+    /// For more than twelve tensors that takes copies: all gradients but the largest are copied together
+    /// in each step before they are measured, which takes 4 bytes a parameter, and the buffers of these
+    /// gradients need the usage `COPY_SRC`. A tensor that is skipped ([`Missing::Skip`]) counts as zeros.
     ///
-    /// In exchange each step copies gradients, the copies take 4 bytes a parameter, and the buffers of
-    /// these gradients need the usage `COPY_SRC`. The largest tensors are still measured where they
-    /// lie, as many of them as it can be, and up to twelve tensors nothing is copied. A tensor that is
-    /// skipped ([`Missing::Skip`]) counts as zeros, as it does without.
+    /// With this there are no copies, and one dispatch for all and one for each six tensors: up to twelve
+    /// tensors it is the same.
     ///
-    /// Norms may differ in their last places, since sums are made in another order. Nothing is copied
-    /// where nothing is measured. The other kinds of sets have nothing to gather.
+    /// Norms may differ in their last places between the two, since sums are made in another order. Nothing
+    /// is copied where nothing is measured. The other kinds of sets never copy gradients.
     #[cfg(feature = "gpu")]
     #[must_use]
-    pub fn gather_gradients(mut self) -> Self {
-        self.gather = true;
+    pub fn measure_in_place(mut self) -> Self {
+        self.in_place = true;
         self
     }
 

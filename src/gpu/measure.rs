@@ -35,14 +35,14 @@ pub(crate) type Place<'a> = (&'a wgpu::Buffer, u64);
 /// The usages of gradients that are gathered.
 const COPIED: (wgpu::BufferUsages, &str) = (
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC),
-    "create it with BufferUsages::STORAGE and COPY_SRC, or leave `Setup::gather_gradients` out",
+    "create it with BufferUsages::STORAGE and COPY_SRC, or ask for `Setup::measure_in_place`",
 );
 
 impl Measure {
     /// How gradients with so many elements are measured.
-    pub(crate) fn plan(gpu: &Gpu, lens: &[usize], gather: bool) -> AsOne {
+    pub(crate) fn plan(gpu: &Gpu, lens: &[usize], in_place: bool) -> AsOne {
         let capacity = gpu.range_capacity();
-        if !gather {
+        if in_place {
             return AsOne::in_place(lens, capacity);
         }
         AsOne::gathered(lens, (capacity, gpu.capacity()), gpu.storage_buffers())

@@ -51,15 +51,16 @@ use crate::wgsl::Given;
 /// back. A shader binds a few buffers only, six beside its own by WebGPU's default limits, and so many
 /// tensors in buffers of their own cannot be measured in one dispatch: each six take one, which leaves
 /// partial sums, and one for all adds them up and decides. That is three dispatches up to twelve
-/// tensors, and one for each six more. (A tensor larger than a binding counts as several, and a device
-/// that binds more than eight storage buffers takes fewer dispatches.) Nothing is copied.
+/// tensors, and nothing is copied. (A tensor larger than a binding counts as several, and a device that
+/// binds more than eight storage buffers takes fewer dispatches.)
 ///
-/// With [`Setup::gather_gradients`] there are three at most whatever the number of tensors: each step
-/// first copies the gradients of the smaller ones into pages of the set's own, as large as a binding,
-/// and measures those. That holds while larger ones and pages fill twelve bindings (400 million
-/// parameters by the default limits); above it there is one more for each six bindings. It costs
-/// a copy for each of these tensors, 4 bytes a parameter, and `COPY_SRC` of the buffers of their
-/// gradients. The step itself reads gradients where they lie.
+/// Beyond twelve there are three at most whatever the number of tensors: each step first copies the
+/// gradients of the smaller ones into pages of the set's own, as large as a binding, and measures
+/// those. That holds while larger ones and pages fill twelve bindings (400 million parameters by the
+/// default limits); above it there is one more for each six bindings. It costs a copy for each of these
+/// tensors, 4 bytes a parameter, and `COPY_SRC` of the buffers of their gradients. The step itself reads
+/// gradients where they lie. With [`Setup::measure_in_place`] nothing is copied, and each six tensors
+/// more take a dispatch more.
 ///
 /// Dispatches grow with the number of tensors in any case, since each is stepped on its own: for many
 /// small ones a `GpuOptimizer` takes far fewer.
@@ -199,7 +200,7 @@ impl GpuForeign {
         // The guard sees the gradients as one vector.
         let of = |t: &Placed| t.class.map_or(0, |_| t.dims.len());
         let lens: Vec<_> = set.tensors.iter().map(of).collect();
-        let all = Measure::plan(gpu, &lens, setup.gather);
+        let all = Measure::plan(gpu, &lens, setup.in_place);
         let gradients = &setup.gradients;
         let controls = gradients.needs_all().then(|| Controls::new(gradients.clone()));
         let mut guard = match &controls {
@@ -421,9 +422,9 @@ impl GpuForeign {
         self.tensors.iter().flatten().map(of).sum::<usize>() + self.guard_dispatches()
     }
 
-    /// Those of them that clip, test and scale gradients: one for all, and one for each six tensors (or
-    /// pieces of one that is larger than a binding) by WebGPU's default limits; with
-    /// [`Setup::gather_gradients`] three in all up to 400 million parameters.
+    /// Those of them that clip, test and scale gradients, by WebGPU's default limits: three at most up to
+    /// 400 million parameters; with [`Setup::measure_in_place`] one for all, and one for each six tensors
+    /// (or pieces of one that is larger than a binding).
     pub fn guard_dispatches(&self) -> usize {
         self.set.guard_dispatches()
     }
@@ -652,7 +653,7 @@ impl GpuStepping<'_> {
     /// # Errors
     /// [`Error::Tensor`] for a tensor that is not registered, frozen or given twice, and for a range
     /// that cannot be used: of another size, not at a multiple of 4 bytes, or of a buffer without the
-    /// usage `STORAGE` (and `COPY_SRC`, for gradients that are gathered); [`Error::GpuLimit`] where
+    /// usage `STORAGE` (and `COPY_SRC`, for gradients that are copied to be measured); [`Error::GpuLimit`] where
     /// parameter and gradient lie in one buffer farther apart than a binding; [`Error::DeviceLost`].
     pub fn tensor<'k>(
         &mut self,

@@ -10,7 +10,7 @@ use crate::common::gate;
 use crate::common::run::widen;
 use crate::common::tolerance::{self, F32, What};
 use crate::side::{
-    Lists, OnForeign, OnGathered, OnGpu, OnRanges, SEED, Side, bits, grads, make, model, plain,
+    Lists, OnForeign, OnGpu, OnInPlace, OnRanges, SEED, Side, bits, grads, make, model, plain,
     read, spot, starts, three_hundred, two_groups,
 };
 
@@ -108,12 +108,12 @@ fn a_step_that_does_not_fit_names_the_tensor_and_records_nothing() {
 
 #[test]
 fn a_skipped_tensor_is_neither_measured_nor_changed() {
-    skipped::<OnForeign>();
+    skipped::<OnInPlace>();
 }
 
 #[test]
 fn a_skipped_tensor_is_zeros_among_gathered_ones_and_is_not_changed() {
-    skipped::<OnGathered>();
+    skipped::<OnForeign>();
 }
 
 fn skipped<S: Partial>() {
@@ -148,7 +148,7 @@ fn skipped<S: Partial>() {
 }
 
 #[test]
-fn the_guard_takes_a_dispatch_for_six_tensors_and_one_for_all() {
+fn the_guard_in_place_takes_a_dispatch_for_six_tensors_and_one_for_all() {
     let gradients =
         Gradients::new().clip_norm(1.0).clip_value(3.0).loss_scale(LossScale::dynamic());
     // As many as three dispatches take, and one more. Some have no elements.
@@ -156,9 +156,9 @@ fn the_guard_takes_a_dispatch_for_six_tensors_and_one_for_all() {
         let mut tensors: Vec<_> = three_hundred().into_iter().take(n).collect();
         tensors.insert(n / 2, ("empty".into(), vec![3, 0]));
         let start = starts(&tensors);
-        let free = make!(OnForeign, two_groups(tensors.clone()), start);
+        let free = make!(OnInPlace, two_groups(tensors.clone()), start);
         let side =
-            make!(OnForeign, two_groups(tensors.clone()).gradients(gradients.clone()), start);
+            make!(OnInPlace, two_groups(tensors.clone()).gradients(gradients.clone()), start);
         assert_eq!(side.set.guard_dispatches(), dispatches, "for {n} tensors");
         assert_eq!(side.set.dispatches(), free.set.dispatches() + dispatches, "for {n} tensors");
         assert!(free.set.dispatches() <= 8 * n, "{}", free.set.dispatches());
@@ -167,16 +167,16 @@ fn the_guard_takes_a_dispatch_for_six_tensors_and_one_for_all() {
 }
 
 #[test]
-fn the_guard_of_gathered_gradients_takes_three_dispatches_whatever_their_number() {
+fn the_guard_takes_three_dispatches_at_most_whatever_the_number_of_tensors() {
     let gradients =
         Gradients::new().clip_norm(1.0).clip_value(3.0).loss_scale(LossScale::dynamic());
     for n in [3, 12, 13, 30, 300] {
         let tensors: Vec<_> = three_hundred().into_iter().take(n).collect();
         let start = starts(&tensors);
-        let free = make!(OnGathered, two_groups(tensors.clone()), start);
+        let free = make!(OnForeign, two_groups(tensors.clone()), start);
         let setup = two_groups(tensors.clone()).gradients(gradients.clone());
-        let apart = make!(OnForeign, setup, start);
-        let side = make!(OnGathered, setup, start);
+        let apart = make!(OnInPlace, setup, start);
+        let side = make!(OnForeign, setup, start);
         let dispatches = if n <= 6 { 2 } else { 3 };
         assert_eq!(side.set.guard_dispatches(), dispatches, "for {n} tensors");
         assert_eq!(side.set.dispatches(), free.set.dispatches() + dispatches, "for {n} tensors");
@@ -206,8 +206,8 @@ fn gathered_gradients_give_the_steps_of_those_in_place() {
     ] {
         let setup = two_groups(tensors.clone()).gradients(gradients);
         let setup = setup.average(Average::Ema { decay: 0.9 });
-        let mut apart = make!(OnForeign, setup, start);
-        let mut side = make!(OnGathered, setup, start);
+        let mut apart = make!(OnInPlace, setup, start);
+        let mut side = make!(OnForeign, setup, start);
         let mut moved = vec![0.0; tensors.len()];
         for step in 1..=6 {
             let g = grads(&tensors, step);
@@ -242,8 +242,7 @@ fn a_gradient_that_cannot_be_gathered_is_refused_and_nothing_is_recorded() {
     let setup = Setup::new()
         .tensors([("b", vec![3]), ("w", vec![2, 3])])
         .tensors(large.iter().map(|(name, _)| (name.as_str(), vec![8])))
-        .group(Group::new("all", AdamW::new(0.1)))
-        .gather_gradients();
+        .group(Group::new("all", AdamW::new(0.1)));
     let give = |step: &mut GpuStepping<'_>| {
         for (name, [param, grad]) in &large {
             step.tensor(name.as_str(), param.slice(), grad.slice()).expect("it fits");
@@ -271,7 +270,7 @@ fn a_gradient_that_cannot_be_gathered_is_refused_and_nothing_is_recorded() {
     assert!(matches!(error, Error::Tensor { .. }), "{error}");
     let error = error.to_string();
     for has in
-        ["`w` has a gradient buffer", "BufferUsages(STORAGE)", "COPY_SRC", "gather_gradients"]
+        ["`w` has a gradient buffer", "BufferUsages(STORAGE)", "COPY_SRC", "measure_in_place"]
     {
         assert!(error.contains(has), "{error}\nlacks {has}");
     }

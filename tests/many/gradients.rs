@@ -427,7 +427,7 @@ mod on_the_device {
 
     use super::*;
     use crate::common::gate;
-    use crate::side::{OnCpu, OnForeign, OnGathered, OnGpu, OnRanges};
+    use crate::side::{OnCpu, OnForeign, OnGpu, OnInPlace, OnRanges};
 
     /// A set whose steps are recorded and submitted apart.
     trait Recorded: Side {
@@ -483,8 +483,8 @@ mod on_the_device {
     }
 
     #[test]
-    fn decisions_on_gathered_gradients_are_made_without_a_look_from_the_host() {
-        decided_without_a_look::<OnGathered>();
+    fn decisions_on_gradients_in_place_are_made_without_a_look_from_the_host() {
+        decided_without_a_look::<OnInPlace>();
     }
 
     /// Nothing can be read back of what was not submitted: steps, some of them skipped, and the

@@ -193,7 +193,7 @@ impl Side for OnCpu {
 }
 
 #[cfg(feature = "gpu")]
-pub(crate) use on_foreign::{OnForeign, OnGathered, OnRanges, read, spot};
+pub(crate) use on_foreign::{OnForeign, OnInPlace, OnRanges, read, spot};
 #[cfg(feature = "gpu")]
 pub(crate) use on_gpu::OnGpu;
 
@@ -417,13 +417,13 @@ mod on_foreign {
         pub(crate) pairs: Vec<[Spot; 2]>,
     }
 
-    pub(crate) type OnForeign = OnRanges<false>;
-    pub(crate) type OnGathered = OnRanges<true>;
+    pub(crate) type OnInPlace = OnRanges<false>;
+    pub(crate) type OnForeign = OnRanges<true>;
 
     impl<const GATHERED: bool> OnRanges<GATHERED> {
         pub(crate) fn on(gpu: &Gpu, setup: &Setup, params: &Lists) -> Result<Self> {
             let setup = setup.clone();
-            let setup = if GATHERED { setup.gather_gradients() } else { setup };
+            let setup = if GATHERED { setup } else { setup.measure_in_place() };
             let set = wait(setup.gpu_foreign(gpu))?;
             let names = set.groups().tensors().map(|t| t.name.clone()).collect();
             let place = |(i, p): (usize, &Vec<f32>)| {
@@ -465,8 +465,8 @@ mod on_foreign {
 
     impl<const GATHERED: bool> Side for OnRanges<GATHERED> {
         const NAME: &'static str = match GATHERED {
-            true => "GPU, in the caller's buffers, gathered",
-            false => "GPU, in the caller's buffers",
+            true => "GPU, in the caller's buffers",
+            false => "GPU, in the caller's buffers, measured in place",
         };
 
         fn make(setup: &Setup, params: &Lists) -> Option<Result<Self>> {
@@ -579,18 +579,18 @@ macro_rules! on_all {
         }
 
         #[cfg(feature = "gpu")]
-        mod foreign {
+        mod in_place {
             $(#[test]
             fn $test() {
-                super::$test::<crate::side::OnForeign>();
+                super::$test::<crate::side::OnInPlace>();
             })*
         }
 
         #[cfg(feature = "gpu")]
-        mod gathered {
+        mod foreign {
             $(#[test]
             fn $test() {
-                super::$test::<crate::side::OnGathered>();
+                super::$test::<crate::side::OnForeign>();
             })*
         }
     };
