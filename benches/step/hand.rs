@@ -9,6 +9,8 @@
     reason = "constants rounded once, counts"
 )]
 
+use super::memory::Laid;
+
 // ---- Vectors for the loops by hand ---------------------------------------------------------
 
 /// Eight numbers.
@@ -355,7 +357,7 @@ by_hand! {
 pub(crate) struct CameByHand {
     lr: f32,
     cols: usize,
-    m: Vec<f32>,
+    m: Laid,
     r: Vec<f32>,
     c: Vec<f32>,
     res_r: Vec<f32>,
@@ -371,7 +373,7 @@ impl CameByHand {
         Self {
             lr,
             cols,
-            m: vec![0.0; rows * cols],
+            m: Laid::new(0, rows * cols),
             r: vec![0.0; rows],
             c: row(),
             res_r: vec![0.0; rows],
@@ -500,10 +502,10 @@ by_hand! {
 
 /// An optimizer by hand, for one tensor.
 pub(crate) enum Rival {
-    AdamW { m: Vec<f32>, v: Vec<f32>, t: i32 },
+    AdamW { m: Laid, v: Laid, t: i32 },
     Came(CameByHand),
-    CameVector { m: Vec<f32>, v: Vec<f32> },
-    Lion { m: Vec<f32> },
+    CameVector { m: Laid, v: Laid },
+    Lion { m: Laid },
 }
 
 pub(crate) const LR: f64 = 1e-3;
@@ -512,15 +514,15 @@ impl Rival {
     /// The rival of an optimizer with the settings of `main.rs`, if there is one for this shape.
     pub(crate) fn new(optimizer: &str, shape: &[usize]) -> Option<Self> {
         let n = shape.iter().product();
-        let zeros = || vec![0.0; n];
+        let zeros = |index| Laid::new(index, n);
         let matrix =
             shape.len() == 2 && shape[0].is_multiple_of(TOGETHER) && shape[1].is_multiple_of(32);
         match optimizer {
             _ if !usize::is_multiple_of(n, 32) => None,
-            "adamw" => Some(Self::AdamW { m: zeros(), v: zeros(), t: 0 }),
+            "adamw" => Some(Self::AdamW { m: zeros(0), v: zeros(1), t: 0 }),
             "came" if matrix => Some(Self::Came(CameByHand::new(LR as f32, shape[0], shape[1]))),
-            "came" if shape.len() < 2 => Some(Self::CameVector { m: zeros(), v: zeros() }),
-            "lion" => Some(Self::Lion { m: zeros() }),
+            "came" if shape.len() < 2 => Some(Self::CameVector { m: zeros(0), v: zeros(1) }),
+            "lion" => Some(Self::Lion { m: zeros(0) }),
             _ => None,
         }
     }

@@ -5,15 +5,16 @@
 //! among them). Up to three loops take turns in one process, and the least time of all rounds counts, so
 //! that a busy machine disturbs little:
 //!
-//! * *floor*: reads and writes what the plan's sweeps read and write, in memory of its own of the
-//!   same allocator, and computes next to nothing;
-//! * *hand*: AdamW, CAME and Lion fused by hand ([`hand`]). A rival, not a reference: its results must
-//!   agree to 1e-5;
+//! * *floor*: reads and writes what the plan's sweeps read and write, in memory of its own that lies as
+//!   that of a step does ([`memory`]), and computes next to nothing;
+//! * *hand*: AdamW, CAME and Lion fused by hand ([`hand`]), their state in such memory. A rival, not a
+//!   reference: its results must agree to 1e-5;
 //! * *gradstep*: the definition. Lion is defined here, as a user of the library would define it.
 //!
 //! `-- --serve` is for `benches/peers.py`: it takes steps when it is told to.
 
 mod hand;
+mod memory;
 
 use std::io::{BufRead, Write};
 use std::time::Instant;
@@ -27,6 +28,7 @@ use gradstep::{
 };
 
 use hand::{LR, Rival, traffic};
+use memory::Laid;
 
 // ---- An optimizer of one's own -------------------------------------------------------------
 
@@ -219,23 +221,28 @@ struct FloorTensor {
 }
 
 /// Memory that lies as that of a step does: gradient and parameter where the allocator puts them, the
-/// arrays of the state at whole cache lines, each at another place of its page. (In small pages: large
-/// state of a step lies in large ones.)
-struct Piece {
-    memory: Vec<f32>,
-    first: usize,
+/// arrays of the state apart.
+enum Piece {
+    Callers(Vec<f32>),
+    State(Laid),
 }
 
 impl Piece {
     fn new(k: usize, words: usize) -> Self {
-        const PAGE: usize = 1024;
+        let values = noise(words, k as u64, 1.0);
         if k < 2 {
-            return Self { memory: noise(words, k as u64, 1.0), first: 0 };
+            return Self::Callers(values);
         }
-        let memory: Vec<f32> = noise(words + PAGE, k as u64, 1.0);
-        let begins = memory.as_ptr().addr() / size_of::<f32>() % PAGE;
-        let wanted = PAGE / 6 * ((k - 2) % 5 + 1) / 16 * 16;
-        Self { memory, first: (wanted + PAGE - begins) % PAGE }
+        let mut state = Laid::new(k - 2, words);
+        state.copy_from_slice(&values);
+        Self::State(state)
+    }
+
+    fn as_mut_ptr(&mut self) -> *mut f32 {
+        match self {
+            Self::Callers(memory) => memory.as_mut_ptr(),
+            Self::State(memory) => memory.as_mut_ptr(),
+        }
     }
 }
 
@@ -261,7 +268,7 @@ impl FloorTensor {
 
     fn run(&mut self, all_threads: bool) {
         let words = self.words;
-        let begin = |m: &mut Piece| m.memory.as_mut_ptr().wrapping_add(m.first) as usize;
+        let begin = |m: &mut Piece| m.as_mut_ptr() as usize;
         let memory: Vec<_> = self.memory.iter_mut().map(begin).collect();
         for (loads, stores) in &self.sweeps {
             let piece = |first: usize| {

@@ -36,7 +36,7 @@ pub(crate) struct Aligned<T: Lanes> {
 }
 
 /// Addresses that agree up to here are taken for one another.
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 
 /// Bytes from which on state lies in pages of its own.
 #[cfg(all(target_os = "linux", not(miri)))]

@@ -65,13 +65,16 @@ const BLOCK: usize = if cfg!(miri) { 64 } else { 8 * 1024 };
 const SEGMENT: usize = if cfg!(miri) { 64 } else { 256 * 1024 };
 /// Segments of a tensor at most.
 const MAX_SEGMENTS: usize = 64;
-/// Columns from which on rows are taken one by one where nothing is reduced.
-const APART: usize = 1024;
+/// Bytes of an array from which on loops look ahead, and elements which they look ahead.
+const FAR: usize = 1 << 20;
+const AHEAD: usize = 64 * 1024;
+/// Columns with which rows are taken one by one where nothing is reduced: as measured.
+const APART: std::ops::Range<usize> = 1024..2048;
 /// Elements of narrow rows that are gone over together: what the loops read and write for them stays
 /// in the nearest cache.
 const NARROW_TILE: usize = if cfg!(miri) { 32 } else { 1024 };
 /// Rows of fewer columns, which fill no vector, are gone over many at a time.
-const NARROW: usize = 6;
+const NARROW: usize = 9;
 
 /// A number that tensors are made of: `f32` or `f64`.
 ///
