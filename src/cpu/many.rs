@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "parallel")]
 use super::Threads;
-use super::runner::{Hosts, Program};
+use super::runner::{Held, Hosts, Program};
 use super::{Cpu, CpuTensor, Element, Lent, LentMut, TensorMut, TensorRef};
 use crate::error::{Error, Result};
 use crate::gradients::{
@@ -205,7 +205,8 @@ impl<T: Element> Kept<T> {
     fn run(&mut self, settings: &dyn Optimizer, input: &Lent<'_, T>) {
         let hyper = |name: &str| crate::host::hyper(settings, GRAD_NEUTRAL, name);
         self.tensor.prepare(1, hyper);
-        self.tensor.update(None, LentMut::Slice(&mut self.values), input);
+        let held = &mut Held::default();
+        self.tensor.update(None, LentMut::Slice(&mut self.values), input, held);
     }
 }
 
@@ -449,7 +450,8 @@ impl<T: Element> CpuOptimizer<T> {
         let kind = self.average.as_ref().and_then(|a| a.counting(t));
         let sums = self.sums.as_ref().map(|s| s.tensors.as_slice());
         let averages = self.average.as_mut().map(|a| a.tensors.as_mut_slice());
-        let work = |(i, tensor): (usize, &mut Option<CpuTensor<T>>),
+        let work = |held: &mut Held<T>,
+                    (i, tensor): (usize, &mut Option<CpuTensor<T>>),
                     lending: &mut Lending<'_, T>,
                     average: Option<&mut Kept<T>>| {
             let Some(tensor) = tensor else { return };
@@ -457,9 +459,10 @@ impl<T: Element> CpuOptimizer<T> {
             let hosts = Some(&prepared[prepared_of[i]].hosts);
             let average = average.zip(kind);
             match (given, sums.and_then(|s| s[i].as_ref())) {
-                (Some(grad), _) => tensor.update_and_follow(hosts, param, &grad, average),
+                (Some(grad), _) => tensor.update_and_follow(hosts, param, &grad, average, held),
                 (None, Some(kept)) => {
-                    tensor.update_and_follow(hosts, param, &Lent::Slice(&kept.values), average);
+                    let grad = Lent::Slice(&kept.values);
+                    tensor.update_and_follow(hosts, param, &grad, average, held);
                 }
                 (None, None) => {}
             }
@@ -472,10 +475,15 @@ impl<T: Element> CpuOptimizer<T> {
             let all = || {
                 let pairs = tensors.par_iter_mut().enumerate().zip(lent.par_iter_mut());
                 match averages {
-                    Some(averages) => pairs
-                        .zip(averages.par_iter_mut())
-                        .for_each(|((tensor, l), a)| work(tensor, l, a.as_mut())),
-                    None => pairs.for_each(|(tensor, l)| work(tensor, l, None)),
+                    Some(averages) => pairs.zip(averages.par_iter_mut()).for_each_init(
+                        Held::default,
+                        |held, ((tensor, l), a)| {
+                            work(held, tensor, l, a.as_mut());
+                        },
+                    ),
+                    None => pairs.for_each_init(Held::default, |held, (tensor, l)| {
+                        work(held, tensor, l, None);
+                    }),
                 }
             };
             match threads {
@@ -484,10 +492,10 @@ impl<T: Element> CpuOptimizer<T> {
             }
             return;
         }
-        let mut averages = averages;
+        let (mut averages, held) = (averages, &mut Held::default());
         for (i, (tensor, l)) in self.tensors.iter_mut().zip(lent).enumerate() {
             let average = averages.as_mut().and_then(|a| a[i].as_mut());
-            work((i, tensor), l, average);
+            work(held, (i, tensor), l, average);
         }
     }
 
@@ -697,8 +705,9 @@ impl<T: Element> CpuTensor<T> {
         mut param: LentMut<'_, T>,
         grad: &Lent<'_, T>,
         average: Option<(&mut Kept<T>, Average)>,
+        held: &mut Held<T>,
     ) {
-        self.update(hosts, param.reborrow(), grad);
+        self.update(hosts, param.reborrow(), grad, held);
         if let Some((kept, kind)) = average {
             kept.run(&kind, &param.as_lent());
         }
@@ -891,7 +900,7 @@ impl<T: Element> CpuRelease<'_, T> {
         if let Some(tensor) = &mut set.tensors[index] {
             let hyper = |name: &str| crate::host::hyper(optimizer, fixed, name);
             tensor.prepare(set.t, hyper);
-            tensor.update_and_follow(None, param, &grad, average);
+            tensor.update_and_follow(None, param, &grad, average, &mut Held::default());
         }
         Ok(())
     }

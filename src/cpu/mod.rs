@@ -35,7 +35,7 @@ use num_traits::Float;
 pub use self::lane::Kernels;
 use self::lane::{LevelKernel, LevelKernels};
 pub use self::many::{CpuOptimizer, CpuRelease, CpuStepping, Outcome};
-use self::runner::{Hosts, Program, Runner};
+use self::runner::{Held, Hosts, Program, Runner};
 pub use self::tensor::{Lent, LentMut, TensorMut, TensorRef};
 use crate::definition::{Erased, Optimizer, Recipe};
 use crate::error::{Error, Result};
@@ -361,7 +361,7 @@ impl<T: Element, O: Optimizer> CpuStep<T, O> {
         let optimizer = &self.optimizer;
         let hyper = |name: &str| crate::host::hyper(optimizer, GRAD_NEUTRAL, name);
         self.tensor.prepare(t, hyper);
-        self.tensor.update(None, param, &grad);
+        self.tensor.update(None, param, &grad, &mut Held::default());
         self.t = t;
         Ok(())
     }
@@ -468,7 +468,13 @@ impl<T: Element> CpuTensor<T> {
     }
 
     /// One step over memory whose shape was checked, with these Host values or its own.
-    fn update(&mut self, hosts: Option<&Hosts<T>>, mut param: LentMut<'_, T>, grad: &Lent<'_, T>) {
+    fn update(
+        &mut self,
+        hosts: Option<&Hosts<T>>,
+        mut param: LentMut<'_, T>,
+        grad: &Lent<'_, T>,
+        held: &mut Held<T>,
+    ) {
         let hosts = hosts.unwrap_or(&self.hosts);
         let n = self.runner.seen_as().len();
         let strided = |contiguous: bool| if contiguous { 0 } else { n };
@@ -484,10 +490,10 @@ impl<T: Element> CpuTensor<T> {
             }
         };
         if let Some(p) = param.slice() {
-            self.runner.run(hosts, p, g);
+            self.runner.run(hosts, p, g, held);
         } else {
             param.copy_to(p_copy);
-            self.runner.run(hosts, p_copy, g);
+            self.runner.run(hosts, p_copy, g, held);
             param.copy_from(p_copy);
         }
     }

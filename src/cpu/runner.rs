@@ -193,8 +193,8 @@ fn segments(dims: Dims, by_rows: bool, lanes: usize) -> (Vec<Segment>, usize, us
 pub(super) struct Hosts<T> {
     /// A number that no other step of any optimizer has.
     step: u64,
-    /// The values of [`GRAD`].
-    grad: [f64; 3],
+    /// What gradients are clipped to and multiplied by ([`GRAD`]), where that changes them.
+    conditions: Option<[T; 3]>,
     /// By node, as tensors see them and as they were computed.
     values: Vec<T>,
     exact: Vec<f64>,
@@ -205,22 +205,18 @@ static STEPS: AtomicU64 = AtomicU64::new(1);
 impl<T: Element> Hosts<T> {
     pub(super) fn new(plan: &Plan) -> Self {
         let n = plan.graph.nodes.len();
-        Self { step: 0, grad: GRAD_NEUTRAL, values: vec![T::zero(); n], exact: vec![0.0; n] }
+        Self { step: 0, conditions: None, values: vec![T::zero(); n], exact: vec![0.0; n] }
     }
 
     /// Evaluates those of step `t` in `f64`.
     pub(super) fn prepare(&mut self, plan: &Plan, t: u64, hyper: impl Fn(&str) -> f64) {
         self.step = STEPS.fetch_add(1, Ordering::Relaxed);
-        self.grad = GRAD.map(&hyper);
+        let grad = GRAD.map(&hyper);
+        self.conditions = (grad != GRAD_NEUTRAL).then(|| grad.map(T::narrow));
         crate::host::eval_all(plan, &mut self.exact, t, hyper);
         for &n in &plan.hosts {
             self.values[n] = T::narrow(self.exact[n]);
         }
-    }
-
-    /// What gradients are clipped to and multiplied by, where that changes them.
-    fn conditions(&self) -> Option<[T; 3]> {
-        (self.grad != GRAD_NEUTRAL).then(|| self.grad.map(T::narrow))
     }
 }
 
@@ -247,7 +243,8 @@ pub(super) struct Program<T: Element> {
     settles: Vec<Settle>,
     segments: Vec<Segment>,
     sums: Vec<Sums>,
-    /// For each sweep, which of them are finished after it.
+    /// For each sweep, which of them are made in it, and which are finished after it.
+    made: Vec<Vec<usize>>,
     finished: Vec<Vec<usize>>,
     /// Elements of all partial sums.
     partials: usize,
@@ -282,6 +279,42 @@ struct Workspace<T: Element> {
     scratch: Aligned<T>,
     /// What unused entries of `tables.cols` point to.
     _spare: Vec<T>,
+}
+
+/// The workspace that was used last, for the next tensor of the same program: to take one and to give it
+/// back costs as much as the loop over a short bias.
+pub(super) struct Held<T: Element>(Option<(Arc<Program<T>>, Box<Workspace<T>>)>);
+
+impl<T: Element> Default for Held<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: Element> Held<T> {
+    fn of(&mut self, program: &Arc<Program<T>>) -> &mut Workspace<T> {
+        let fits = self.0.as_ref().is_some_and(|(of, _)| Arc::ptr_eq(of, program));
+        if !fits {
+            self.give_back();
+        }
+        let taken = || {
+            let idle = program.idle().pop();
+            (program.clone(), idle.unwrap_or_else(|| Box::new(program.workspace())))
+        };
+        &mut self.0.get_or_insert_with(taken).1
+    }
+
+    fn give_back(&mut self) {
+        if let Some((program, workspace)) = self.0.take() {
+            program.idle().push(workspace);
+        }
+    }
+}
+
+impl<T: Element> Drop for Held<T> {
+    fn drop(&mut self) {
+        self.give_back();
+    }
 }
 
 /// The state of one tensor, and how it is stepped.
@@ -387,6 +420,10 @@ impl<T: Element> Program<T> {
             (0..sums.len()).filter(|&i| open(&sums[i])).collect()
         };
         let finished = plan.sweeps.iter().map(of_sweep).collect();
+        let made_in = |sweep: &crate::plan::Sweep| {
+            (0..sums.len()).filter(|&i| sweep.levels.contains(&sums[i].level)).collect()
+        };
+        let made = plan.sweeps.iter().map(made_in).collect();
 
         // Which calls the loops read from tables, by shape.
         let (mut hosts, mut fixed) = (Vec::new(), Vec::new());
@@ -441,6 +478,7 @@ impl<T: Element> Program<T> {
             settles,
             segments,
             sums,
+            made,
             finished,
             partials,
             col_reductions,
@@ -615,12 +653,18 @@ impl<T: Element> Runner<T> {
     }
 
     /// One step over contiguous memory of the right length.
-    pub(super) fn run(&mut self, hosts: &Hosts<T>, param: &mut [T], grad: &[T]) {
+    pub(super) fn run(
+        &mut self,
+        hosts: &Hosts<T>,
+        param: &mut [T],
+        grad: &[T],
+        held: &mut Held<T>,
+    ) {
         // Whoever calls has checked it, and the memory's safety rests on it.
         let n = self.program.dims.len();
         assert!(param.len() == n && grad.len() == n, "memory of {n} elements");
         if n > 0 {
-            self.run_over(hosts, param.as_mut_ptr(), grad.as_ptr());
+            self.run_over(hosts, param.as_mut_ptr(), grad.as_ptr(), held);
         }
     }
 
@@ -633,19 +677,19 @@ impl<T: Element> Runner<T> {
         assert!(grad.len() == dims.len(), "memory of {} elements", dims.len());
         if !dims.is_empty() && !writes {
             // Nothing is written through this pointer: the plan has no full-size store.
-            self.run_over(hosts, grad.as_ptr().cast_mut(), grad.as_ptr());
+            let held = &mut Held::default();
+            self.run_over(hosts, grad.as_ptr().cast_mut(), grad.as_ptr(), held);
         }
     }
 
-    fn run_over(&mut self, hosts: &Hosts<T>, param: *mut T, grad: *const T) {
+    fn run_over(&mut self, hosts: &Hosts<T>, param: *mut T, grad: *const T, held: &mut Held<T>) {
+        let workspace = held.of(&self.program);
         let program = &*self.program;
-        let idle = program.idle().pop();
-        let mut workspace = idle.unwrap_or_else(|| Box::new(program.workspace()));
-        let conditions = hosts.conditions();
+        let conditions = hosts.conditions;
         if conditions.is_some() {
-            program.make_room_in(&mut workspace);
+            program.make_room_in(workspace);
         }
-        let Workspace { tables, contexts, partials, scratch, .. } = &mut *workspace;
+        let Workspace { tables, contexts, partials, scratch, .. } = workspace;
         let scratch = scratch.as_mut_ptr();
         tables.grad = grad;
         tables.param = param;
@@ -668,7 +712,9 @@ impl<T: Element> Runner<T> {
         let partials = Partials(partials.as_mut_ptr());
         for (i, sweep) in program.plan.sweeps.iter().enumerate() {
             let backwards = i % 2 == 1;
-            let job = Job { program, sweep, backwards, hosts, tables, table, partials, conditions };
+            let sums = &program.made[i];
+            let job =
+                Job { program, sweep, sums, backwards, hosts, tables, table, partials, conditions };
             // SAFETY: no sweep is running; then segments are disjoint, each has its own context, and
             // all of them lie within the tensor.
             unsafe {
@@ -687,7 +733,6 @@ impl<T: Element> Runner<T> {
                 self.seen.iter_mut().zip(watching.sums).for_each(|(sum, x)| *sum += x);
             }
         }
-        program.idle().push(workspace);
     }
 }
 
@@ -704,6 +749,7 @@ unsafe impl Sync for Partials {}
 struct Job<'a, T: Element> {
     program: &'a Program<T>,
     sweep: &'a crate::plan::Sweep,
+    sums: &'a [usize],
     /// Whether it begins with the last segment: every second sweep does, since the cache still has
     /// what the one before ended with. The order within segments, and of their sums, stays.
     backwards: bool,
@@ -756,11 +802,14 @@ impl<T: Element> Job<'_, T> {
             #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
             let n = count(self.program.dims, sums.axis) as f64;
             // Piece after piece, each from end to end: their columns lie far apart.
-            let (totals, pieces) = partials.split_at_mut(sums.len);
-            for piece in pieces.chunks_exact(sums.len) {
-                for (total, &x) in totals.iter_mut().zip(piece) {
+            let (totals, mut rest) = partials.split_at_mut(sums.len);
+            while let Some((piece, behind)) = rest.split_at_mut_checked(sums.len)
+                && !piece.is_empty()
+            {
+                for (total, &x) in totals.iter_mut().zip(&*piece) {
                     *total = join(sums.kind, *total, x);
                 }
+                rest = behind;
             }
             let value = |total: f64| {
                 T::narrow(if sums.kind == Reduction::Mean { total / n } else { total })
@@ -795,12 +844,15 @@ impl<T: Element> Job<'_, T> {
             context.uniform.values[call] = unsafe { *self.table.at(place) };
         }
         let Context { tail, staged, tables, .. } = context;
-        let staged = staged.as_mut_ptr();
-        // SAFETY: staged memory has a vector for the gradient, the parameter and each slot.
-        unsafe {
-            (tail.grad, tail.param) = (staged, staged.add(T::LANES));
-            for (k, slot) in tail.slots.iter_mut().enumerate() {
-                *slot = staged.add((2 + k) * T::LANES);
+        // Else no loop ends within a vector of the processor's.
+        if !program.dims.cols.is_multiple_of(T::LANES) {
+            let staged = staged.as_mut_ptr();
+            // SAFETY: staged memory has a vector for the gradient, the parameter and each slot.
+            unsafe {
+                (tail.grad, tail.param) = (staged, staged.add(T::LANES));
+                for (k, slot) in tail.slots.iter_mut().enumerate() {
+                    *slot = staged.add((2 + k) * T::LANES);
+                }
             }
         }
         (tables.grad, tables.param) = (self.tables.grad, self.tables.param);
@@ -814,21 +866,20 @@ impl<T: Element> Job<'_, T> {
         for b in s.b.0..s.b.1 {
             // Where columns are complete after one walk, their sums stay in the nearest cache.
             let width = if program.shallow { TILE.max(T::LANES) } else { s.cols.1 - s.cols.0 };
-            for c in (s.cols.0..s.cols.1).step_by(width) {
+            // No `step_by`, which divides: that takes as long as a short vector's loop.
+            let mut c = s.cols.0;
+            while c < s.cols.1 {
                 let part = Segment { cols: (c, (c + width).min(s.cols.1)), ..*s };
                 // SAFETY: the caller's contract; `b` is one of the segment's batch entries.
                 unsafe { self.matrix(&part, b, context, c == s.cols.0) };
+                c = part.cols.1;
             }
         }
     }
 
     /// The sums of the sweep's levels.
     fn sums(&self) -> impl Iterator<Item = &Sums> {
-        self.sweep
-            .levels
-            .clone()
-            .flat_map(|k| &self.program.levels[k].sums)
-            .map(|&i| &self.program.sums[i])
+        self.sums.iter().map(|&i| &self.program.sums[i])
     }
 
     /// One batch entry of a segment, or of some of its columns: the `first` ones or others.
@@ -985,7 +1036,7 @@ impl<T: Element> Job<'_, T> {
         let plain =
             (matrix || width.is_multiple_of(T::LANES)) && width <= TILE && !conditioned && !watched;
         // As many at a time as the memory's attention is called to at once.
-        let reach = (AHEAD / (width * together)).max(1);
+        let reach = if matrix { (AHEAD / (width * together)).max(1) } else { 1 };
         let mut i = rows.start;
         while i < rows.end {
             let left = rows.end - i;
