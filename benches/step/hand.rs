@@ -357,7 +357,7 @@ by_hand! {
 pub(crate) struct CameByHand {
     lr: f32,
     cols: usize,
-    m: Laid,
+    m: Laid<f32>,
     r: Vec<f32>,
     c: Vec<f32>,
     res_r: Vec<f32>,
@@ -373,7 +373,7 @@ impl CameByHand {
         Self {
             lr,
             cols,
-            m: Laid::new(0, rows * cols),
+            m: Laid::state(0, rows * cols),
             r: vec![0.0; rows],
             c: row(),
             res_r: vec![0.0; rows],
@@ -502,10 +502,10 @@ by_hand! {
 
 /// An optimizer by hand, for one tensor.
 pub(crate) enum Rival {
-    AdamW { m: Laid, v: Laid, t: i32 },
+    AdamW { m: Laid<f32>, v: Laid<f32>, t: i32 },
     Came(CameByHand),
-    CameVector { m: Laid, v: Laid },
-    Lion { m: Laid },
+    CameVector { m: Laid<f32>, v: Laid<f32> },
+    Lion { m: Laid<f32> },
 }
 
 pub(crate) const LR: f64 = 1e-3;
@@ -514,7 +514,7 @@ impl Rival {
     /// The rival of an optimizer with the settings of `main.rs`, if there is one for this shape.
     pub(crate) fn new(optimizer: &str, shape: &[usize]) -> Option<Self> {
         let n = shape.iter().product();
-        let zeros = |index| Laid::new(index, n);
+        let zeros = |index| Laid::state(index, n);
         let matrix =
             shape.len() == 2 && shape[0].is_multiple_of(TOGETHER) && shape[1].is_multiple_of(32);
         match optimizer {

@@ -174,9 +174,10 @@ fn shapes(name: &str) -> Option<Vec<Vec<usize>>> {
 }
 
 /// Numbers in −scale … scale.
-fn noise<T: Element>(n: usize, seed: u64, scale: f64) -> Vec<T> {
+fn noise<T: Element>(n: usize, seed: u64, scale: f64) -> Laid<T> {
     let mut random = fastrand::Rng::with_seed(seed);
-    (0..n).map(|_| T::from((random.f64() * 2.0 - 1.0) * scale).unwrap_or_default()).collect()
+    let mut number = move |_| T::from((random.f64() * 2.0 - 1.0) * scale).unwrap_or_default();
+    Laid::tensor((0..n).map(&mut number))
 }
 
 const PARAM_SCALE: f64 = 1e-2;
@@ -184,7 +185,7 @@ const PARAM_SCALE: f64 = 1e-2;
 /// A set of tensors with everything that a step needs.
 struct Run<T: Element> {
     set: CpuOptimizer<T>,
-    params: Vec<Vec<T>>,
+    params: Vec<Laid<T>>,
 }
 
 impl<T: Element> Run<T> {
@@ -197,10 +198,10 @@ impl<T: Element> Run<T> {
         Self { set, params: shapes.iter().enumerate().map(param).collect() }
     }
 
-    fn step(&mut self, ids: &[TensorId], grads: &[Vec<T>]) {
+    fn step(&mut self, ids: &[TensorId], grads: &[Laid<T>]) {
         let mut step = self.set.begin();
         for ((&id, p), g) in ids.iter().zip(&mut self.params).zip(grads) {
-            step.tensor(id, p, g).expect("a tensor");
+            step.tensor(id, &mut **p, &**g).expect("a tensor");
         }
         step.finish().expect("a step");
     }
@@ -216,34 +217,8 @@ struct FloorTensor {
     /// What each sweep reads and writes.
     sweeps: Vec<(Vec<usize>, Vec<usize>)>,
     /// Gradient, parameter, slots.
-    memory: Vec<Piece>,
+    memory: Vec<Laid<f32>>,
     words: usize,
-}
-
-/// Memory that lies as that of a step does: gradient and parameter where the allocator puts them, the
-/// arrays of the state apart.
-enum Piece {
-    Callers(Vec<f32>),
-    State(Laid),
-}
-
-impl Piece {
-    fn new(k: usize, words: usize) -> Self {
-        let values = noise(words, k as u64, 1.0);
-        if k < 2 {
-            return Self::Callers(values);
-        }
-        let mut state = Laid::new(k - 2, words);
-        state.copy_from_slice(&values);
-        Self::State(state)
-    }
-
-    fn as_mut_ptr(&mut self) -> *mut f32 {
-        match self {
-            Self::Callers(memory) => memory.as_mut_ptr(),
-            Self::State(memory) => memory.as_mut_ptr(),
-        }
-    }
 }
 
 /// What a thread takes of a large tensor.
@@ -261,14 +236,22 @@ impl FloorTensor {
             plan.sweeps.iter().map(|s| (places(&s.loads), places(&s.stores))).collect();
         let used = |k| sweeps.iter().any(|(l, s)| l.contains(&k) || s.contains(&k));
         let memory = (0..2 + plan.graph.slots.len())
-            .map(|k| Piece::new(k, if used(k) { words } else { 0 }))
+            .map(|k| {
+                let values = noise(if used(k) { words } else { 0 }, k as u64, 1.0);
+                if k < 2 {
+                    return values;
+                }
+                let mut state = Laid::state(k - 2, values.len());
+                state.copy_from_slice(&values);
+                state
+            })
             .collect();
         Self { sweeps, memory, words }
     }
 
     fn run(&mut self, all_threads: bool) {
         let words = self.words;
-        let begin = |m: &mut Piece| m.as_mut_ptr() as usize;
+        let begin = |m: &mut Laid<f32>| m.as_mut_ptr() as usize;
         let memory: Vec<_> = self.memory.iter_mut().map(begin).collect();
         for (loads, stores) in &self.sweeps {
             let piece = |first: usize| {
@@ -357,12 +340,12 @@ fn measure<T: Element>(
     all_threads: bool,
     seconds: f64,
 ) -> Times {
-    let grads: Vec<Vec<T>> =
+    let grads: Vec<Laid<T>> =
         shapes.iter().map(|s| noise(s.iter().product(), 7 + s.len() as u64, 1.0)).collect();
     let mut ours = Run::<T>::new(optimizer, shapes, all_threads);
     let ids = ids(&ours, shapes.len());
     let mut floor = Floor::new(&ours, shapes, &ids, all_threads);
-    let params: usize = grads.iter().map(Vec::len).sum();
+    let params: usize = grads.iter().map(|g| g.len()).sum();
     let mut bytes = 0;
     for (id, g) in ids.iter().zip(&grads) {
         bytes += ours.set.plan(*id).expect("a plan").bytes_per_parameter(size_of::<T>()) * g.len();
@@ -371,7 +354,7 @@ fn measure<T: Element>(
     // The rival has f32 and one thread.
     let rivals = shapes.iter().map(|s| Rival::new(optimizer, s)).collect::<Option<Vec<_>>>();
     let mut rival = rivals.filter(|_| size_of::<T>() == 4 && !all_threads).map(|rivals| {
-        let narrow = |x: &Vec<T>| x.iter().map(|x| x.to_f32().unwrap_or(0.0)).collect::<Vec<_>>();
+        let narrow = |x: &Laid<T>| Laid::tensor(x.iter().map(|x| x.to_f32().unwrap_or(0.0)));
         let params: Vec<_> = ours.params.iter().map(narrow).collect();
         let grads: Vec<_> = grads.iter().map(narrow).collect();
         rivals.into_iter().zip(params).zip(grads).collect::<Vec<_>>()
@@ -522,7 +505,7 @@ fn serve() {
                 let new = Run::<f32>::new(optimizer, &list, *threads == "all");
                 let ids = ids(&new, list.len());
                 let grad = |s: &Vec<usize>| noise(s.iter().product(), 7, 1.0);
-                let grads: Vec<Vec<f32>> = list.iter().map(grad).collect();
+                let grads: Vec<Laid<f32>> = list.iter().map(grad).collect();
                 run = Some((new, ids, grads));
                 println!("ready");
             }

@@ -1,40 +1,53 @@
-//! Memory that lies as the state of a step does, for its rivals.
+//! Memory of parameters and gradients as frameworks give it, and memory that lies as the state of a step
+//! does, for its rivals.
 
 use std::ops::{Deref, DerefMut};
 
+use gradstep::Element;
+
 const PAGE: usize = 4096;
-/// Bytes from which on it lies in large pages.
+const LINE: usize = 64;
+/// Bytes from which on state lies in large pages.
 const LARGE: usize = 2 << 20;
 
-enum Memory {
-    Heap(Vec<f32>),
+enum Memory<T> {
+    Heap(Vec<T>),
     #[cfg(target_os = "linux")]
     Pages(memmap2::MmapMut),
 }
 
-/// The `index`th array of a state: at whole cache lines, each at another place of its page, the large ones
-/// in large pages where the system has some.
-pub(crate) struct Laid {
-    memory: Memory,
+/// Numbers that begin at a cache line.
+pub(crate) struct Laid<T> {
+    memory: Memory<T>,
     first: usize,
     len: usize,
 }
 
-impl Laid {
-    pub(crate) fn new(index: usize, len: usize) -> Self {
-        let words = PAGE / size_of::<f32>();
-        let room = len + words;
-        let memory = Self::in_pages(room).unwrap_or_else(|| Memory::Heap(vec![0.0; room]));
+impl<T: Element> Laid<T> {
+    /// A parameter or a gradient: from the allocator.
+    pub(crate) fn tensor(values: impl ExactSizeIterator<Item = T>) -> Self {
+        let len = values.len();
+        let memory = Memory::Heap(vec![T::zero(); len + LINE / size_of::<T>()]);
         let mut this = Self { memory, first: 0, len };
-        let begins = this.start().addr() / size_of::<f32>() % words;
-        let wanted = words / 6 * (index % 5 + 1) / 16 * 16;
-        this.first = (wanted + words - begins) % words;
+        this.first = (LINE - this.begins() % LINE) % LINE / size_of::<T>();
+        this.iter_mut().zip(values).for_each(|(to, value)| *to = value);
+        this
+    }
+
+    /// The `index`th array of a state: each at another place of its page, the large ones in large pages
+    /// where the system has some.
+    pub(crate) fn state(index: usize, len: usize) -> Self {
+        let room = len + PAGE / size_of::<T>();
+        let memory = Self::in_pages(room).unwrap_or_else(|| Memory::Heap(vec![T::zero(); room]));
+        let mut this = Self { memory, first: 0, len };
+        let wanted = PAGE / 6 * (index % 5 + 1) / LINE * LINE;
+        this.first = (wanted + PAGE - this.begins()) % PAGE / size_of::<T>();
         this
     }
 
     #[cfg(target_os = "linux")]
-    fn in_pages(words: usize) -> Option<Memory> {
-        let bytes = words * size_of::<f32>();
+    fn in_pages(len: usize) -> Option<Memory<T>> {
+        let bytes = len * size_of::<T>();
         if bytes < LARGE {
             return None;
         }
@@ -44,35 +57,39 @@ impl Laid {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn in_pages(words: usize) -> Option<Memory> {
+    fn in_pages(_: usize) -> Option<Memory<T>> {
         let _ = LARGE;
-        let _ = words;
         None
     }
 
-    fn start(&self) -> *const f32 {
+    fn start(&self) -> *const T {
         match &self.memory {
-            Memory::Heap(words) => words.as_ptr(),
+            Memory::Heap(values) => values.as_ptr(),
             #[cfg(target_os = "linux")]
             Memory::Pages(pages) => pages.as_ptr().cast(),
         }
     }
+
+    /// The byte of its page where the memory begins.
+    fn begins(&self) -> usize {
+        self.start().addr() % PAGE
+    }
 }
 
-impl Deref for Laid {
-    type Target = [f32];
+impl<T: Element> Deref for Laid<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
-        // SAFETY: there are `len` words behind the first ones, less than a page of which are skipped; the
-        // bytes of pages are zeros, which are numbers, and pages are aligned to words.
+    fn deref(&self) -> &[T] {
+        // SAFETY: there are `len` numbers behind the first ones, which are skipped; the bytes of pages are
+        // zeros, which are numbers, and pages are aligned to them.
         unsafe { std::slice::from_raw_parts(self.start().add(self.first), self.len) }
     }
 }
 
-impl DerefMut for Laid {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T: Element> DerefMut for Laid<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         let start = match &mut self.memory {
-            Memory::Heap(words) => words.as_mut_ptr(),
+            Memory::Heap(values) => values.as_mut_ptr(),
             #[cfg(target_os = "linux")]
             Memory::Pages(pages) => pages.as_mut_ptr().cast(),
         };
