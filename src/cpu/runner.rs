@@ -1481,7 +1481,14 @@ fn complete<T: Element>(isa: Isa, kind: Reduction, from: &[T], rows: usize, to: 
     fn anywhere<T: Element>(kind: Reduction, from: &[T], rows: usize, to: &mut [T]) {
         #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
         let n = rows as f64;
+        let short = T::narrow(n);
         match kind {
+            // Of two `f32`, a quotient in `f64` rounded to `f32` is that in `f32`, which takes half the time.
+            Reduction::Mean if rows > 1 && short.widen() == n => {
+                for (to, &sum) in to.iter_mut().zip(from) {
+                    *to = sum / short;
+                }
+            }
             Reduction::Mean if rows > 1 => {
                 for (to, &sum) in to.iter_mut().zip(from) {
                     *to = T::narrow(sum.widen() / n);
