@@ -55,6 +55,7 @@ use std::fmt;
 use crate::error::{Error, Result};
 use crate::json::{self, Reader, Writer};
 use crate::snapshot::{GroupState, SlotState, Snapshot, TensorState, Values};
+use crate::text::extents;
 
 /// The entry of the metadata.
 const KEY: &str = "gradstep";
@@ -113,7 +114,7 @@ fn read_number(from: &mut Reader<'_>) -> json::Result<f64> {
             .map(f64::from_bits)
             .filter(|x| x.is_nan()),
     };
-    number.map_or_else(|| from.fail(&format!("{text:?} is no number")), Ok)
+    number.map_or_else(|| from.fail(&format!("\"{text}\" is no number")), Ok)
 }
 
 fn write_numbers(out: &mut Writer, numbers: &BTreeMap<String, f64>) {
@@ -366,7 +367,8 @@ fn check_ranges(infos: &[(String, Info)]) -> Result<u64> {
         let bytes = bits.filter(|bits| bits % 8 == 0).map(|bits| bits as u64 / 8);
         if bytes != Some(upto - from) {
             let (n, shape, name) = (upto - from, &info.shape, TYPES[info.kind].0);
-            let problem = format!("`{key}` has {n} bytes for shape {shape:?} of {name}");
+            let shape = extents(shape);
+            let problem = format!("`{key}` has {n} bytes for shape {shape} of {name}");
             return Err(broken(&problem));
         }
         end = upto;
@@ -472,7 +474,7 @@ impl<'a> Encoded<'a> {
                 return fail(format!("tensor `{name}` is in group {group} of {n}"), MADE);
             }
             if elements(shape).is_none() {
-                return fail(format!("tensor `{name}` has shape {shape:?}, {COUNTLESS}"), MADE);
+                return countless(name, shape, MADE);
             }
             if let Some(slot) = slots.iter().find(|s| s.name.contains('/')) {
                 return fail(
@@ -485,7 +487,7 @@ impl<'a> Encoded<'a> {
             for (key, shape, values) in param.chain(slots) {
                 if elements(shape) != Some(values.len()) {
                     return fail(
-                        format!("`{key}` has shape {shape:?} and {} values", values.len()),
+                        format!("`{key}` has shape {} and {} values", extents(shape), values.len()),
                         MADE,
                     );
                 }
@@ -664,7 +666,8 @@ fn read(input: &mut impl Source, len: u64) -> Result<Snapshot> {
             let key = param_key(&name);
             let found = place(key.clone())?;
             if found != shape {
-                let problem = format!("`{key}` has shape {found:?}, and its tensor {shape:?}");
+                let (found, shape) = (extents(&found), extents(&shape));
+                let problem = format!("`{key}` has shape {found}, and its tensor {shape}");
                 return fail(problem, BROKEN);
             }
         }
@@ -746,7 +749,7 @@ fn read_header(text: &str) -> Result<Header> {
             return fail(format!("tensor `{name}` is in group {group} of {n}"), BROKEN);
         }
         if elements(shape).is_none() {
-            return fail(format!("tensor `{name}` has shape {shape:?}, {COUNTLESS}"), BROKEN);
+            return countless(name, shape, BROKEN);
         }
         if let Some(slot) = slots.iter().find(|s| s.contains('/')) {
             return fail(format!("slot `{slot}` of `{name}` has a slash in its name"), BROKEN);
@@ -758,7 +761,12 @@ fn read_header(text: &str) -> Result<Header> {
     Ok(header)
 }
 
-const COUNTLESS: &str = "with more elements than can be counted";
+fn countless<T>(name: &str, shape: &[usize], remedy: &'static str) -> Result<T> {
+    let shape = extents(shape);
+    let problem =
+        format!("tensor `{name}` has shape {shape}, with more elements than can be counted");
+    fail(problem, remedy)
+}
 
 fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))

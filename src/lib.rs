@@ -83,7 +83,10 @@ pub mod checkpoint;
 pub mod cpu;
 #[cfg(any(feature = "gpu", feature = "export"))]
 mod cut;
-#[cfg(any(feature = "checkpoint", feature = "export", feature = "reference"))]
+#[cfg_attr(
+    not(any(feature = "checkpoint", feature = "export", feature = "reference")),
+    allow(dead_code, reason = "only texts are read")
+)]
 mod decimal;
 mod definition;
 mod error;
@@ -108,6 +111,7 @@ pub mod report;
 mod schedule;
 pub mod setup;
 pub mod snapshot;
+mod text;
 mod trace;
 pub mod value;
 #[cfg_attr(

@@ -42,12 +42,14 @@ use std::fmt;
 
 use serde_json::Map;
 
+use crate::decimal::{plain, precise};
 use crate::definition::{Optimizer, Recipe};
 use crate::error::{Error, Result};
 use crate::json::{self, Json};
 use crate::layout::Layout;
 use crate::optim::{Adafactor, Adam, AdamW, Came, Sgd, Sm3};
 use crate::setup::Settings;
+use crate::text::joined;
 
 /// An optimizer with the settings of its reference implementation. It is an [`Optimizer`] itself.
 #[derive(Debug)]
@@ -502,14 +504,14 @@ fn find(name: &str, variant: Option<&Json>) -> Result<&'static Entry> {
     let Some(&first) = entries.peek() else {
         let mut names: Vec<_> = ENTRIES.iter().map(|e| e.name).collect();
         names.dedup();
-        return Err(Error::NoOptimizer { name: name.into(), known: names.join(", ") });
+        return Err(Error::NoOptimizer { name: name.into(), known: joined(names, ", ") });
     };
     let Some(variant) = variant else { return Ok(first) };
     let known: Vec<_> = entries.clone().filter_map(|e| e.variant).collect();
     let wanted = entries.find(|e| e.variant.is_some_and(|v| variant.as_str() == Some(v)));
     let problem = match known.as_slice() {
         [] => "is unknown".to_string(),
-        known => format!("is {variant}; it must be one of {}", known.join(", ")),
+        known => format!("is {variant}; it must be one of {}", joined(known.iter().copied(), ", ")),
     };
     wanted.ok_or_else(|| first.problem("variant", problem))
 }
@@ -545,14 +547,15 @@ impl fmt::Display for Setting {
         let name = self.name;
         match self.kind {
             Kind::Required => write!(f, "{name} (required)"),
-            Kind::Number(x) => write!(f, "{name} = {x:?}"),
+            Kind::Number(x) => write!(f, "{name} = {}", precise(x)),
             Kind::Optional => write!(f, "{name} = null"),
             Kind::Flag(x) => write!(f, "{name} = {x}"),
             Kind::Numbers(list) => {
-                let numbers = list.iter().map(|x| x.map_or("null".into(), |x| format!("{x:?}")));
-                write!(f, "{name} = [{}]", numbers.collect::<Vec<_>>().join(","))
+                let numbers = list.iter().map(|x| x.map_or("null".into(), precise));
+                let numbers: Vec<_> = numbers.collect();
+                write!(f, "{name} = [{}]", joined(numbers.iter().map(String::as_str), ","))
             }
-            Kind::Only(x) => write!(f, "{name} (only {x:?})"),
+            Kind::Only(x) => write!(f, "{name} (only {})", precise(x)),
             Kind::Always(x) => write!(f, "{name} (only {x})"),
             Kind::Ignored => write!(f, "{name} (ignored)"),
         }
@@ -605,7 +608,7 @@ impl Kind {
             Self::Optional => "a number or null".into(),
             Self::Flag(_) => "true or false".into(),
             Self::Numbers(list) => format!("a list of {} numbers", list.len()),
-            Self::Only(x) => format!("{x:?}: this library has nothing else"),
+            Self::Only(x) => format!("{}: this library has nothing else", precise(x)),
             Self::Always(x) => format!("{x}: this library has nothing else"),
             Self::Ignored => "true, false, null or a number".into(),
         };
@@ -635,7 +638,7 @@ impl Given<'_> {
                 name if BOOKKEEPING.contains(&name) => {}
                 "layout" => {
                     let known = LAYOUTS.iter().find(|l| value.as_str() == Some(l.0));
-                    let names = LAYOUTS.map(|l| l.0).join(", ");
+                    let names = joined(LAYOUTS.map(|l| l.0), ", ");
                     let problem = || format!("is {value}; it must be one of {names}");
                     layout = known.ok_or_else(|| self.problem(name, problem()))?.1;
                 }
@@ -682,7 +685,7 @@ impl Given<'_> {
             _ => (name, None),
         };
         let given = get(self.settings, setting).filter(|_| index.is_none());
-        let value = given.map_or_else(|| value.to_string(), ToString::to_string);
+        let value = given.map_or_else(|| plain(value), ToString::to_string);
         let place = index.map(|i: usize| format!("[{i}]")).unwrap_or_default();
         self.problem(&format!("{setting}{place}"), format!("is {value}; it must be {expected}"))
     }

@@ -1,5 +1,6 @@
 //! Hyper-parameters as functions of the step.
 
+use crate::decimal::plain;
 use crate::error::{Error, Result};
 
 /// How a schedule goes from one value to another. With the part p of the way that is done, from 0
@@ -545,7 +546,11 @@ impl Kind {
                 if low > high {
                     return refuse(
                         "a clamped schedule",
-                        format!("its lower bound {low} is above its upper bound {high}"),
+                        format!(
+                            "its lower bound {} is above its upper bound {}",
+                            plain(*low),
+                            plain(*high)
+                        ),
                         "give the lower one first",
                     );
                 }
@@ -576,8 +581,8 @@ impl OneCycle {
         finite(what, "final value", initial / self.final_div_factor)?;
         let most = if self.three_phase { 0.5 } else { 1.0 };
         if !(0.0..=most).contains(&self.pct_start) {
-            let remedy = format!("with this number of phases it must be from 0 to {most}");
-            return refuse(what, format!("its pct_start is {}", self.pct_start), &remedy);
+            let remedy = format!("with this number of phases it must be from 0 to {}", plain(most));
+            return refuse(what, format!("its pct_start is {}", plain(self.pct_start)), &remedy);
         }
         self.curve.check(what)
     }
@@ -585,19 +590,19 @@ impl OneCycle {
 
 /// How much of its cycle is done at `step`, and the length of that cycle, where the first has
 /// length `first` and each other `factor` times the one before.
-fn cycle(step: u64, first: u64, factor: u64) -> (u128, u128) {
-    let (step, first, factor) = (u128::from(step), u128::from(first), u128::from(factor));
+fn cycle(step: u64, first: u64, factor: u64) -> (u64, u128) {
     if factor == 1 {
-        return (step % first, first);
+        return (step % first, first.into());
     }
-    // Cycle k begins at first·(factorᵏ - 1)/(factor - 1), so that the last one which has begun is
-    // the greatest k with factorᵏ ≤ step·(factor - 1)/first + 1. Nothing overflows: steps are u64.
-    let bound = step * (factor - 1) / first + 1;
-    let growth = factor.pow(bound.ilog(factor));
-    (step - first * ((growth - 1) / (factor - 1)), first * growth)
+    // Cycles grow so that there are few before any step.
+    let (mut done, mut length) = (step, u128::from(first));
+    while let Some(rest) = u64::try_from(length).ok().and_then(|length| done.checked_sub(length)) {
+        done = rest;
+        length *= u128::from(factor);
+    }
+    (done, length)
 }
 
-/// `from·factorⁿ`.
 fn grown(from: f64, factor: f64, n: f64) -> f64 {
     // The system's power differs from platform to platform, this one does not.
     representable(from * representable(libm::pow(factor, n)))
@@ -616,14 +621,14 @@ fn finite(what: &str, name: &str, value: f64) -> Result<()> {
     if value.is_finite() {
         return Ok(());
     }
-    refuse(what, format!("its {name} is {value}"), "it must be finite")
+    refuse(what, format!("its {name} is {}", plain(value)), "it must be finite")
 }
 
 fn positive(what: &str, name: &str, value: f64) -> Result<()> {
     if value > 0.0 && value.is_finite() {
         return Ok(());
     }
-    refuse(what, format!("its {name} is {value}"), "it must be finite and greater than 0")
+    refuse(what, format!("its {name} is {}", plain(value)), "it must be finite and greater than 0")
 }
 
 fn whole(what: &str, name: &str, value: u64) -> Result<()> {

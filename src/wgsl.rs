@@ -6,9 +6,11 @@
 
 use std::fmt::Write as _;
 
+use crate::decimal::precise_single;
 use crate::error::Result;
 use crate::layout::Dims;
 use crate::plan::{Buffer, Plan};
+use crate::text::{cut, joined, replaced};
 use crate::trace::{Node, NodeId, Op, SlotId};
 use crate::value::{Axis, Binary, GRAD, Reduction, Shape, Unary};
 
@@ -218,7 +220,7 @@ impl Places {
             (format!("partials_{n}"), extent)
         });
         places("t.partials", partials.collect());
-        out.truncate(out.trim_end().len());
+        out.truncate(out.trim_ascii_end().len());
         out
     }
 }
@@ -262,7 +264,7 @@ fn unique<'n>(
     let word = text.starts_with(|c: char| c.is_ascii_alphabetic());
     if texts.contains(&text) {
         format!("{prefix}{index}_{text}")
-    } else if word && free(&text) && !RESERVED.split_whitespace().any(|r| r == text) {
+    } else if word && free(&text) && !RESERVED.split_ascii_whitespace().any(|r| r == text) {
         text
     } else {
         format!("{prefix}_{text}")
@@ -581,7 +583,7 @@ impl<'a> Printer<'a> {
         let (head, rest) = split(SKELETON, "sweep");
         let tail = ["gather", "settle"].iter().fold(rest.1, |text, name| {
             let (before, after) = split(&text, name);
-            format!("{}{}", before.trim_end(), after.1)
+            format!("{}{}", before.trim_ascii_end(), after.1)
         });
         let mut source = fill(&head, "hosts", &hosts);
         source = fill(&source, "grads", &grads);
@@ -589,10 +591,10 @@ impl<'a> Printer<'a> {
         source = fill(&source, "shared", &shared);
         source = fill(&source, "places", &self.places.wgsl(self.plan));
         // The skeleton's own introduction gives way to the definition's.
-        let body = source.find("\n\n").map_or(source.as_str(), |at| &source[at..]);
+        let body = cut(&source, "\n\n").map_or("", |parts| parts.1);
         let text = format!(
             "// {} of a {}{}: {} bytes a parameter in {} sweeps.\n\
-             // Printed from the definition into shaders/step.wgsl; do not edit.{}{}{}",
+             // Printed from the definition into shaders/step.wgsl; do not edit.\n\n{}{}{}",
             self.plan.graph.name,
             self.plan.graph.kind,
             if self.plan.graph.kind == crate::trace::Kind::Vector {
@@ -605,7 +607,7 @@ impl<'a> Printer<'a> {
             self.plan.bytes_per_parameter(4),
             self.plan.sweeps.len(),
             body,
-            entries.join("\n"),
+            joined(entries.iter().map(String::as_str), "\n"),
             tail,
         );
         Ok(Program { source: tidy(&text), dispatches, hosts: self.hosts, places: self.places })
@@ -695,7 +697,11 @@ impl<'a> Printer<'a> {
         let mut read = Nodes::default();
         let body: Vec<_> =
             sweep.levels.clone().map(|k| self.level(&level, index, k, given, &mut read)).collect();
-        format!("{before}{}{after}", body.concat()).replace("fn sweep(", &format!("fn {entry}("))
+        replaced(
+            &format!("{before}{}{after}", joined(body.iter().map(String::as_str), "")),
+            "fn sweep(",
+            &format!("fn {entry}("),
+        )
     }
 
     /// `read` holds what levels before this one have read for the whole tile.
@@ -962,7 +968,7 @@ impl<'a> Printer<'a> {
             };
             let _ = writeln!(sums, "}}\nsmall[partials_{n}(t) + first * span + c] = sum_{n};");
         }
-        fill(&section, "sums", &sums).replace("fn gather(", &format!("fn {entry}("))
+        replaced(&fill(&section, "sums", &sums), "fn gather(", &format!("fn {entry}("))
     }
 
     fn settle(&self, settle: &Settle, entry: &str) -> String {
@@ -997,7 +1003,7 @@ impl<'a> Printer<'a> {
             let _ = writeln!(out, "for (var i = lid; i < {extent}; i += SETTLE) {{");
             let _ = writeln!(out, "    small[{to}(t) + i] = {from};\n}}");
         }
-        fill(&section, "values", &out).replace("fn settle(", &format!("fn {entry}("))
+        replaced(&fill(&section, "values", &out), "fn settle(", &format!("fn {entry}("))
     }
 
     /// The values of one shape in one phase.
@@ -1245,9 +1251,9 @@ fn hosts(plan: &Plan) -> Vec<NodeId> {
         GRAD.iter().position(|&g| g == plan.graph.hypers[h]).unwrap_or(GRAD.len())
     };
     let printed = |n: &NodeId| literal(plan.graph.nodes[*n].op).is_none();
-    let mut hosts: Vec<_> = plan.hosts.iter().copied().filter(printed).collect();
-    hosts.sort_by_key(|&n| grad(n));
-    hosts
+    let hosts: Vec<_> = plan.hosts.iter().copied().filter(printed).collect();
+    let of = |g: usize| hosts.iter().copied().filter(move |&n| grad(n) == g);
+    (0..=GRAD.len()).flat_map(of).collect()
 }
 
 /// A number in the text, as WGSL. What WGSL cannot write becomes a uniform.
@@ -1258,7 +1264,8 @@ fn literal(op: Op) -> Option<String> {
     if !x.is_finite() || (x != 0.0 && !x.is_normal()) {
         return None;
     }
-    Some(if x < 0.0 { format!("({x:?})") } else { format!("{x:?}") })
+    let text = precise_single(x);
+    Some(if x < 0.0 { format!("({text})") } else { text })
 }
 
 /// How a sweep reads the gradient.
@@ -1268,7 +1275,7 @@ const GRAD_HERE: &str = "grad[window.grad + e]";
 /// cannot choose between buffers otherwise, and around the loops, so that each is as fast as one alone.
 fn for_each_grad(n: u32, loops: &str) -> String {
     let of = |k: u32| {
-        let loops = loops.replace(GRAD_HERE, &format!("grad_{k}[window.grads[{k}].x + e]"));
+        let loops = replaced(loops, GRAD_HERE, &format!("grad_{k}[window.grads[{k}].x + e]"));
         let loops: String = loops.lines().map(|l| format!("    {l}\n")).collect();
         format!("if (window.grads[{k}].y != 0u) {{\n{loops}}}\n")
     };
@@ -1290,8 +1297,8 @@ fn fill(text: &str, name: &str, lines: &str) -> String {
     let (before, (_, after)) = split(text, name);
     let indent = text
         .lines()
-        .find(|l| l.trim() == format!("// @begin {name}"))
-        .map_or(0, |l| l.len() - l.trim_start().len());
+        .find(|l| l.trim_ascii() == format!("// @begin {name}"))
+        .map_or(0, |l| l.len() - l.trim_ascii_start().len());
     let mut out = before;
     for line in lines.lines() {
         if line.is_empty() {
@@ -1310,7 +1317,7 @@ fn split(text: &str, name: &str) -> (String, (String, String)) {
     let mut parts = [String::new(), String::new(), String::new()];
     let mut part = 0;
     for line in text.lines() {
-        if part == 0 && line.trim() == begin || part == 1 && line.trim() == end {
+        if part == 0 && line.trim_ascii() == begin || part == 1 && line.trim_ascii() == end {
             part += 1;
             continue;
         }
@@ -1326,7 +1333,7 @@ fn tidy(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut blank = false;
     for line in text.lines() {
-        let line = line.trim_end();
+        let line = line.trim_ascii_end();
         if line.is_empty() && (blank || out.ends_with("{\n")) {
             continue;
         }
@@ -1334,7 +1341,7 @@ fn tidy(text: &str) -> String {
         out.push_str(line);
         out.push('\n');
     }
-    out.truncate(out.trim_end().len());
+    out.truncate(out.trim_ascii_end().len());
     out.push('\n');
     out
 }
