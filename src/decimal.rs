@@ -15,7 +15,8 @@ pub(crate) fn parse(text: &str) -> f64 {
         Some(rest) => (true, rest),
         None => (false, text),
     };
-    let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let place = text.bytes().position(|b| matches!(b, b'e' | b'E'));
+    let (digits, exponent) = place.map_or((text, "0"), |e| (&text[..e], &text[e + 1..]));
     let x = positive(digits, power(exponent));
     if negative { -x } else { x }
 }
@@ -79,7 +80,6 @@ pub(crate) fn precise(x: f64) -> String {
 }
 
 /// The same of single precision.
-#[cfg_attr(not(feature = "export"), allow(dead_code, reason = "what prints WGSL prints it"))]
 pub(crate) fn precise_single(x: f32) -> String {
     written(x.into(), x.abs().into(), SINGLE, true)
 }

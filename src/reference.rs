@@ -38,7 +38,7 @@
 //!
 //! [`entries`] lists all of them. A new one is one entry of the list.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde_json::Map;
 
@@ -49,7 +49,7 @@ use crate::json::{self, Json};
 use crate::layout::Layout;
 use crate::optim::{Adafactor, Adam, AdamW, Came, Sgd, Sm3};
 use crate::setup::Settings;
-use crate::text::joined;
+use crate::text::{cut, joined};
 
 /// An optimizer with the settings of its reference implementation. It is an [`Optimizer`] itself.
 #[derive(Debug)]
@@ -494,11 +494,14 @@ impl Optimizer for Reference {
 
 /// The entry of a name, or of a class with its module, and of a variant.
 fn find(name: &str, variant: Option<&Json>) -> Result<&'static Entry> {
-    let package = name.split_once('.').map(|(package, _)| package);
-    let class = name.rsplit('.').next().unwrap_or(name).to_ascii_lowercase();
+    let package = |name| cut(name, ".").map(|parts| parts.0);
+    let mut class = name;
+    while let Some((_, rest)) = cut(class, ".") {
+        class = rest;
+    }
     let fits = |e: &&Entry| {
-        let of = e.reference.split('.').next();
-        e.name == class && (package.is_none() || package == of)
+        e.name.eq_ignore_ascii_case(class)
+            && (package(name).is_none() || package(name) == package(e.reference))
     };
     let mut entries = ENTRIES.iter().filter(fits).peekable();
     let Some(&first) = entries.peek() else {
@@ -529,10 +532,11 @@ impl Entry {
     /// All settings, as a text.
     fn known(&self) -> String {
         let (layout, _) = LAYOUTS.iter().find(|l| l.1 == self.layout).unwrap_or(&LAYOUTS[0]);
-        let variant = self.variant.map(|v| format!("variant = {v}"));
-        let layout = format!("layout = {layout}");
-        let settings = self.settings.iter().map(ToString::to_string);
-        variant.into_iter().chain(settings).chain([layout]).collect::<Vec<_>>().join(", ")
+        let mut list = self.variant.map_or(String::new(), |v| format!("variant = {v}, "));
+        for setting in self.settings {
+            let _ = write!(list, "{setting}, ");
+        }
+        list + "layout = " + layout
     }
 }
 

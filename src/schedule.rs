@@ -29,7 +29,10 @@ impl Curve {
     /// its digits where it is small.
     fn parts(self, done: f64, left: f64) -> (f64, f64) {
         let half_turn = |x: f64| {
-            let sine = libm::sin(x * std::f64::consts::FRAC_PI_2);
+            // Never more than that: so what libm has for large angles is left out.
+            let quarter = std::f64::consts::FRAC_PI_2;
+            let angle = f64::from_bits((x * quarter).to_bits().min(quarter.to_bits()));
+            let sine = libm::sin(angle);
             sine * sine
         };
         match self {
@@ -429,7 +432,7 @@ impl Schedule {
     /// # Errors
     /// [`Error::Setup`] for a factor that is not finite.
     pub fn with_warmup_from(self, steps: u64, start_factor: f64) -> Result<Self> {
-        finite("a warm-up", "start factor", start_factor)?;
+        finite("a warm-up", "start factor", start_factor).map_err(|e| *e)?;
         Ok(self.after_line(steps, start_factor))
     }
 
@@ -488,9 +491,17 @@ impl Schedule {
     }
 }
 
+/// What fails seldom and is passed on often: an error takes much room.
+type Checked = std::result::Result<(), Box<Error>>;
+
 impl Kind {
     fn checked(mut self) -> Result<Schedule> {
-        match &mut self {
+        self.check().map_err(|e| *e)?;
+        Ok(Schedule(self))
+    }
+
+    fn check(&mut self) -> Checked {
+        match self {
             Self::Constant(value) => finite("a constant schedule", "value", *value)?,
             Self::Ramp { from, to, steps, curve } => {
                 let what = "a schedule from one value to another";
@@ -556,12 +567,12 @@ impl Kind {
                 }
             }
         }
-        Ok(Schedule(self))
+        Ok(())
     }
 }
 
 impl Curve {
-    fn check(self, what: &str) -> Result<()> {
+    fn check(self, what: &str) -> Checked {
         match self {
             Self::Polynomial(power) => positive(what, "power", power),
             Self::Linear | Self::Cosine | Self::OneMinusSqrt => Ok(()),
@@ -570,7 +581,7 @@ impl Curve {
 }
 
 impl OneCycle {
-    fn check(&self) -> Result<()> {
+    fn check(&self) -> Checked {
         let what = "a one-cycle schedule";
         finite(what, "peak", self.peak)?;
         whole(what, "number of steps", self.total_steps)?;
@@ -613,25 +624,25 @@ fn representable(x: f64) -> f64 {
     x.clamp(f64::MIN, f64::MAX)
 }
 
-fn refuse<T>(what: &str, problem: String, remedy: &str) -> Result<T> {
-    Err(Error::Setup { what: what.into(), problem, remedy: remedy.into() })
+fn refuse(what: &str, problem: String, remedy: &str) -> Checked {
+    Err(Box::new(Error::Setup { what: what.into(), problem, remedy: remedy.into() }))
 }
 
-fn finite(what: &str, name: &str, value: f64) -> Result<()> {
+fn finite(what: &str, name: &str, value: f64) -> Checked {
     if value.is_finite() {
         return Ok(());
     }
     refuse(what, format!("its {name} is {}", plain(value)), "it must be finite")
 }
 
-fn positive(what: &str, name: &str, value: f64) -> Result<()> {
+fn positive(what: &str, name: &str, value: f64) -> Checked {
     if value > 0.0 && value.is_finite() {
         return Ok(());
     }
     refuse(what, format!("its {name} is {}", plain(value)), "it must be finite and greater than 0")
 }
 
-fn whole(what: &str, name: &str, value: u64) -> Result<()> {
+fn whole(what: &str, name: &str, value: u64) -> Checked {
     if value > 0 {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use crate::decimal::precise_single;
 use crate::error::Result;
 use crate::layout::Dims;
 use crate::plan::{Buffer, Plan};
-use crate::text::{cut, joined, replaced};
+use crate::text::{joined, replaced};
 use crate::trace::{Node, NodeId, Op, SlotId};
 use crate::value::{Axis, Binary, GRAD, Reduction, Shape, Unary};
 
@@ -38,7 +38,41 @@ pub(crate) const PARAM: u32 = 5;
 /// The first binding of a full-size slot.
 pub(crate) const FIRST_SLOT: u32 = 6;
 
-const SKELETON: &str = include_str!("../shaders/step.wgsl");
+/// The skeleton without its introduction, for which each definition has its own, and in small programs
+/// without comments.
+const SKELETON: &str = {
+    const ALL: &[u8] = include_bytes!("../shaders/step.wgsl");
+    const LINES: ([u8; ALL.len()], usize) = lines(ALL);
+    match str::from_utf8(LINES.0.split_at(LINES.1).0) {
+        Ok(text) => text,
+        Err(_) => panic!("the skeleton is no text"),
+    }
+};
+
+/// The lines of the skeleton that are printed, and their length.
+const fn lines<const N: usize>(all: &[u8]) -> ([u8; N], usize) {
+    let (mut out, mut len) = ([b' '; N], 0);
+    let (mut from, mut introduction) = (0, true);
+    while from < all.len() {
+        let mut first = from;
+        while all[first] == b' ' {
+            first += 1;
+        }
+        introduction = introduction && all[first] != b'\n';
+        let marker = all[first] == b'/' && all[first + 3] == b'@';
+        let comment = all[first] == b'/' && !marker && cfg!(gradstep_compact);
+        let mut more = true;
+        while more {
+            if !introduction && !comment {
+                out[len] = all[from];
+                len += 1;
+            }
+            more = all[from] != b'\n';
+            from += 1;
+        }
+    }
+    (out, len)
+}
 
 /// How parameters and gradients are bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -236,16 +270,29 @@ fn small_place(plan: &Plan, small: Small) -> String {
 fn slot_ident(plan: &Plan, slot: SlotId) -> String {
     // Words without an underscore are builtin functions, locals and whatever else; these are what
     // the module gives to its own.
-    const OWN: &str = "at_ gather_ local_ max_lanes partials_ read_ row_ settle_ slot sum_ sweep_ \
-                       tensor_at tile_at";
-    let free = |text: &str| text.contains('_') && !OWN.split(' ').any(|own| text.starts_with(own));
+    const OWN: [&str; 13] = [
+        "at_",
+        "gather_",
+        "local_",
+        "max_lanes",
+        "partials_",
+        "read_",
+        "row_",
+        "settle_",
+        "slot",
+        "sum_",
+        "sweep_",
+        "tensor_at",
+        "tile_at",
+    ];
+    let free = |text: &str| text.contains('_') && !OWN.iter().any(|own| text.starts_with(own));
     unique("slot", slot, plan.graph.slots.iter().map(|s| s.name), free)
 }
 
 /// A hyper-parameter's name as a member of the uniform.
 fn hyper_ident(plan: &Plan, hyper: usize) -> String {
-    const OWN: &str = "go host_ hyper step_number";
-    let free = |text: &str| !OWN.split(' ').any(|own| text.starts_with(own));
+    const OWN: [&str; 4] = ["go", "host_", "hyper", "step_number"];
+    let free = |text: &str| !OWN.iter().any(|own| text.starts_with(own));
     unique("hyper", hyper, plan.graph.hypers.iter().copied(), free)
 }
 
@@ -590,11 +637,9 @@ impl<'a> Printer<'a> {
         source = fill(&source, "buffers", &buffers);
         source = fill(&source, "shared", &shared);
         source = fill(&source, "places", &self.places.wgsl(self.plan));
-        // The skeleton's own introduction gives way to the definition's.
-        let body = cut(&source, "\n\n").map_or("", |parts| parts.1);
         let text = format!(
             "// {} of a {}{}: {} bytes a parameter in {} sweeps.\n\
-             // Printed from the definition into shaders/step.wgsl; do not edit.\n\n{}{}{}",
+             // Printed from the definition into shaders/step.wgsl; do not edit.\n{}{}{}",
             self.plan.graph.name,
             self.plan.graph.kind,
             if self.plan.graph.kind == crate::trace::Kind::Vector {
@@ -606,7 +651,7 @@ impl<'a> Printer<'a> {
             },
             self.plan.bytes_per_parameter(4),
             self.plan.sweeps.len(),
-            body,
+            source,
             joined(entries.iter().map(String::as_str), "\n"),
             tail,
         );
@@ -789,10 +834,7 @@ impl<'a> Printer<'a> {
                 continue;
             };
             let start = identity(kind);
-            let join = |acc: &str, x: &str| match kind {
-                Reduction::Mean => format!("{acc} += {x};"),
-                Reduction::Max => format!("{acc} = max({acc}, {x});"),
-            };
+            let join = |acc: &str, x: &str| accumulated(kind, acc, x);
             let _ = match axis {
                 Axis::Row => {
                     let _ = writeln!(
@@ -818,13 +860,19 @@ impl<'a> Printer<'a> {
                 Axis::Matrix | Axis::Tensor => {
                     let _ = writeln!(before, "var sum_{n} = {start};");
                     let _ = writeln!(element, "{}", join(&format!("sum_{n}"), &value(a)));
-                    let _ = writeln!(after, "lanes[lid] = sum_{n};\nworkgroupBarrier();");
-                    let _ = writeln!(after, "if (lid == 0u) {{");
-                    let _ = writeln!(after, "    for (var i = 1u; i < WIDTH; i++) {{");
-                    let _ = writeln!(after, "        {}", join(&format!("sum_{n}"), "lanes[i]"));
-                    let _ = writeln!(after, "    }}");
-                    let _ = writeln!(after, "    small[partials_{n}(t) + tile.index] = sum_{n};");
-                    writeln!(after, "}}\nworkgroupBarrier();")
+                    let line = join(&format!("sum_{n}"), "lanes[i]");
+                    writeln!(
+                        after,
+                        "lanes[lid] = sum_{n};
+workgroupBarrier();
+if (lid == 0u) {{
+    for (var i = 1u; i < WIDTH; i++) {{
+        {line}
+    }}
+    small[partials_{n}(t) + tile.index] = sum_{n};
+}}
+workgroupBarrier();"
+                    )
                 }
             };
         }
@@ -832,14 +880,14 @@ impl<'a> Printer<'a> {
             let _ = writeln!(after, "workgroupBarrier();\nif (lid < tile.rows) {{");
             for &(n, row, kind) in &row_sums {
                 let x = format!("row_{row}[lid * WIDTH + i]");
-                let _ = writeln!(after, "    var sum_{n} = row_{row}[lid * WIDTH];");
-                let _ = writeln!(after, "    for (var i = 1u; i < WIDTH; i++) {{");
-                let _ = match kind {
-                    Reduction::Mean => writeln!(after, "        sum_{n} += {x};\n    }}"),
-                    Reduction::Max => {
-                        writeln!(after, "        sum_{n} = max(sum_{n}, {x});\n    }}")
-                    }
-                };
+                let line = accumulated(kind, &format!("sum_{n}"), &x);
+                let _ = writeln!(
+                    after,
+                    "    var sum_{n} = row_{row}[lid * WIDTH];
+    for (var i = 1u; i < WIDTH; i++) {{
+        {line}
+    }}"
+                );
                 if self.local.contains(&n) {
                     let total = finished(kind, &format!("sum_{n}"), "f32(t.cols)");
                     let _ = writeln!(after, "    let v{n} = {total};");
@@ -911,10 +959,7 @@ impl<'a> Printer<'a> {
 
     /// Adds the partial sums of all tiles up, in every workgroup of a sweep.
     fn repeat_reduction(&self, out: &mut String, n: NodeId, kind: Reduction) {
-        let join = |acc: &str, x: &str| match kind {
-            Reduction::Mean => format!("{acc} += {x};"),
-            Reduction::Max => format!("{acc} = max({acc}, {x});"),
-        };
+        let join = |acc: &str, x: &str| accumulated(kind, acc, x);
         let (first, tiles, count) = if self.node(n).shape == Shape::Matrix {
             let tiles = "t.row_tiles * t.col_tiles";
             (format!("tile.b * {tiles} + "), tiles.to_string(), "(f32(t.rows) * f32(t.cols))")
@@ -922,15 +967,24 @@ impl<'a> Printer<'a> {
             let count = "(f32(t.batch) * f32(t.rows) * f32(t.cols))";
             (String::new(), "t.batch * t.row_tiles * t.col_tiles".into(), count)
         };
-        let x = format!("small[partials_{n}(t) + {first}i]");
-        let _ = writeln!(out, "lanes[lid] = {};", identity(kind));
-        let _ = writeln!(out, "for (var i = lid; i < {tiles}; i += WIDTH) {{");
-        let _ = writeln!(out, "    {}\n}}", join("lanes[lid]", &x));
-        let _ = writeln!(out, "workgroupBarrier();\nvar sum_{n} = lanes[0];");
-        let _ = writeln!(out, "for (var i = 1u; i < WIDTH; i++) {{");
-        let _ = writeln!(out, "    {}\n}}", join(&format!("sum_{n}"), "lanes[i]"));
-        let _ = writeln!(out, "workgroupBarrier();");
-        let _ = writeln!(out, "let v{n} = {};", finished(kind, &format!("sum_{n}"), count));
+        let first_terms = join("lanes[lid]", &format!("small[partials_{n}(t) + {first}i]"));
+        let others = join(&format!("sum_{n}"), "lanes[i]");
+        let _ = writeln!(
+            out,
+            "lanes[lid] = {};
+for (var i = lid; i < {tiles}; i += WIDTH) {{
+    {first_terms}
+}}
+workgroupBarrier();
+var sum_{n} = lanes[0];
+for (var i = 1u; i < WIDTH; i++) {{
+    {others}
+}}
+workgroupBarrier();
+let v{n} = {};",
+            identity(kind),
+            finished(kind, &format!("sum_{n}"), count)
+        );
     }
 
     /// Loads the operands of a small node that have no name yet.
@@ -959,14 +1013,16 @@ impl<'a> Printer<'a> {
             let Op::Reduce(kind, ..) = self.node(n).op else {
                 continue;
             };
-            let _ = writeln!(sums, "var sum_{n} = small[partials_{n}(t) + first * span + c];");
-            let _ = writeln!(sums, "for (var i = first + 1u; i < end; i++) {{");
             let x = format!("small[partials_{n}(t) + i * span + c]");
-            let _ = match kind {
-                Reduction::Mean => writeln!(sums, "    sum_{n} += {x};"),
-                Reduction::Max => writeln!(sums, "    sum_{n} = max(sum_{n}, {x});"),
-            };
-            let _ = writeln!(sums, "}}\nsmall[partials_{n}(t) + first * span + c] = sum_{n};");
+            let line = accumulated(kind, &format!("sum_{n}"), &x);
+            let _ = writeln!(
+                sums,
+                "var sum_{n} = small[partials_{n}(t) + first * span + c];
+for (var i = first + 1u; i < end; i++) {{
+    {line}
+}}
+small[partials_{n}(t) + first * span + c] = sum_{n};"
+            );
         }
         replaced(&fill(&section, "sums", &sums), "fn gather(", &format!("fn {entry}("))
     }
@@ -1054,10 +1110,7 @@ impl<'a> Printer<'a> {
                 "f32(t.rows)",
             )
         };
-        let join = match kind {
-            Reduction::Mean => format!("sum_{n} += {x};"),
-            Reduction::Max => format!("sum_{n} = max(sum_{n}, {x});"),
-        };
+        let join = accumulated(kind, &format!("sum_{n}"), &x);
         let _ = writeln!(out, "    {loops} {{\n        {join}\n    }}");
         let _ = writeln!(out, "    let v{n} = {};", finished(kind, &format!("sum_{n}"), count));
     }
@@ -1072,10 +1125,7 @@ impl<'a> Printer<'a> {
             Reduction::Mean => format!("sum_lanes(lid, {x})"),
             Reduction::Max => format!("max_lanes(lid, {x})"),
         };
-        let join = |acc: &str, x: &str| match kind {
-            Reduction::Mean => format!("{acc} += {x};"),
-            Reduction::Max => format!("{acc} = max({acc}, {x});"),
-        };
+        let join = |acc: &str, x: &str| accumulated(kind, acc, x);
         // How many terms a batch entry has, where they lie, and what a mean divides by.
         let (terms, place, count) = match from {
             Shape::Full => (
@@ -1090,35 +1140,50 @@ impl<'a> Printer<'a> {
         let start = identity(kind);
         let to = self.place(n);
         if self.node(n).shape == Shape::Scalar || axis == Axis::Tensor {
-            let _ = writeln!(out, "var sum_{n} = {start};");
-            let _ = writeln!(out, "for (var i = lid; i < t.batch * {terms}; i += SETTLE) {{");
+            let line = join(&format!("sum_{n}"), &format!("small[{place} + i]"));
+            let value = finished(kind, &format!("total_{n}"), &format!("(f32(t.batch) * {count})"));
             let _ = writeln!(
                 out,
-                "    {}\n}}",
-                join(&format!("sum_{n}"), &format!("small[{place} + i]"))
+                "var sum_{n} = {start};
+for (var i = lid; i < t.batch * {terms}; i += SETTLE) {{
+    {line}
+}}
+let total_{n} = {};
+if (lid == 0u) {{
+    small[{to}(t)] = {value};
+}}",
+                total(&format!("sum_{n}"))
             );
-            let value = finished(kind, &format!("total_{n}"), &format!("(f32(t.batch) * {count})"));
-            let _ = writeln!(out, "let total_{n} = {};", total(&format!("sum_{n}")));
-            let _ = writeln!(out, "if (lid == 0u) {{\n    small[{to}(t)] = {value};\n}}");
             return;
         }
         // Many small matrices: a thread for each. Few: the whole workgroup for each in turn.
         let value = finished(kind, &format!("sum_{n}"), count);
-        let _ = writeln!(out, "if (t.batch >= SETTLE) {{");
-        let _ = writeln!(out, "    for (var b = lid; b < t.batch; b += SETTLE) {{");
-        let _ = writeln!(out, "        var sum_{n} = {start};");
-        let _ = writeln!(out, "        for (var i = 0u; i < {terms}; i++) {{");
         let x = format!("small[{place} + b * {terms} + i]");
-        let _ = writeln!(out, "            {}\n        }}", join(&format!("sum_{n}"), &x));
-        let _ = writeln!(out, "        small[{to}(t) + b] = {value};\n    }}");
-        let _ = writeln!(out, "}} else {{");
-        let _ = writeln!(out, "    for (var b = 0u; b < t.batch; b++) {{");
-        let _ = writeln!(out, "        var part = {start};");
-        let _ = writeln!(out, "        for (var i = lid; i < {terms}; i += SETTLE) {{");
-        let _ = writeln!(out, "            {}\n        }}", join("part", &x));
-        let _ = writeln!(out, "        let sum_{n} = {};", total("part"));
-        let _ = writeln!(out, "        if (lid == 0u) {{");
-        let _ = writeln!(out, "            small[{to}(t) + b] = {value};\n        }}\n    }}\n}}");
+        let (of_one, of_part) = (join(&format!("sum_{n}"), &x), join("part", &x));
+        let _ = writeln!(
+            out,
+            "if (t.batch >= SETTLE) {{
+    for (var b = lid; b < t.batch; b += SETTLE) {{
+        var sum_{n} = {start};
+        for (var i = 0u; i < {terms}; i++) {{
+            {of_one}
+        }}
+        small[{to}(t) + b] = {value};
+    }}
+}} else {{
+    for (var b = 0u; b < t.batch; b++) {{
+        var part = {start};
+        for (var i = lid; i < {terms}; i += SETTLE) {{
+            {of_part}
+        }}
+        let sum_{n} = {};
+        if (lid == 0u) {{
+            small[{to}(t) + b] = {value};
+        }}
+    }}
+}}",
+            total("part")
+        );
     }
 }
 
@@ -1233,6 +1298,14 @@ fn identity(kind: Reduction) -> &'static str {
     match kind {
         Reduction::Mean => "0.0",
         Reduction::Max => "LOWEST",
+    }
+}
+
+/// The statement that takes one more value into an accumulator.
+fn accumulated(kind: Reduction, acc: &str, x: &str) -> String {
+    match kind {
+        Reduction::Mean => format!("{acc} += {x};"),
+        Reduction::Max => format!("{acc} = max({acc}, {x});"),
     }
 }
 
