@@ -148,7 +148,7 @@ fn shortest(x: f64, (width, least): Format) -> (String, i64) {
     let mut scale = big(1, 1 + narrow + small);
     let (mut above, mut below) = (big(1, narrow + large), big(1, large));
     // Halves of gaps belong to even numbers.
-    let inside = |order: Ordering| order.is_lt() || order.is_eq() && mantissa % 2 == 0;
+    let inside = |order: Ordering| order.is_lt() || order.is_eq() && mantissa.is_multiple_of(2);
     let up = |rest: &Big, scale: &Big, above: &Big| {
         let mut left = Big(scale.0.clone());
         if rest.compare(scale).is_lt() {
