@@ -63,7 +63,8 @@
 //!
 //! With `--cfg gradstep_compact` among the flags of the compiler (`RUSTFLAGS`), the CPU backend has one
 //! loop for all definitions, which reads their plans, instead of compiled loops for each. It gives the
-//! same bits in a few times the time, and takes kilobytes instead of megabytes: for WASM.
+//! same bits in a few times the time, and takes kilobytes instead of megabytes: for WASM. Shaders are
+//! printed without the comments of their skeleton.
 //!
 //! # In debug builds
 //!
