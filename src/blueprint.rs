@@ -14,6 +14,7 @@ use crate::layout::{Dims, Layout};
 use crate::plan::Plan;
 use crate::setup::Groups;
 use crate::snapshot::{SlotState, Snapshot, Values, slot_shape};
+use crate::text::joined;
 use crate::trace::{Graph, Kind, Watch};
 use crate::value::{GRAD, Shape};
 use crate::wgsl::{self, Dispatch, FIRST_GRAD, FIRST_SLOT, Given, PARAM, Places, Program};
@@ -152,7 +153,7 @@ impl<X> Classes<X> {
         found.map(|slot| (slot, slots[slot].shape)).ok_or_else(|| Error::NoSlot {
             definition: self.recipe.name(),
             name: name.into(),
-            known: slots.iter().map(|s| s.name).collect::<Vec<_>>().join(", "),
+            known: joined(slots.iter().map(|s| s.name), ", "),
         })
     }
 }
@@ -230,7 +231,7 @@ pub(crate) fn check_storage_buffers(plan: &Plan, given: Given, available: u32) -
     }
     let slots: Vec<_> = plan.graph.full_slots().map(|s| plan.graph.slots[s].name).collect();
     Err(Error::GpuLimit {
-        what: format!("{} with its full-size slots {}", plan.graph.name, slots.join(", ")),
+        what: format!("{} with its full-size slots {}", plan.graph.name, joined(slots, ", ")),
         needed: needed.into(),
         limit: "maxStorageBuffersPerShaderStage",
         available: available.into(),
@@ -423,7 +424,7 @@ impl AsOne {
         let mut rest = lens.iter().sum::<usize>();
         let most = at_once * rest.div_ceil(page).div_ceil(at_once).max(SWEEPS);
         let mut order: Vec<_> = (0..lens.len()).collect();
-        order.sort_by_key(|&i| std::cmp::Reverse(lens[i]));
+        order.sort_unstable_by_key(|&i| (std::cmp::Reverse(lens[i]), i));
         let (mut in_place, mut bound) = (0, 0);
         for (n, &i) in order.iter().enumerate() {
             bound += lens[i].div_ceil(capacity);

@@ -55,6 +55,7 @@ use std::fmt;
 use crate::error::{Error, Result};
 use crate::json::{self, Reader, Writer};
 use crate::snapshot::{GroupState, SlotState, Snapshot, TensorState, Values};
+use crate::text::extents;
 
 /// The entry of the metadata.
 const KEY: &str = "gradstep";
@@ -69,6 +70,9 @@ const LONGEST_HEADER: u64 = 100_000_000;
 const CHUNK: usize = 1 << 16;
 /// Names may be as long as the file; in a message they are not.
 const LONGEST_MESSAGE: usize = 600;
+
+/// What fails seldom and is passed on often: an error takes much room.
+type Boxed<T> = std::result::Result<T, Box<Error>>;
 
 /// What the metadata says.
 #[derive(Default)]
@@ -113,7 +117,7 @@ fn read_number(from: &mut Reader<'_>) -> json::Result<f64> {
             .map(f64::from_bits)
             .filter(|x| x.is_nan()),
     };
-    number.map_or_else(|| from.fail(&format!("{text:?} is no number")), Ok)
+    number.map_or_else(|| from.fail(&format!("\"{text}\" is no number")), Ok)
 }
 
 fn write_numbers(out: &mut Writer, numbers: &BTreeMap<String, f64>) {
@@ -354,7 +358,7 @@ fn read_metadata(from: &mut Reader<'_>) -> json::Result<Option<String>> {
 
 /// Where the values of tensors end, whose ranges are without gap or overlap, of as many bytes as
 /// shapes and types say.
-fn check_ranges(infos: &[(String, Info)]) -> Result<u64> {
+fn check_ranges(infos: &[(String, Info)]) -> Boxed<u64> {
     let mut ranges: Vec<_> = infos.iter().map(|(key, i)| (i.from, i.upto, key, i)).collect();
     ranges.sort_unstable_by_key(|&(from, upto, ..)| (from, upto));
     let mut end = 0;
@@ -366,7 +370,8 @@ fn check_ranges(infos: &[(String, Info)]) -> Result<u64> {
         let bytes = bits.filter(|bits| bits % 8 == 0).map(|bits| bits as u64 / 8);
         if bytes != Some(upto - from) {
             let (n, shape, name) = (upto - from, &info.shape, TYPES[info.kind].0);
-            let problem = format!("`{key}` has {n} bytes for shape {shape:?} of {name}");
+            let shape = extents(shape);
+            let problem = format!("`{key}` has {n} bytes for shape {shape} of {name}");
             return Err(broken(&problem));
         }
         end = upto;
@@ -374,16 +379,16 @@ fn check_ranges(infos: &[(String, Info)]) -> Result<u64> {
     Ok(end)
 }
 
-fn error(problem: String, remedy: &'static str) -> Error {
+fn error(problem: String, remedy: &'static str) -> Box<Error> {
     let problem = match problem.char_indices().nth(LONGEST_MESSAGE) {
         Some((end, _)) => format!("{}…", &problem[..end]),
         None => problem,
     };
-    Error::Checkpoint { problem, remedy }
+    Box::new(Error::Checkpoint { problem, remedy })
 }
 
-fn fail<T>(problem: impl Into<String>, remedy: &'static str) -> Result<T> {
-    Err(error(problem.into(), remedy))
+fn fail<T>(problem: String, remedy: &'static str) -> Boxed<T> {
+    Err(error(problem, remedy))
 }
 
 const MADE: &str = "make the snapshot with `snapshot`, or correct it";
@@ -404,7 +409,7 @@ fn slot_key(tensor: &str, slot: &str) -> String {
 /// [`Error::Checkpoint`] for a snapshot that contradicts itself: two tensors of one name, values that
 /// do not fill a shape, a slot with a slash in its name, a group that does not exist.
 pub fn to_bytes(snapshot: &Snapshot) -> Result<Vec<u8>> {
-    let file = Encoded::new(snapshot)?;
+    let file = Encoded::new(snapshot).map_err(|e| *e)?;
     let mut bytes = Vec::with_capacity(file.len());
     let put = |part: &[u8]| {
         bytes.extend_from_slice(part);
@@ -463,7 +468,7 @@ struct Encoded<'a> {
 }
 
 impl<'a> Encoded<'a> {
-    fn new(snapshot: &'a Snapshot) -> Result<Self> {
+    fn new(snapshot: &'a Snapshot) -> Boxed<Self> {
         let mut stored = Vec::new();
         for tensor in &snapshot.tensors {
             let TensorState { name, group, shape, param, slots } = tensor;
@@ -472,7 +477,7 @@ impl<'a> Encoded<'a> {
                 return fail(format!("tensor `{name}` is in group {group} of {n}"), MADE);
             }
             if elements(shape).is_none() {
-                return fail(format!("tensor `{name}` has shape {shape:?}, {COUNTLESS}"), MADE);
+                return countless(name, shape, MADE);
             }
             if let Some(slot) = slots.iter().find(|s| s.name.contains('/')) {
                 return fail(
@@ -485,7 +490,7 @@ impl<'a> Encoded<'a> {
             for (key, shape, values) in param.chain(slots) {
                 if elements(shape) != Some(values.len()) {
                     return fail(
-                        format!("`{key}` has shape {shape:?} and {} values", values.len()),
+                        format!("`{key}` has shape {} and {} values", extents(shape), values.len()),
                         MADE,
                     );
                 }
@@ -534,7 +539,8 @@ impl<'a> Encoded<'a> {
                 "save fewer tensors in one file",
             );
         }
-        let header = [&len.to_le_bytes()[..], &json].concat();
+        let mut header = len.to_le_bytes().to_vec();
+        header.extend_from_slice(&json);
         Ok(Self { header, values, data_len })
     }
 
@@ -619,14 +625,14 @@ fn twice<'n>(names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
 /// [`Error::Checkpoint`] that says what is wrong with it.
 pub fn from_bytes(bytes: &[u8]) -> Result<Snapshot> {
     let mut input = bytes;
-    read(&mut input, bytes.len() as u64)
+    read(&mut input, bytes.len() as u64).map_err(|e| *e)
 }
 
-fn broken(reason: &dyn fmt::Display) -> Error {
+fn broken(reason: &dyn fmt::Display) -> Box<Error> {
     error(format!("it is no valid safetensors file ({reason})"), BROKEN)
 }
 
-fn read(input: &mut impl Source, len: u64) -> Result<Snapshot> {
+fn read(input: &mut impl Source, len: u64) -> Boxed<Snapshot> {
     let (text, mut infos, data_len) = read_outer(input, len)?;
     let told = check_ranges(&infos)?;
     if told != data_len {
@@ -645,7 +651,7 @@ fn read(input: &mut impl Source, len: u64) -> Result<Snapshot> {
     // All places are found before a value is read: nothing is read in vain.
     let count = infos.len();
     let mut places = Vec::with_capacity(count);
-    let mut place = |key: String| -> Result<Vec<usize>> {
+    let mut place = |key: String| -> Boxed<Vec<usize>> {
         let found = infos.binary_search_by(|i| i.0.cmp(&key));
         let Some(info) = found.ok().map(|i| &mut infos[i].1) else {
             return fail(format!("`{key}` is missing"), BROKEN);
@@ -664,7 +670,8 @@ fn read(input: &mut impl Source, len: u64) -> Result<Snapshot> {
             let key = param_key(&name);
             let found = place(key.clone())?;
             if found != shape {
-                let problem = format!("`{key}` has shape {found:?}, and its tensor {shape:?}");
+                let (found, shape) = (extents(&found), extents(&shape));
+                let problem = format!("`{key}` has shape {found}, and its tensor {shape}");
                 return fail(problem, BROKEN);
             }
         }
@@ -672,7 +679,7 @@ fn read(input: &mut impl Source, len: u64) -> Result<Snapshot> {
             let shape = place(slot_key(&name, &slot))?;
             Ok(SlotState { name: slot, shape, values: empty() })
         };
-        let slots = slots.into_iter().map(slot).collect::<Result<_>>()?;
+        let slots = slots.into_iter().map(slot).collect::<Boxed<_>>()?;
         tensors.push(TensorState { name, group, shape, param: param.then(empty), slots });
     }
     if places.len() != count {
@@ -702,7 +709,7 @@ fn read(input: &mut impl Source, len: u64) -> Result<Snapshot> {
 }
 
 /// Our entry of the metadata, tensors, and how many bytes of values follow.
-fn read_outer(input: &mut impl Source, len: u64) -> Result<(Option<String>, Infos, u64)> {
+fn read_outer(input: &mut impl Source, len: u64) -> Boxed<(Option<String>, Infos, u64)> {
     let Some(rest) = len.checked_sub(PREFIX) else {
         let problem = format!("{len} bytes, where the length of its header takes {PREFIX}");
         return Err(broken(&problem));
@@ -727,7 +734,7 @@ fn read_outer(input: &mut impl Source, len: u64) -> Result<(Option<String>, Info
 }
 
 /// What the metadata says, itself without contradiction.
-fn read_header(text: &str) -> Result<Header> {
+fn read_header(text: &str) -> Boxed<Header> {
     let unread = |e: String| error(format!("its metadata cannot be read ({e})"), BROKEN);
     let version = parse_version(text).map_err(unread)?;
     if version != VERSION {
@@ -746,7 +753,7 @@ fn read_header(text: &str) -> Result<Header> {
             return fail(format!("tensor `{name}` is in group {group} of {n}"), BROKEN);
         }
         if elements(shape).is_none() {
-            return fail(format!("tensor `{name}` has shape {shape:?}, {COUNTLESS}"), BROKEN);
+            return countless(name, shape, BROKEN);
         }
         if let Some(slot) = slots.iter().find(|s| s.contains('/')) {
             return fail(format!("slot `{slot}` of `{name}` has a slash in its name"), BROKEN);
@@ -758,7 +765,12 @@ fn read_header(text: &str) -> Result<Header> {
     Ok(header)
 }
 
-const COUNTLESS: &str = "with more elements than can be counted";
+fn countless<T>(name: &str, shape: &[usize], remedy: &'static str) -> Boxed<T> {
+    let shape = extents(shape);
+    let problem =
+        format!("tensor `{name}` has shape {shape}, with more elements than can be counted");
+    fail(problem, remedy)
+}
 
 fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
@@ -785,10 +797,10 @@ mod files {
     /// [`to_bytes`](super::to_bytes).
     pub fn save(snapshot: &Snapshot, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let file = Encoded::new(snapshot).map_err(|e| at(path, e))?;
+        let file = Encoded::new(snapshot).map_err(|e| at(path, *e))?;
         debug!("saving step {}, {} bytes, to {}", snapshot.step, file.len(), path.display());
         replace(path, |out| file.write(|part| out.write_all(part))).map_err(|e| {
-            error(
+            *error(
                 format!("{} cannot be written ({e})", path.display()),
                 "choose a place that can be written; the file there is the old one or the new one, whole",
             )
@@ -832,13 +844,13 @@ mod files {
     pub fn load(path: impl AsRef<Path>) -> Result<Snapshot> {
         let path = path.as_ref();
         let (mut file, len) = open(path).map_err(|e| {
-            error(
+            *error(
                 format!("{} cannot be read ({e})", path.display()),
                 "give the path of a file that `save` wrote",
             )
         })?;
         debug!("loading {len} bytes from {}", path.display());
-        read(&mut file, len).map_err(|e| at(path, e))
+        read(&mut file, len).map_err(|e| at(path, *e))
     }
 
     impl Source for File {

@@ -1,7 +1,8 @@
-//! Decimal numbers to `f64`, rounded to the nearest, ties to even, as `str::parse` does.
+//! Numbers as decimals, and back: rounded to the nearest, ties to even, as `str::parse` does, and
+//! written with the fewest digits that lead back to them, as `Display` and `Debug` do.
 //!
-//! That has a table of ten kilobytes that do not compress, for speed. This is for the few numbers of a
-//! file's header.
+//! Those have tables and several algorithms, for speed: some fifteen kilobytes that do not compress. This
+//! is for the few numbers of a file's header, of a plan, and of messages.
 
 use std::cmp::Ordering;
 
@@ -14,7 +15,8 @@ pub(crate) fn parse(text: &str) -> f64 {
         Some(rest) => (true, rest),
         None => (false, text),
     };
-    let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let place = text.bytes().position(|b| matches!(b, b'e' | b'E'));
+    let (digits, exponent) = place.map_or((text, "0"), |e| (&text[..e], &text[e + 1..]));
     let x = positive(digits, power(exponent));
     if negative { -x } else { x }
 }
@@ -59,12 +61,133 @@ fn positive(text: &str, mut exponent: i64) -> f64 {
     if size > 400 {
         return f64::INFINITY;
     }
-    let mut divisor = Big(vec![1]);
-    let to = if exponent < 0 { &mut divisor } else { &mut number };
-    for _ in 0..exponent.unsigned_abs() {
-        to.times(10, 0);
+    let (divisor, power) = (Big(vec![1]), exponent.unsigned_abs());
+    if exponent < 0 {
+        number.over(divisor.scaled(power))
+    } else {
+        number.scaled(power).over(divisor)
     }
-    number.over(divisor)
+}
+
+/// A number as `{}` writes it.
+pub(crate) fn plain(x: f64) -> String {
+    written(x, x.abs(), DOUBLE, false)
+}
+
+/// A number as `{:?}` writes it: it shows that it is none of the whole ones, and is short.
+pub(crate) fn precise(x: f64) -> String {
+    written(x, x.abs(), DOUBLE, true)
+}
+
+/// The same of single precision.
+pub(crate) fn precise_single(x: f32) -> String {
+    written(x.into(), x.abs().into(), SINGLE, true)
+}
+
+/// Digits of a binary format, and the exponent of its least number.
+type Format = (i64, i64);
+const DOUBLE: Format = (53, -1074);
+const SINGLE: Format = (24, -149);
+
+fn written(x: f64, size: f64, format: Format, precise: bool) -> String {
+    let mut out = String::new();
+    if x.is_nan() {
+        return "NaN".into();
+    }
+    if x.is_sign_negative() {
+        out.push('-');
+    }
+    if x.is_infinite() {
+        out.push_str("inf");
+        return out;
+    }
+    let (digits, point) = if size == 0.0 { ("0".into(), 1) } else { shortest(size, format) };
+    let count = digits.len();
+    let exponential = precise && !(-3..=16).contains(&point);
+    // Digits before the point, where there are as many.
+    let before = if exponential { 1 } else { usize::try_from(point).unwrap_or(0) };
+    let zeros = |out: &mut String, n: i64| (0..n).for_each(|_| out.push('0'));
+    let (whole, fraction) = digits.split_at(before.min(count));
+    out.push_str(if before == 0 { "0" } else { whole });
+    zeros(&mut out, before as i64 - count as i64);
+    if !fraction.is_empty() {
+        out.push('.');
+        zeros(&mut out, if exponential { 0 } else { -point });
+        out.push_str(fraction);
+    } else if precise && !exponential {
+        out.push_str(".0");
+    }
+    if exponential {
+        out.push('e');
+        out.push_str(&(point - 1).to_string());
+    }
+    out
+}
+
+/// The fewest digits that lead back to a number greater than 0, of those the nearest to it: as
+/// `0.digits · 10^point`. (Steele and White's algorithm, in whole numbers.)
+fn shortest(x: f64, (width, least): Format) -> (String, i64) {
+    let bits = x.to_bits();
+    let exponent = (bits >> 52) as i64;
+    let implicit = u64::from(exponent > 0) << 52;
+    let fraction = (bits & ((1 << 52) - 1)) | implicit;
+    // In units of the last place.
+    let top = exponent.max(1) - 1075 + 64 - i64::from(fraction.leading_zeros());
+    let unit = (top - width).max(least);
+    let mantissa = fraction >> (unit - (exponent.max(1) - 1075));
+    // The number as `rest / scale`, and half of the gaps to its neighbours.
+    let narrow = i64::from(mantissa == 1 << (width - 1) && unit > least);
+    let big = |x: u64, bits: i64| {
+        let mut big = Big(vec![low(x), low(x >> 32)]);
+        big.trim();
+        big.shift(bits);
+        big
+    };
+    let (large, small) = (unit.max(0), (-unit).max(0));
+    let mut rest = big(mantissa, 1 + narrow + large);
+    let mut scale = big(1, 1 + narrow + small);
+    let (mut above, mut below) = (big(1, narrow + large), big(1, large));
+    // Halves of gaps belong to even numbers.
+    let inside = |order: Ordering| order.is_lt() || order.is_eq() && mantissa.is_multiple_of(2);
+    let up = |rest: &Big, scale: &Big, above: &Big| {
+        let mut left = Big(scale.0.clone());
+        if rest.compare(scale).is_lt() {
+            left.subtract(rest);
+            inside(left.compare(above))
+        } else {
+            true
+        }
+    };
+    let mut point = 0;
+    while up(&rest, &scale, &above) {
+        scale.times(10, 0);
+        point += 1;
+    }
+    let mut digits = String::new();
+    loop {
+        for big in [&mut rest, &mut above, &mut below] {
+            big.times(10, 0);
+        }
+        let mut digit = b'0';
+        while rest.compare(&scale).is_ge() {
+            rest.subtract(&scale);
+            digit += 1;
+        }
+        // Zeros in front only move the point.
+        if digits.is_empty() && digit == b'0' && !up(&rest, &scale, &above) {
+            point -= 1;
+            continue;
+        }
+        let (down, up) = (inside(rest.compare(&below)), up(&rest, &scale, &above));
+        if !down && !up {
+            digits.push(char::from(digit));
+            continue;
+        }
+        rest.times(2, 0);
+        let nearer = rest.compare(&scale).is_ge();
+        digits.push(char::from(digit + u8::from(up && (!down || nearer))));
+        return (digits, point);
+    }
 }
 
 /// A whole number, its lowest part first, without zeros at its end.
@@ -82,6 +205,12 @@ impl Big {
         if carry > 0 {
             self.0.push(low(carry));
         }
+    }
+
+    /// `self · 10^power`
+    fn scaled(mut self, power: u64) -> Self {
+        (0..power).for_each(|_| self.times(10, 0));
+        self
     }
 
     fn bits(&self) -> i64 {
@@ -109,6 +238,10 @@ impl Big {
             *part = low(difference);
             borrow = difference >> 63;
         }
+        self.trim();
+    }
+
+    fn trim(&mut self) {
         while self.0.last() == Some(&0) {
             self.0.pop();
         }

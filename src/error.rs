@@ -1,5 +1,7 @@
 //! The one error type. Each message says what was wrong, with both values, and what to do.
 
+use crate::decimal::plain;
+use crate::text::{extents, joined};
 use crate::value::Shape;
 
 /// Everything that can go wrong. Nothing in the library panics on a caller's input, and an error
@@ -11,7 +13,7 @@ use crate::value::Shape;
 #[non_exhaustive]
 pub enum Error {
     /// A hyper-parameter is out of its range.
-    #[error("hyper-parameter `{name}` of {optimizer} is {value}; it must be {expected}")]
+    #[error("hyper-parameter `{name}` of {optimizer} is {}; it must be {expected}", plain(*value))]
     Hyper {
         /// The optimizer's name.
         optimizer: &'static str,
@@ -45,8 +47,9 @@ pub enum Error {
     },
     /// A tensor has another shape than the one that was registered.
     #[error(
-        "the {what} has shape {found:?}, but {expected:?} was registered; pass a tensor of the \
-         registered shape"
+        "the {what} has shape {}, but {} was registered; pass a tensor of the registered shape",
+        extents(found),
+        extents(expected)
     )]
     Shape {
         /// Which tensor: parameter, gradient or slot.
@@ -57,7 +60,7 @@ pub enum Error {
         found: Vec<usize>,
     },
     /// A shape has more elements than can be addressed.
-    #[error("shape {shape:?} has {problem}; split the tensor")]
+    #[error("shape {} has {problem}; split the tensor", extents(shape))]
     TooLarge {
         /// The shape.
         shape: Vec<usize>,
@@ -117,7 +120,7 @@ pub enum Error {
     #[error(
         "the saved state does not fit this optimizer: {}; restore it into an optimizer of the same \
          tensors and groups",
-        problems.join("; ")
+        joined(problems.iter().map(String::as_str), "; ")
     )]
     Snapshot {
         /// Everything that is missing, unexpected or different.
@@ -163,7 +166,10 @@ pub enum Error {
         remedy: &'static str,
     },
     /// The instruction set that was asked for is not on this processor.
-    #[error("this processor has no {wanted}; use `Isa::detect()` or one of {available:?}")]
+    #[error(
+        "this processor has no {wanted}; use `Isa::detect()` or one of [\"{}\"]",
+        joined(available.iter().copied(), "\", \"")
+    )]
     Isa {
         /// The instruction set asked for.
         wanted: &'static str,

@@ -134,7 +134,7 @@ impl Gradients {
         let fail = |name, value: f64, expected: &str| {
             Err(Error::Setup {
                 what: format!("the setting `{name}` of gradients"),
-                problem: format!("it is {value}"),
+                problem: format!("it is {}", crate::decimal::plain(value)),
                 remedy: format!("it must be {expected}"),
             })
         };
@@ -403,7 +403,7 @@ impl Average {
         match self {
             Self::Ema { decay } if !(0.0..1.0).contains(&decay) => Err(Error::Setup {
                 what: "the average of the parameters".into(),
-                problem: format!("its decay is {decay}"),
+                problem: format!("its decay is {}", crate::decimal::plain(decay)),
                 remedy: "it must be at least 0 and less than 1".into(),
             }),
             Self::Polyak { from: 0 } => Err(Error::Setup {

@@ -102,7 +102,7 @@ impl Writer {
             return self.null();
         }
         self.separate();
-        let _ = write!(self.0, "{x:?}");
+        self.0.push_str(&crate::decimal::precise(x));
     }
 
     /// True or false.

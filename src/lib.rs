@@ -63,7 +63,8 @@
 //!
 //! With `--cfg gradstep_compact` among the flags of the compiler (`RUSTFLAGS`), the CPU backend has one
 //! loop for all definitions, which reads their plans, instead of compiled loops for each. It gives the
-//! same bits in a few times the time, and takes kilobytes instead of megabytes: for WASM.
+//! same bits in a few times the time, and takes kilobytes instead of megabytes: for WASM. Shaders are
+//! printed without the comments of their skeleton.
 //!
 //! # In debug builds
 //!
@@ -83,7 +84,10 @@ pub mod checkpoint;
 pub mod cpu;
 #[cfg(any(feature = "gpu", feature = "export"))]
 mod cut;
-#[cfg(any(feature = "checkpoint", feature = "export", feature = "reference"))]
+#[cfg_attr(
+    not(any(feature = "checkpoint", feature = "export", feature = "reference")),
+    allow(dead_code, reason = "only texts are read")
+)]
 mod decimal;
 mod definition;
 mod error;
@@ -108,6 +112,7 @@ pub mod report;
 mod schedule;
 pub mod setup;
 pub mod snapshot;
+mod text;
 mod trace;
 pub mod value;
 #[cfg_attr(

@@ -38,16 +38,18 @@
 //!
 //! [`entries`] lists all of them. A new one is one entry of the list.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde_json::Map;
 
+use crate::decimal::{plain, precise};
 use crate::definition::{Optimizer, Recipe};
 use crate::error::{Error, Result};
 use crate::json::{self, Json};
 use crate::layout::Layout;
 use crate::optim::{Adafactor, Adam, AdamW, Came, Sgd, Sm3};
 use crate::setup::Settings;
+use crate::text::{cut, joined};
 
 /// An optimizer with the settings of its reference implementation. It is an [`Optimizer`] itself.
 #[derive(Debug)]
@@ -492,24 +494,27 @@ impl Optimizer for Reference {
 
 /// The entry of a name, or of a class with its module, and of a variant.
 fn find(name: &str, variant: Option<&Json>) -> Result<&'static Entry> {
-    let package = name.split_once('.').map(|(package, _)| package);
-    let class = name.rsplit('.').next().unwrap_or(name).to_ascii_lowercase();
+    let package = |name| cut(name, ".").map(|parts| parts.0);
+    let mut class = name;
+    while let Some((_, rest)) = cut(class, ".") {
+        class = rest;
+    }
     let fits = |e: &&Entry| {
-        let of = e.reference.split('.').next();
-        e.name == class && (package.is_none() || package == of)
+        e.name.eq_ignore_ascii_case(class)
+            && (package(name).is_none() || package(name) == package(e.reference))
     };
     let mut entries = ENTRIES.iter().filter(fits).peekable();
     let Some(&first) = entries.peek() else {
         let mut names: Vec<_> = ENTRIES.iter().map(|e| e.name).collect();
         names.dedup();
-        return Err(Error::NoOptimizer { name: name.into(), known: names.join(", ") });
+        return Err(Error::NoOptimizer { name: name.into(), known: joined(names, ", ") });
     };
     let Some(variant) = variant else { return Ok(first) };
     let known: Vec<_> = entries.clone().filter_map(|e| e.variant).collect();
     let wanted = entries.find(|e| e.variant.is_some_and(|v| variant.as_str() == Some(v)));
     let problem = match known.as_slice() {
         [] => "is unknown".to_string(),
-        known => format!("is {variant}; it must be one of {}", known.join(", ")),
+        known => format!("is {variant}; it must be one of {}", joined(known.iter().copied(), ", ")),
     };
     wanted.ok_or_else(|| first.problem("variant", problem))
 }
@@ -527,10 +532,11 @@ impl Entry {
     /// All settings, as a text.
     fn known(&self) -> String {
         let (layout, _) = LAYOUTS.iter().find(|l| l.1 == self.layout).unwrap_or(&LAYOUTS[0]);
-        let variant = self.variant.map(|v| format!("variant = {v}"));
-        let layout = format!("layout = {layout}");
-        let settings = self.settings.iter().map(ToString::to_string);
-        variant.into_iter().chain(settings).chain([layout]).collect::<Vec<_>>().join(", ")
+        let mut list = self.variant.map_or(String::new(), |v| format!("variant = {v}, "));
+        for setting in self.settings {
+            let _ = write!(list, "{setting}, ");
+        }
+        list + "layout = " + layout
     }
 }
 
@@ -545,14 +551,15 @@ impl fmt::Display for Setting {
         let name = self.name;
         match self.kind {
             Kind::Required => write!(f, "{name} (required)"),
-            Kind::Number(x) => write!(f, "{name} = {x:?}"),
+            Kind::Number(x) => write!(f, "{name} = {}", precise(x)),
             Kind::Optional => write!(f, "{name} = null"),
             Kind::Flag(x) => write!(f, "{name} = {x}"),
             Kind::Numbers(list) => {
-                let numbers = list.iter().map(|x| x.map_or("null".into(), |x| format!("{x:?}")));
-                write!(f, "{name} = [{}]", numbers.collect::<Vec<_>>().join(","))
+                let numbers = list.iter().map(|x| x.map_or("null".into(), precise));
+                let numbers: Vec<_> = numbers.collect();
+                write!(f, "{name} = [{}]", joined(numbers.iter().map(String::as_str), ","))
             }
-            Kind::Only(x) => write!(f, "{name} (only {x:?})"),
+            Kind::Only(x) => write!(f, "{name} (only {})", precise(x)),
             Kind::Always(x) => write!(f, "{name} (only {x})"),
             Kind::Ignored => write!(f, "{name} (ignored)"),
         }
@@ -605,7 +612,7 @@ impl Kind {
             Self::Optional => "a number or null".into(),
             Self::Flag(_) => "true or false".into(),
             Self::Numbers(list) => format!("a list of {} numbers", list.len()),
-            Self::Only(x) => format!("{x:?}: this library has nothing else"),
+            Self::Only(x) => format!("{}: this library has nothing else", precise(x)),
             Self::Always(x) => format!("{x}: this library has nothing else"),
             Self::Ignored => "true, false, null or a number".into(),
         };
@@ -635,7 +642,7 @@ impl Given<'_> {
                 name if BOOKKEEPING.contains(&name) => {}
                 "layout" => {
                     let known = LAYOUTS.iter().find(|l| value.as_str() == Some(l.0));
-                    let names = LAYOUTS.map(|l| l.0).join(", ");
+                    let names = joined(LAYOUTS.map(|l| l.0), ", ");
                     let problem = || format!("is {value}; it must be one of {names}");
                     layout = known.ok_or_else(|| self.problem(name, problem()))?.1;
                 }
@@ -682,7 +689,7 @@ impl Given<'_> {
             _ => (name, None),
         };
         let given = get(self.settings, setting).filter(|_| index.is_none());
-        let value = given.map_or_else(|| value.to_string(), ToString::to_string);
+        let value = given.map_or_else(|| plain(value), ToString::to_string);
         let place = index.map(|i: usize| format!("[{i}]")).unwrap_or_default();
         self.problem(&format!("{setting}{place}"), format!("is {value}; it must be {expected}"))
     }

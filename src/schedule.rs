@@ -1,5 +1,6 @@
 //! Hyper-parameters as functions of the step.
 
+use crate::decimal::plain;
 use crate::error::{Error, Result};
 
 /// How a schedule goes from one value to another. With the part p of the way that is done, from 0
@@ -28,7 +29,10 @@ impl Curve {
     /// its digits where it is small.
     fn parts(self, done: f64, left: f64) -> (f64, f64) {
         let half_turn = |x: f64| {
-            let sine = libm::sin(x * std::f64::consts::FRAC_PI_2);
+            // Never more than that: so what libm has for large angles is left out.
+            let quarter = std::f64::consts::FRAC_PI_2;
+            let angle = f64::from_bits((x * quarter).to_bits().min(quarter.to_bits()));
+            let sine = libm::sin(angle);
             sine * sine
         };
         match self {
@@ -428,7 +432,7 @@ impl Schedule {
     /// # Errors
     /// [`Error::Setup`] for a factor that is not finite.
     pub fn with_warmup_from(self, steps: u64, start_factor: f64) -> Result<Self> {
-        finite("a warm-up", "start factor", start_factor)?;
+        finite("a warm-up", "start factor", start_factor).map_err(|e| *e)?;
         Ok(self.after_line(steps, start_factor))
     }
 
@@ -487,9 +491,17 @@ impl Schedule {
     }
 }
 
+/// What fails seldom and is passed on often: an error takes much room.
+type Checked = std::result::Result<(), Box<Error>>;
+
 impl Kind {
     fn checked(mut self) -> Result<Schedule> {
-        match &mut self {
+        self.check().map_err(|e| *e)?;
+        Ok(Schedule(self))
+    }
+
+    fn check(&mut self) -> Checked {
+        match self {
             Self::Constant(value) => finite("a constant schedule", "value", *value)?,
             Self::Ramp { from, to, steps, curve } => {
                 let what = "a schedule from one value to another";
@@ -545,18 +557,22 @@ impl Kind {
                 if low > high {
                     return refuse(
                         "a clamped schedule",
-                        format!("its lower bound {low} is above its upper bound {high}"),
+                        format!(
+                            "its lower bound {} is above its upper bound {}",
+                            plain(*low),
+                            plain(*high)
+                        ),
                         "give the lower one first",
                     );
                 }
             }
         }
-        Ok(Schedule(self))
+        Ok(())
     }
 }
 
 impl Curve {
-    fn check(self, what: &str) -> Result<()> {
+    fn check(self, what: &str) -> Checked {
         match self {
             Self::Polynomial(power) => positive(what, "power", power),
             Self::Linear | Self::Cosine | Self::OneMinusSqrt => Ok(()),
@@ -565,7 +581,7 @@ impl Curve {
 }
 
 impl OneCycle {
-    fn check(&self) -> Result<()> {
+    fn check(&self) -> Checked {
         let what = "a one-cycle schedule";
         finite(what, "peak", self.peak)?;
         whole(what, "number of steps", self.total_steps)?;
@@ -576,8 +592,8 @@ impl OneCycle {
         finite(what, "final value", initial / self.final_div_factor)?;
         let most = if self.three_phase { 0.5 } else { 1.0 };
         if !(0.0..=most).contains(&self.pct_start) {
-            let remedy = format!("with this number of phases it must be from 0 to {most}");
-            return refuse(what, format!("its pct_start is {}", self.pct_start), &remedy);
+            let remedy = format!("with this number of phases it must be from 0 to {}", plain(most));
+            return refuse(what, format!("its pct_start is {}", plain(self.pct_start)), &remedy);
         }
         self.curve.check(what)
     }
@@ -585,19 +601,19 @@ impl OneCycle {
 
 /// How much of its cycle is done at `step`, and the length of that cycle, where the first has
 /// length `first` and each other `factor` times the one before.
-fn cycle(step: u64, first: u64, factor: u64) -> (u128, u128) {
-    let (step, first, factor) = (u128::from(step), u128::from(first), u128::from(factor));
+fn cycle(step: u64, first: u64, factor: u64) -> (u64, u128) {
     if factor == 1 {
-        return (step % first, first);
+        return (step % first, first.into());
     }
-    // Cycle k begins at first·(factorᵏ - 1)/(factor - 1), so that the last one which has begun is
-    // the greatest k with factorᵏ ≤ step·(factor - 1)/first + 1. Nothing overflows: steps are u64.
-    let bound = step * (factor - 1) / first + 1;
-    let growth = factor.pow(bound.ilog(factor));
-    (step - first * ((growth - 1) / (factor - 1)), first * growth)
+    // Cycles grow so that there are few before any step.
+    let (mut done, mut length) = (step, u128::from(first));
+    while let Some(rest) = u64::try_from(length).ok().and_then(|length| done.checked_sub(length)) {
+        done = rest;
+        length *= u128::from(factor);
+    }
+    (done, length)
 }
 
-/// `from·factorⁿ`.
 fn grown(from: f64, factor: f64, n: f64) -> f64 {
     // The system's power differs from platform to platform, this one does not.
     representable(from * representable(libm::pow(factor, n)))
@@ -608,25 +624,25 @@ fn representable(x: f64) -> f64 {
     x.clamp(f64::MIN, f64::MAX)
 }
 
-fn refuse<T>(what: &str, problem: String, remedy: &str) -> Result<T> {
-    Err(Error::Setup { what: what.into(), problem, remedy: remedy.into() })
+fn refuse(what: &str, problem: String, remedy: &str) -> Checked {
+    Err(Box::new(Error::Setup { what: what.into(), problem, remedy: remedy.into() }))
 }
 
-fn finite(what: &str, name: &str, value: f64) -> Result<()> {
+fn finite(what: &str, name: &str, value: f64) -> Checked {
     if value.is_finite() {
         return Ok(());
     }
-    refuse(what, format!("its {name} is {value}"), "it must be finite")
+    refuse(what, format!("its {name} is {}", plain(value)), "it must be finite")
 }
 
-fn positive(what: &str, name: &str, value: f64) -> Result<()> {
+fn positive(what: &str, name: &str, value: f64) -> Checked {
     if value > 0.0 && value.is_finite() {
         return Ok(());
     }
-    refuse(what, format!("its {name} is {value}"), "it must be finite and greater than 0")
+    refuse(what, format!("its {name} is {}", plain(value)), "it must be finite and greater than 0")
 }
 
-fn whole(what: &str, name: &str, value: u64) -> Result<()> {
+fn whole(what: &str, name: &str, value: u64) -> Checked {
     if value > 0 {
         return Ok(());
     }

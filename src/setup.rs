@@ -10,12 +10,14 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use crate::cpu::many::AVERAGED;
+use crate::decimal::plain;
 use crate::definition::{Optimizer, Recipe};
 use crate::error::{Error, Result};
 use crate::gradients::{Accumulation, Average, FOLLOWED, Gradients};
 use crate::layout::{Layout, element_count};
 use crate::schedule::Schedule;
 use crate::snapshot::{GroupState, Snapshot, TensorState};
+use crate::text::{extents, joined};
 use crate::trace::Kind;
 use crate::value::GRAD;
 
@@ -146,7 +148,8 @@ impl Select {
     /// Tensors of exactly these names.
     pub fn names<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
-        let text = format!("its name is one of {}", names.join(", "));
+        let list = joined(names.iter().map(String::as_str), ", ");
+        let text = format!("its name is one of {list}");
         Self::test(text, move |t| names.contains(&t.name))
     }
 
@@ -533,7 +536,7 @@ impl Setup {
                 return fail("there are two of this name".into(), "give each a name of its own");
             }
             if !(group.lr_factor >= 0.0 && group.lr_factor.is_finite()) {
-                let problem = format!("its lr_factor is {}", group.lr_factor);
+                let problem = format!("its lr_factor is {}", plain(group.lr_factor));
                 return fail(problem, "it must be finite and not negative");
             }
             let Some(optimizer) = &group.optimizer else {
@@ -549,11 +552,12 @@ impl Setup {
             }
             let lacks = |names: &[&str]| names.iter().all(|n| optimizer.hyper(n).is_none());
             if group.lr_factor != 1.0 && lacks(&["lr"]) {
-                let problem = format!("its lr_factor is {}, but it has no `lr`", group.lr_factor);
+                let factor = plain(group.lr_factor);
+                let problem = format!("its lr_factor is {factor}, but it has no `lr`");
                 return fail(problem, "leave the factor out");
             }
             if group.undecayed.is_some() && lacks(&DECAYS) {
-                let problem = format!("it has none of {} to leave out", DECAYS.join(", "));
+                let problem = format!("it has none of {} to leave out", joined(DECAYS, ", "));
                 return fail(problem, "drop `without_decay`");
             }
             for (k, (hyper, rate)) in group.schedules.iter().enumerate() {
@@ -580,7 +584,7 @@ impl Setup {
             let found = self.groups.iter().position(|g| g.select.selects(info));
             let Some(group) = found else {
                 return Err(Error::Setup {
-                    what: format!("tensor `{}` of shape {:?}", info.name, info.shape),
+                    what: format!("tensor `{}` of shape {}", info.name, extents(&info.shape)),
                     problem: format!("none of {} groups takes it", self.groups.len()),
                     remedy: "add a last group without `of`, or a frozen one".into(),
                 });
@@ -818,7 +822,7 @@ impl Groups {
     fn group(&self, name: &str) -> Result<usize> {
         self.names.iter().position(|n| n == name).ok_or_else(|| Error::Setup {
             what: format!("group `{name}`"),
-            problem: format!("there are {}", self.names.join(", ")),
+            problem: format!("there are {}", joined(self.names.iter().map(String::as_str), ", ")),
             remedy: "use one of these names".into(),
         })
     }
@@ -907,7 +911,7 @@ impl fmt::Display for Groups {
             };
             writeln!(f, "{name}: {optimizer}")?;
             for t in tensors {
-                let (shape, layout) = (format!("{:?}", t.info.shape), t.layout);
+                let (shape, layout) = (extents(&t.info.shape), t.layout);
                 write!(f, "  {:width$}  {shape:14} {layout:?}: {}", t.info.name, t.why)?;
                 match &t.undecayed {
                     Some(why) => writeln!(f, "; no weight decay: {why}")?,

@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 
 use crate::cpu::Element;
+use crate::decimal::plain;
 use crate::error::{Error, Result};
 use crate::gradients::not_usable;
 use crate::layout::Dims;
+use crate::text::extents;
 use crate::value::Shape;
 
 /// The state of an optimizer over many tensors.
@@ -74,32 +76,34 @@ impl Snapshot {
                 continue;
             };
             if t.shape != wanted.shape {
-                list.push(format!(
-                    "tensor `{name}` has shape {:?} and not {:?}",
-                    t.shape, wanted.shape
-                ));
+                let (is, should) = (extents(&t.shape), extents(&wanted.shape));
+                list.push(format!("tensor `{name}` has shape {is} and not {should}"));
             }
             let params = t.param.as_ref().map(Values::len);
             if let Some(n) = params.filter(|&n| n != count_of(&t.shape)) {
-                list.push(format!("tensor `{name}` has {n} values and shape {:?}", t.shape));
+                let shape = extents(&t.shape);
+                list.push(format!("tensor `{name}` has {n} values and shape {shape}"));
             }
             let (is, should) = (optimizer(self, t), optimizer(expected, wanted));
             if is != should && !is.is_empty() {
-                list.push(format!("tensor `{name}` has state of {is:?} and not of {should:?}"));
+                list.push(format!("tensor `{name}` has state of \"{is}\" and not of \"{should}\""));
                 continue;
             }
             for slot in &wanted.slots {
                 match t.slot(&slot.name) {
                     None => list.push(format!("slot `{}` of `{name}` is missing", slot.name)),
                     Some(s) if s.shape != slot.shape => list.push(format!(
-                        "slot `{}` of `{name}` has shape {:?} and not {:?}",
-                        s.name, s.shape, slot.shape
+                        "slot `{}` of `{name}` has shape {} and not {}",
+                        s.name,
+                        extents(&s.shape),
+                        extents(&slot.shape)
                     )),
                     Some(s) if s.values.len() != count_of(&s.shape) => {
                         let n = s.values.len();
                         list.push(format!(
-                            "slot `{}` of `{name}` has {n} values and shape {:?}",
-                            s.name, s.shape
+                            "slot `{}` of `{name}` has {n} values and shape {}",
+                            s.name,
+                            extents(&s.shape)
                         ));
                     }
                     Some(_) => {}
@@ -140,7 +144,7 @@ impl Snapshot {
         let mut problems = self.differences(expected);
         for (name, &x) in &self.numbers {
             if let Some(expected) = not_usable(name, x) {
-                problems.push(format!("number `{name}` is {x} and not {expected}"));
+                problems.push(format!("number `{name}` is {} and not {expected}", plain(x)));
             }
         }
         if problems.is_empty() { Ok(()) } else { Err(Error::Snapshot { problems }) }

@@ -6,9 +6,11 @@
 
 use std::fmt::Write as _;
 
+use crate::decimal::precise_single;
 use crate::error::Result;
 use crate::layout::Dims;
 use crate::plan::{Buffer, Plan};
+use crate::text::{joined, replaced};
 use crate::trace::{Node, NodeId, Op, SlotId};
 use crate::value::{Axis, Binary, GRAD, Reduction, Shape, Unary};
 
@@ -36,7 +38,41 @@ pub(crate) const PARAM: u32 = 5;
 /// The first binding of a full-size slot.
 pub(crate) const FIRST_SLOT: u32 = 6;
 
-const SKELETON: &str = include_str!("../shaders/step.wgsl");
+/// The skeleton without its introduction, for which each definition has its own, and in small programs
+/// without comments.
+const SKELETON: &str = {
+    const ALL: &[u8] = include_bytes!("../shaders/step.wgsl");
+    const LINES: ([u8; ALL.len()], usize) = lines(ALL);
+    match str::from_utf8(LINES.0.split_at(LINES.1).0) {
+        Ok(text) => text,
+        Err(_) => panic!("the skeleton is no text"),
+    }
+};
+
+/// The lines of the skeleton that are printed, and their length.
+const fn lines<const N: usize>(all: &[u8]) -> ([u8; N], usize) {
+    let (mut out, mut len) = ([b' '; N], 0);
+    let (mut from, mut introduction) = (0, true);
+    while from < all.len() {
+        let mut first = from;
+        while all[first] == b' ' {
+            first += 1;
+        }
+        introduction = introduction && all[first] != b'\n';
+        let marker = all[first] == b'/' && all[first + 3] == b'@';
+        let comment = all[first] == b'/' && !marker && cfg!(gradstep_compact);
+        let mut more = true;
+        while more {
+            if !introduction && !comment {
+                out[len] = all[from];
+                len += 1;
+            }
+            more = all[from] != b'\n';
+            from += 1;
+        }
+    }
+    (out, len)
+}
 
 /// How parameters and gradients are bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -218,7 +254,7 @@ impl Places {
             (format!("partials_{n}"), extent)
         });
         places("t.partials", partials.collect());
-        out.truncate(out.trim_end().len());
+        out.truncate(out.trim_ascii_end().len());
         out
     }
 }
@@ -234,16 +270,29 @@ fn small_place(plan: &Plan, small: Small) -> String {
 fn slot_ident(plan: &Plan, slot: SlotId) -> String {
     // Words without an underscore are builtin functions, locals and whatever else; these are what
     // the module gives to its own.
-    const OWN: &str = "at_ gather_ local_ max_lanes partials_ read_ row_ settle_ slot sum_ sweep_ \
-                       tensor_at tile_at";
-    let free = |text: &str| text.contains('_') && !OWN.split(' ').any(|own| text.starts_with(own));
+    const OWN: [&str; 13] = [
+        "at_",
+        "gather_",
+        "local_",
+        "max_lanes",
+        "partials_",
+        "read_",
+        "row_",
+        "settle_",
+        "slot",
+        "sum_",
+        "sweep_",
+        "tensor_at",
+        "tile_at",
+    ];
+    let free = |text: &str| text.contains('_') && !OWN.iter().any(|own| text.starts_with(own));
     unique("slot", slot, plan.graph.slots.iter().map(|s| s.name), free)
 }
 
 /// A hyper-parameter's name as a member of the uniform.
 fn hyper_ident(plan: &Plan, hyper: usize) -> String {
-    const OWN: &str = "go host_ hyper step_number";
-    let free = |text: &str| !OWN.split(' ').any(|own| text.starts_with(own));
+    const OWN: [&str; 4] = ["go", "host_", "hyper", "step_number"];
+    let free = |text: &str| !OWN.iter().any(|own| text.starts_with(own));
     unique("hyper", hyper, plan.graph.hypers.iter().copied(), free)
 }
 
@@ -262,7 +311,7 @@ fn unique<'n>(
     let word = text.starts_with(|c: char| c.is_ascii_alphabetic());
     if texts.contains(&text) {
         format!("{prefix}{index}_{text}")
-    } else if word && free(&text) && !RESERVED.split_whitespace().any(|r| r == text) {
+    } else if word && free(&text) && !RESERVED.split_ascii_whitespace().any(|r| r == text) {
         text
     } else {
         format!("{prefix}_{text}")
@@ -581,18 +630,16 @@ impl<'a> Printer<'a> {
         let (head, rest) = split(SKELETON, "sweep");
         let tail = ["gather", "settle"].iter().fold(rest.1, |text, name| {
             let (before, after) = split(&text, name);
-            format!("{}{}", before.trim_end(), after.1)
+            format!("{}{}", before.trim_ascii_end(), after.1)
         });
         let mut source = fill(&head, "hosts", &hosts);
         source = fill(&source, "grads", &grads);
         source = fill(&source, "buffers", &buffers);
         source = fill(&source, "shared", &shared);
         source = fill(&source, "places", &self.places.wgsl(self.plan));
-        // The skeleton's own introduction gives way to the definition's.
-        let body = source.find("\n\n").map_or(source.as_str(), |at| &source[at..]);
         let text = format!(
             "// {} of a {}{}: {} bytes a parameter in {} sweeps.\n\
-             // Printed from the definition into shaders/step.wgsl; do not edit.{}{}{}",
+             // Printed from the definition into shaders/step.wgsl; do not edit.\n{}{}{}",
             self.plan.graph.name,
             self.plan.graph.kind,
             if self.plan.graph.kind == crate::trace::Kind::Vector {
@@ -604,8 +651,8 @@ impl<'a> Printer<'a> {
             },
             self.plan.bytes_per_parameter(4),
             self.plan.sweeps.len(),
-            body,
-            entries.join("\n"),
+            source,
+            joined(entries.iter().map(String::as_str), "\n"),
             tail,
         );
         Ok(Program { source: tidy(&text), dispatches, hosts: self.hosts, places: self.places })
@@ -695,7 +742,11 @@ impl<'a> Printer<'a> {
         let mut read = Nodes::default();
         let body: Vec<_> =
             sweep.levels.clone().map(|k| self.level(&level, index, k, given, &mut read)).collect();
-        format!("{before}{}{after}", body.concat()).replace("fn sweep(", &format!("fn {entry}("))
+        replaced(
+            &format!("{before}{}{after}", joined(body.iter().map(String::as_str), "")),
+            "fn sweep(",
+            &format!("fn {entry}("),
+        )
     }
 
     /// `read` holds what levels before this one have read for the whole tile.
@@ -783,10 +834,7 @@ impl<'a> Printer<'a> {
                 continue;
             };
             let start = identity(kind);
-            let join = |acc: &str, x: &str| match kind {
-                Reduction::Mean => format!("{acc} += {x};"),
-                Reduction::Max => format!("{acc} = max({acc}, {x});"),
-            };
+            let join = |acc: &str, x: &str| accumulated(kind, acc, x);
             let _ = match axis {
                 Axis::Row => {
                     let _ = writeln!(
@@ -812,13 +860,19 @@ impl<'a> Printer<'a> {
                 Axis::Matrix | Axis::Tensor => {
                     let _ = writeln!(before, "var sum_{n} = {start};");
                     let _ = writeln!(element, "{}", join(&format!("sum_{n}"), &value(a)));
-                    let _ = writeln!(after, "lanes[lid] = sum_{n};\nworkgroupBarrier();");
-                    let _ = writeln!(after, "if (lid == 0u) {{");
-                    let _ = writeln!(after, "    for (var i = 1u; i < WIDTH; i++) {{");
-                    let _ = writeln!(after, "        {}", join(&format!("sum_{n}"), "lanes[i]"));
-                    let _ = writeln!(after, "    }}");
-                    let _ = writeln!(after, "    small[partials_{n}(t) + tile.index] = sum_{n};");
-                    writeln!(after, "}}\nworkgroupBarrier();")
+                    let line = join(&format!("sum_{n}"), "lanes[i]");
+                    writeln!(
+                        after,
+                        "lanes[lid] = sum_{n};
+workgroupBarrier();
+if (lid == 0u) {{
+    for (var i = 1u; i < WIDTH; i++) {{
+        {line}
+    }}
+    small[partials_{n}(t) + tile.index] = sum_{n};
+}}
+workgroupBarrier();"
+                    )
                 }
             };
         }
@@ -826,14 +880,14 @@ impl<'a> Printer<'a> {
             let _ = writeln!(after, "workgroupBarrier();\nif (lid < tile.rows) {{");
             for &(n, row, kind) in &row_sums {
                 let x = format!("row_{row}[lid * WIDTH + i]");
-                let _ = writeln!(after, "    var sum_{n} = row_{row}[lid * WIDTH];");
-                let _ = writeln!(after, "    for (var i = 1u; i < WIDTH; i++) {{");
-                let _ = match kind {
-                    Reduction::Mean => writeln!(after, "        sum_{n} += {x};\n    }}"),
-                    Reduction::Max => {
-                        writeln!(after, "        sum_{n} = max(sum_{n}, {x});\n    }}")
-                    }
-                };
+                let line = accumulated(kind, &format!("sum_{n}"), &x);
+                let _ = writeln!(
+                    after,
+                    "    var sum_{n} = row_{row}[lid * WIDTH];
+    for (var i = 1u; i < WIDTH; i++) {{
+        {line}
+    }}"
+                );
                 if self.local.contains(&n) {
                     let total = finished(kind, &format!("sum_{n}"), "f32(t.cols)");
                     let _ = writeln!(after, "    let v{n} = {total};");
@@ -905,10 +959,7 @@ impl<'a> Printer<'a> {
 
     /// Adds the partial sums of all tiles up, in every workgroup of a sweep.
     fn repeat_reduction(&self, out: &mut String, n: NodeId, kind: Reduction) {
-        let join = |acc: &str, x: &str| match kind {
-            Reduction::Mean => format!("{acc} += {x};"),
-            Reduction::Max => format!("{acc} = max({acc}, {x});"),
-        };
+        let join = |acc: &str, x: &str| accumulated(kind, acc, x);
         let (first, tiles, count) = if self.node(n).shape == Shape::Matrix {
             let tiles = "t.row_tiles * t.col_tiles";
             (format!("tile.b * {tiles} + "), tiles.to_string(), "(f32(t.rows) * f32(t.cols))")
@@ -916,15 +967,24 @@ impl<'a> Printer<'a> {
             let count = "(f32(t.batch) * f32(t.rows) * f32(t.cols))";
             (String::new(), "t.batch * t.row_tiles * t.col_tiles".into(), count)
         };
-        let x = format!("small[partials_{n}(t) + {first}i]");
-        let _ = writeln!(out, "lanes[lid] = {};", identity(kind));
-        let _ = writeln!(out, "for (var i = lid; i < {tiles}; i += WIDTH) {{");
-        let _ = writeln!(out, "    {}\n}}", join("lanes[lid]", &x));
-        let _ = writeln!(out, "workgroupBarrier();\nvar sum_{n} = lanes[0];");
-        let _ = writeln!(out, "for (var i = 1u; i < WIDTH; i++) {{");
-        let _ = writeln!(out, "    {}\n}}", join(&format!("sum_{n}"), "lanes[i]"));
-        let _ = writeln!(out, "workgroupBarrier();");
-        let _ = writeln!(out, "let v{n} = {};", finished(kind, &format!("sum_{n}"), count));
+        let first_terms = join("lanes[lid]", &format!("small[partials_{n}(t) + {first}i]"));
+        let others = join(&format!("sum_{n}"), "lanes[i]");
+        let _ = writeln!(
+            out,
+            "lanes[lid] = {};
+for (var i = lid; i < {tiles}; i += WIDTH) {{
+    {first_terms}
+}}
+workgroupBarrier();
+var sum_{n} = lanes[0];
+for (var i = 1u; i < WIDTH; i++) {{
+    {others}
+}}
+workgroupBarrier();
+let v{n} = {};",
+            identity(kind),
+            finished(kind, &format!("sum_{n}"), count)
+        );
     }
 
     /// Loads the operands of a small node that have no name yet.
@@ -953,16 +1013,18 @@ impl<'a> Printer<'a> {
             let Op::Reduce(kind, ..) = self.node(n).op else {
                 continue;
             };
-            let _ = writeln!(sums, "var sum_{n} = small[partials_{n}(t) + first * span + c];");
-            let _ = writeln!(sums, "for (var i = first + 1u; i < end; i++) {{");
             let x = format!("small[partials_{n}(t) + i * span + c]");
-            let _ = match kind {
-                Reduction::Mean => writeln!(sums, "    sum_{n} += {x};"),
-                Reduction::Max => writeln!(sums, "    sum_{n} = max(sum_{n}, {x});"),
-            };
-            let _ = writeln!(sums, "}}\nsmall[partials_{n}(t) + first * span + c] = sum_{n};");
+            let line = accumulated(kind, &format!("sum_{n}"), &x);
+            let _ = writeln!(
+                sums,
+                "var sum_{n} = small[partials_{n}(t) + first * span + c];
+for (var i = first + 1u; i < end; i++) {{
+    {line}
+}}
+small[partials_{n}(t) + first * span + c] = sum_{n};"
+            );
         }
-        fill(&section, "sums", &sums).replace("fn gather(", &format!("fn {entry}("))
+        replaced(&fill(&section, "sums", &sums), "fn gather(", &format!("fn {entry}("))
     }
 
     fn settle(&self, settle: &Settle, entry: &str) -> String {
@@ -997,7 +1059,7 @@ impl<'a> Printer<'a> {
             let _ = writeln!(out, "for (var i = lid; i < {extent}; i += SETTLE) {{");
             let _ = writeln!(out, "    small[{to}(t) + i] = {from};\n}}");
         }
-        fill(&section, "values", &out).replace("fn settle(", &format!("fn {entry}("))
+        replaced(&fill(&section, "values", &out), "fn settle(", &format!("fn {entry}("))
     }
 
     /// The values of one shape in one phase.
@@ -1048,10 +1110,7 @@ impl<'a> Printer<'a> {
                 "f32(t.rows)",
             )
         };
-        let join = match kind {
-            Reduction::Mean => format!("sum_{n} += {x};"),
-            Reduction::Max => format!("sum_{n} = max(sum_{n}, {x});"),
-        };
+        let join = accumulated(kind, &format!("sum_{n}"), &x);
         let _ = writeln!(out, "    {loops} {{\n        {join}\n    }}");
         let _ = writeln!(out, "    let v{n} = {};", finished(kind, &format!("sum_{n}"), count));
     }
@@ -1066,10 +1125,7 @@ impl<'a> Printer<'a> {
             Reduction::Mean => format!("sum_lanes(lid, {x})"),
             Reduction::Max => format!("max_lanes(lid, {x})"),
         };
-        let join = |acc: &str, x: &str| match kind {
-            Reduction::Mean => format!("{acc} += {x};"),
-            Reduction::Max => format!("{acc} = max({acc}, {x});"),
-        };
+        let join = |acc: &str, x: &str| accumulated(kind, acc, x);
         // How many terms a batch entry has, where they lie, and what a mean divides by.
         let (terms, place, count) = match from {
             Shape::Full => (
@@ -1084,35 +1140,50 @@ impl<'a> Printer<'a> {
         let start = identity(kind);
         let to = self.place(n);
         if self.node(n).shape == Shape::Scalar || axis == Axis::Tensor {
-            let _ = writeln!(out, "var sum_{n} = {start};");
-            let _ = writeln!(out, "for (var i = lid; i < t.batch * {terms}; i += SETTLE) {{");
+            let line = join(&format!("sum_{n}"), &format!("small[{place} + i]"));
+            let value = finished(kind, &format!("total_{n}"), &format!("(f32(t.batch) * {count})"));
             let _ = writeln!(
                 out,
-                "    {}\n}}",
-                join(&format!("sum_{n}"), &format!("small[{place} + i]"))
+                "var sum_{n} = {start};
+for (var i = lid; i < t.batch * {terms}; i += SETTLE) {{
+    {line}
+}}
+let total_{n} = {};
+if (lid == 0u) {{
+    small[{to}(t)] = {value};
+}}",
+                total(&format!("sum_{n}"))
             );
-            let value = finished(kind, &format!("total_{n}"), &format!("(f32(t.batch) * {count})"));
-            let _ = writeln!(out, "let total_{n} = {};", total(&format!("sum_{n}")));
-            let _ = writeln!(out, "if (lid == 0u) {{\n    small[{to}(t)] = {value};\n}}");
             return;
         }
         // Many small matrices: a thread for each. Few: the whole workgroup for each in turn.
         let value = finished(kind, &format!("sum_{n}"), count);
-        let _ = writeln!(out, "if (t.batch >= SETTLE) {{");
-        let _ = writeln!(out, "    for (var b = lid; b < t.batch; b += SETTLE) {{");
-        let _ = writeln!(out, "        var sum_{n} = {start};");
-        let _ = writeln!(out, "        for (var i = 0u; i < {terms}; i++) {{");
         let x = format!("small[{place} + b * {terms} + i]");
-        let _ = writeln!(out, "            {}\n        }}", join(&format!("sum_{n}"), &x));
-        let _ = writeln!(out, "        small[{to}(t) + b] = {value};\n    }}");
-        let _ = writeln!(out, "}} else {{");
-        let _ = writeln!(out, "    for (var b = 0u; b < t.batch; b++) {{");
-        let _ = writeln!(out, "        var part = {start};");
-        let _ = writeln!(out, "        for (var i = lid; i < {terms}; i += SETTLE) {{");
-        let _ = writeln!(out, "            {}\n        }}", join("part", &x));
-        let _ = writeln!(out, "        let sum_{n} = {};", total("part"));
-        let _ = writeln!(out, "        if (lid == 0u) {{");
-        let _ = writeln!(out, "            small[{to}(t) + b] = {value};\n        }}\n    }}\n}}");
+        let (of_one, of_part) = (join(&format!("sum_{n}"), &x), join("part", &x));
+        let _ = writeln!(
+            out,
+            "if (t.batch >= SETTLE) {{
+    for (var b = lid; b < t.batch; b += SETTLE) {{
+        var sum_{n} = {start};
+        for (var i = 0u; i < {terms}; i++) {{
+            {of_one}
+        }}
+        small[{to}(t) + b] = {value};
+    }}
+}} else {{
+    for (var b = 0u; b < t.batch; b++) {{
+        var part = {start};
+        for (var i = lid; i < {terms}; i += SETTLE) {{
+            {of_part}
+        }}
+        let sum_{n} = {};
+        if (lid == 0u) {{
+            small[{to}(t) + b] = {value};
+        }}
+    }}
+}}",
+            total("part")
+        );
     }
 }
 
@@ -1230,6 +1301,14 @@ fn identity(kind: Reduction) -> &'static str {
     }
 }
 
+/// The statement that takes one more value into an accumulator.
+fn accumulated(kind: Reduction, acc: &str, x: &str) -> String {
+    match kind {
+        Reduction::Mean => format!("{acc} += {x};"),
+        Reduction::Max => format!("{acc} = max({acc}, {x});"),
+    }
+}
+
 fn finished(kind: Reduction, sum: &str, count: &str) -> String {
     match kind {
         Reduction::Mean => format!("{sum} / {count}"),
@@ -1245,9 +1324,9 @@ fn hosts(plan: &Plan) -> Vec<NodeId> {
         GRAD.iter().position(|&g| g == plan.graph.hypers[h]).unwrap_or(GRAD.len())
     };
     let printed = |n: &NodeId| literal(plan.graph.nodes[*n].op).is_none();
-    let mut hosts: Vec<_> = plan.hosts.iter().copied().filter(printed).collect();
-    hosts.sort_by_key(|&n| grad(n));
-    hosts
+    let hosts: Vec<_> = plan.hosts.iter().copied().filter(printed).collect();
+    let of = |g: usize| hosts.iter().copied().filter(move |&n| grad(n) == g);
+    (0..=GRAD.len()).flat_map(of).collect()
 }
 
 /// A number in the text, as WGSL. What WGSL cannot write becomes a uniform.
@@ -1258,7 +1337,8 @@ fn literal(op: Op) -> Option<String> {
     if !x.is_finite() || (x != 0.0 && !x.is_normal()) {
         return None;
     }
-    Some(if x < 0.0 { format!("({x:?})") } else { format!("{x:?}") })
+    let text = precise_single(x);
+    Some(if x < 0.0 { format!("({text})") } else { text })
 }
 
 /// How a sweep reads the gradient.
@@ -1268,7 +1348,7 @@ const GRAD_HERE: &str = "grad[window.grad + e]";
 /// cannot choose between buffers otherwise, and around the loops, so that each is as fast as one alone.
 fn for_each_grad(n: u32, loops: &str) -> String {
     let of = |k: u32| {
-        let loops = loops.replace(GRAD_HERE, &format!("grad_{k}[window.grads[{k}].x + e]"));
+        let loops = replaced(loops, GRAD_HERE, &format!("grad_{k}[window.grads[{k}].x + e]"));
         let loops: String = loops.lines().map(|l| format!("    {l}\n")).collect();
         format!("if (window.grads[{k}].y != 0u) {{\n{loops}}}\n")
     };
@@ -1290,8 +1370,8 @@ fn fill(text: &str, name: &str, lines: &str) -> String {
     let (before, (_, after)) = split(text, name);
     let indent = text
         .lines()
-        .find(|l| l.trim() == format!("// @begin {name}"))
-        .map_or(0, |l| l.len() - l.trim_start().len());
+        .find(|l| l.trim_ascii() == format!("// @begin {name}"))
+        .map_or(0, |l| l.len() - l.trim_ascii_start().len());
     let mut out = before;
     for line in lines.lines() {
         if line.is_empty() {
@@ -1310,7 +1390,7 @@ fn split(text: &str, name: &str) -> (String, (String, String)) {
     let mut parts = [String::new(), String::new(), String::new()];
     let mut part = 0;
     for line in text.lines() {
-        if part == 0 && line.trim() == begin || part == 1 && line.trim() == end {
+        if part == 0 && line.trim_ascii() == begin || part == 1 && line.trim_ascii() == end {
             part += 1;
             continue;
         }
@@ -1326,7 +1406,7 @@ fn tidy(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut blank = false;
     for line in text.lines() {
-        let line = line.trim_end();
+        let line = line.trim_ascii_end();
         if line.is_empty() && (blank || out.ends_with("{\n")) {
             continue;
         }
@@ -1334,7 +1414,7 @@ fn tidy(text: &str) -> String {
         out.push_str(line);
         out.push('\n');
     }
-    out.truncate(out.trim_end().len());
+    out.truncate(out.trim_ascii_end().len());
     out.push('\n');
     out
 }

@@ -1,5 +1,8 @@
 //! What is written and read as JSON here, against serde_json and the standard library.
 
+#[path = "../src/decimal.rs"]
+mod decimal;
+
 use gradstep::json::{Json, Reader, Writer};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -54,6 +57,46 @@ fn numbers_are_rounded_to_the_nearest() {
     }
 }
 
+#[allow(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
+fn single(x: f64) -> f32 {
+    x as f32
+}
+
+fn written_as_std(x: f64) {
+    assert_eq!(decimal::plain(x), format!("{x}"), "the number of bits {:#x}", x.to_bits());
+    assert_eq!(decimal::precise(x), format!("{x:?}"), "the number of bits {:#x}", x.to_bits());
+    let x = single(x);
+    assert_eq!(
+        decimal::precise_single(x),
+        format!("{x:?}"),
+        "the number of bits {:#x}",
+        x.to_bits()
+    );
+}
+
+#[test]
+fn numbers_are_written_with_the_fewest_digits() {
+    for x in [0.0, 1.0, 123.0, 0.3, 9.99e-5, 1e-4, 1e15, 1e16, 9_999_999_999_999_998.0, 1e22, 1e23]
+    {
+        written_as_std(x);
+        written_as_std(-x);
+    }
+    for x in [f64::NAN, -f64::NAN, f64::INFINITY, f64::MAX, f64::MIN_POSITIVE, 5e-324, 1e-45] {
+        written_as_std(x);
+        written_as_std(-x);
+    }
+    // Around powers of two, where the gaps differ on both sides, and of ten.
+    let powers = (0..2047).map(|i| f64::from_bits(i << 52));
+    for x in powers.chain((-320..308).map(|i| decimal::parse(&format!("1e{i}")))) {
+        for bits in x.to_bits().saturating_sub(2)..=x.to_bits() + 2 {
+            written_as_std(f64::from_bits(bits));
+        }
+        for bits in single(x).to_bits().saturating_sub(2)..=single(x).to_bits() + 2 {
+            written_as_std(f32::from_bits(bits).into());
+        }
+    }
+}
+
 /// Texts that are nearly JSON.
 fn nearly() -> impl Strategy<Value = String> {
     let part = prop_oneof![
@@ -96,6 +139,8 @@ proptest! {
         prop_assume!(x.is_finite());
         same_as_std(&format!("{x:?}"));
         same_as_std(&format!("{x:.3e}"));
+        written_as_std(x);
+        written_as_std(f32::from_bits((bits >> 32) as u32).into());
         let mut out = Writer::default();
         out.number(x);
         prop_assert_eq!(number(&out.finish()).map(f64::to_bits), Ok(bits));

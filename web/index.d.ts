@@ -1,10 +1,23 @@
 /// <reference types="@webgpu/types" />
 
-/** Where the WASM module comes from, if not from beside the script. */
+/** Where a WASM module comes from, if not from beside the script. */
 export type Source = URL | Response | Promise<Response> | BufferSource | WebAssembly.Module;
 
-/** Loads the WASM module, once. `Optimizer.create` does it where nobody did. */
-export function init(source?: Source): Promise<void>;
+/** The two WASM modules: `pkg/gradstep_gpu_bg.wasm` for devices, `pkg/gradstep_cpu_bg.wasm` for typed arrays. */
+export interface Sources {
+  gpu?: Source | boolean;
+  cpu?: Source | boolean;
+}
+
+/**
+ * Loads modules ahead, each once. `Optimizer.create` loads the one that it needs where nobody did. By
+ * default it is what a browser with or without WebGPU is likely to need; `{ gpu: true, cpu: true }` loads
+ * both. A source alone is taken for the module that it turns out to be.
+ */
+export function init(sources?: Source | Sources): Promise<void>;
+
+/** The optimizers that are known by name. Loads a module where none is. */
+export function optimizers(): Promise<{ name: string; variant: string | null }[]>;
 
 /** How a tensor of any rank is seen by optimizers that tell rows from columns. */
 export type Layout = "auto" | "vector" | "last_two" | "flatten";

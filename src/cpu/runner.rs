@@ -614,7 +614,7 @@ impl<T: Element> Runner<T> {
         graph.slots.iter().position(|s| s.name == name).ok_or_else(|| Error::NoSlot {
             definition: graph.name,
             name: name.into(),
-            known: graph.slots.iter().map(|s| s.name).collect::<Vec<_>>().join(", "),
+            known: crate::text::joined(graph.slots.iter().map(|s| s.name), ", "),
         })
     }
 

@@ -274,29 +274,30 @@ impl Optimizer for Adafactor {
     }
 
     fn check(&self) -> Result<()> {
-        let check = Check("adafactor");
-        check.not_negative("lr", self.lr)?;
-        check.decay("beta1", self.beta1.unwrap_or(0.0))?;
+        let mut check = Check::new("adafactor");
+        check.not_negative("lr", self.lr);
+        check.decay("beta1", self.beta1.unwrap_or(0.0));
         let negative = self.decay_rate < 0.0 && self.decay_rate.is_finite();
-        check.that(negative, "decay_rate", self.decay_rate, "finite and less than 0")?;
-        check.not_negative("eps1", self.eps1)?;
-        check.not_negative("eps2", self.eps2)?;
-        check.threshold("clip_threshold", self.clip_threshold)?;
-        check.not_negative("weight_decay", self.weight_decay)?;
+        check.that(negative, "decay_rate", self.decay_rate, "finite and less than 0");
+        check.not_negative("eps1", self.eps1);
+        check.not_negative("eps2", self.eps2);
+        check.threshold("clip_threshold", self.clip_threshold);
+        check.not_negative("weight_decay", self.weight_decay);
         if self.variant == AdafactorVariant::HuggingFace {
-            return Ok(());
+            return check.result();
         }
         let off = "off, except in the variant HuggingFace";
         let on = "on, except in the variant HuggingFace";
-        check.that(self.beta1.is_none(), "beta1", self.beta1.unwrap_or(0.0), off)?;
-        check.that(!self.warmup_init, "warmup_init", 1.0, off)?;
-        check.that(self.scale_parameter, "scale_parameter", 0.0, on)?;
-        check.that(self.relative_step, "relative_step", 0.0, on)?;
+        check.that(self.beta1.is_none(), "beta1", self.beta1.unwrap_or(0.0), off);
+        check.that(!self.warmup_init, "warmup_init", 1.0, off);
+        check.that(self.scale_parameter, "scale_parameter", 0.0, on);
+        check.that(self.relative_step, "relative_step", 0.0, on);
         check.that(
             self.variant == AdafactorVariant::Torch || self.weight_decay == 0.0,
             "weight_decay",
             self.weight_decay,
             "0 in the variant Paper",
-        )
+        );
+        check.result()
     }
 }

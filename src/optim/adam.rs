@@ -187,12 +187,13 @@ macro_rules! adam {
             }
 
             fn check(&self) -> Result<()> {
-                let check = Check($name);
-                check.not_negative("lr", self.lr)?;
-                check.decay("beta1", self.beta1)?;
-                check.decay("beta2", self.beta2)?;
-                check.not_negative("eps", self.eps)?;
-                check.not_negative("weight_decay", self.weight_decay)
+                let mut check = Check::new($name);
+                check.not_negative("lr", self.lr);
+                check.decay("beta1", self.beta1);
+                check.decay("beta2", self.beta2);
+                check.not_negative("eps", self.eps);
+                check.not_negative("weight_decay", self.weight_decay);
+                check.result()
             }
         }
     };

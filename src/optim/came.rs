@@ -218,15 +218,16 @@ impl Optimizer for Came {
     }
 
     fn check(&self) -> Result<()> {
-        let check = Check("came");
-        check.not_negative("lr", self.lr)?;
-        check.decay("beta1", self.beta1)?;
-        check.decay("beta2", self.beta2)?;
-        check.decay("beta3", self.beta3)?;
-        check.not_negative("eps1", self.eps1)?;
-        check.not_negative("eps2", self.eps2)?;
-        check.threshold("clip_threshold", self.clip_threshold)?;
-        check.threshold("clip_update", self.clip_update.unwrap_or(f64::INFINITY))?;
-        check.not_negative("weight_decay", self.weight_decay)
+        let mut check = Check::new("came");
+        check.not_negative("lr", self.lr);
+        check.decay("beta1", self.beta1);
+        check.decay("beta2", self.beta2);
+        check.decay("beta3", self.beta3);
+        check.not_negative("eps1", self.eps1);
+        check.not_negative("eps2", self.eps2);
+        check.threshold("clip_threshold", self.clip_threshold);
+        check.threshold("clip_update", self.clip_update.unwrap_or(f64::INFINITY));
+        check.not_negative("weight_decay", self.weight_decay);
+        check.result()
     }
 }

@@ -107,37 +107,42 @@ macro_rules! hyper {
 }
 use hyper;
 
-/// Checks of hyper-parameters, for the optimizer of this name.
-struct Check(&'static str);
+/// Checks of hyper-parameters, of which the first that fails is the error.
+struct Check {
+    optimizer: &'static str,
+    error: Option<Error>,
+}
 
 impl Check {
+    /// For the optimizer of this name.
+    fn new(optimizer: &'static str) -> Self {
+        Self { optimizer, error: None }
+    }
+
+    fn result(self) -> Result<()> {
+        self.error.map_or(Ok(()), Err)
+    }
+
     /// [`Error::Hyper`] unless `valid`.
-    fn that(
-        &self,
-        valid: bool,
-        name: &'static str,
-        value: f64,
-        expected: &'static str,
-    ) -> Result<()> {
-        if valid {
-            return Ok(());
+    fn that(&mut self, valid: bool, name: &'static str, value: f64, expected: &'static str) {
+        if !valid && self.error.is_none() {
+            self.error = Some(Error::Hyper { optimizer: self.optimizer, name, value, expected });
         }
-        Err(Error::Hyper { optimizer: self.0, name, value, expected })
     }
 
     /// A learning rate, an epsilon, a weight decay.
-    fn not_negative(&self, name: &'static str, value: f64) -> Result<()> {
+    fn not_negative(&mut self, name: &'static str, value: f64) {
         let valid = value >= 0.0 && value.is_finite();
-        self.that(valid, name, value, "finite and not negative")
+        self.that(valid, name, value, "finite and not negative");
     }
 
     /// The share of itself that an average keeps.
-    fn decay(&self, name: &'static str, value: f64) -> Result<()> {
-        self.that((0.0..1.0).contains(&value), name, value, "at least 0 and less than 1")
+    fn decay(&mut self, name: &'static str, value: f64) {
+        self.that((0.0..1.0).contains(&value), name, value, "at least 0 and less than 1");
     }
 
     /// What an RMS is clipped to.
-    fn threshold(&self, name: &'static str, value: f64) -> Result<()> {
-        self.that(value > 0.0, name, value, "greater than 0 (infinity for no clipping)")
+    fn threshold(&mut self, name: &'static str, value: f64) {
+        self.that(value > 0.0, name, value, "greater than 0 (infinity for no clipping)");
     }
 }

@@ -135,18 +135,19 @@ impl Optimizer for Sgd {
     }
 
     fn check(&self) -> Result<()> {
-        let check = Check("sgd");
-        check.not_negative("lr", self.lr)?;
-        check.decay("momentum", self.momentum)?;
+        let mut check = Check::new("sgd");
+        check.not_negative("lr", self.lr);
+        check.decay("momentum", self.momentum);
         let share = (0.0..=1.0).contains(&self.dampening);
-        check.that(share, "dampening", self.dampening, "from 0 to 1")?;
-        check.not_negative("weight_decay", self.weight_decay)?;
-        check.not_negative("decoupled_weight_decay", self.decoupled_weight_decay)?;
+        check.that(share, "dampening", self.dampening, "from 0 to 1");
+        check.not_negative("weight_decay", self.weight_decay);
+        check.not_negative("decoupled_weight_decay", self.decoupled_weight_decay);
         check.that(
             !self.nesterov || (self.momentum > 0.0 && self.dampening == 0.0),
             "nesterov",
             f64::from(self.nesterov),
             "off, or used with momentum and without dampening",
-        )
+        );
+        check.result()
     }
 }

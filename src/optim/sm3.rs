@@ -134,9 +134,10 @@ impl Optimizer for Sm3 {
     }
 
     fn check(&self) -> Result<()> {
-        let check = Check("sm3");
-        check.not_negative("lr", self.lr)?;
-        check.decay("momentum", self.momentum)?;
-        check.not_negative("eps", self.eps)
+        let mut check = Check::new("sm3");
+        check.not_negative("lr", self.lr);
+        check.decay("momentum", self.momentum);
+        check.not_negative("eps", self.eps);
+        check.result()
     }
 }

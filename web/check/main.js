@@ -124,7 +124,7 @@ async function check() {
   $("#progress").className = "";
   $("#progress").value = 0;
   verdict("", "Loading …");
-  await init();
+  await init({ gpu: Boolean(navigator.gpu), cpu: true });
   let found;
   try {
     found = await findDevice();

@@ -1,7 +1,6 @@
 // What the visitor may choose: all that the package knows. Those below have settings that suit this
 // network; others run with their own defaults.
-import { init } from "../index.js";
-import { optimizers as known } from "../pkg/gradstep.js";
+import { optimizers } from "../index.js";
 
 const SUITED = {
   came: { label: "CAME", lr: 1e-3, note: "factored second moments with a confidence" },
@@ -21,9 +20,8 @@ const SUITED = {
 
 /** All optimizers by key: label, note, learning rate, and options for the package. */
 export async function choices() {
-  await init();
   const result = new Map();
-  for (const { name, variant } of JSON.parse(known())) {
+  for (const { name, variant } of await optimizers()) {
     const key = variant && variant !== "torch" ? `${name} ${variant}` : name;
     const { label = key, lr = 1e-3, note = "", settings = {} } = SUITED[key] ?? {};
     const options = { optimizer: name, ...settings, ...(variant && { variant }) };

@@ -282,8 +282,12 @@ export async function lost() {
 export async function leaks(times) {
   const on = await device();
   const heap = async () => {
-    const { default: load } = await import("../pkg/gradstep.js");
-    return (await load()).memory.buffer.byteLength;
+    let bytes = 0;
+    for (const name of ["gpu", "cpu"]) {
+      const { load } = await import(`../${name}.min.js`);
+      bytes += (await load()).memory.buffer.byteLength;
+    }
+    return bytes;
   };
   const once = async () => {
     const gpu = await Optimizer.create({ device: on, optimizer: "came", lr: 1e-3, params: [{ name: "w", shape: [300, 70] }] });

@@ -64,6 +64,22 @@ await test("in Node, micro-batches and averages are what they are said to be", a
   assert((await beside(false)) === 5, "other steps");
 });
 
+await test("in Node, modules are loaded by name, and known by what is in them", async () => {
+  const bytes = (name) => readFile(join(root, `web/pkg/gradstep_${name}_bg.wasm`));
+  const again = (n) => import(`../index.min.js?${n}`);
+  const compiled = await WebAssembly.compile(await bytes("cpu"));
+  const sources = [undefined, { cpu: true }, { gpu: bytes("gpu"), cpu: false }, bytes("gpu"), compiled];
+  for (const [i, source] of sources.entries()) {
+    const { init, optimizers } = await again(i);
+    await init(source);
+    const names = (await optimizers()).map(({ name, variant }) => variant ?? name);
+    assert(names.join() === "torch,hf,paper,adam,adamw,came,sgd,sm3", names.join());
+  }
+  const { init } = await again("wrong");
+  const error = await init(new Uint8Array(3)).catch((e) => e);
+  assert(error instanceof WebAssembly.CompileError, `${error}`);
+});
+
 const { chromium } = await import(playwright);
 const profile = await mkdtemp(join(tmpdir(), "gradstep-chromium-"));
 const context = await chromium.launchPersistentContext(profile, {

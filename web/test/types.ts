@@ -1,8 +1,10 @@
 // What a TypeScript program writes; the compiler checks it, nobody runs it.
-import { init, Optimizer } from "gradstep";
+import { init, Optimizer, optimizers } from "gradstep";
 
 export async function use(device: GPUDevice, weight: GPUBuffer, gradient: GPUBuffer): Promise<number> {
-  await init(new URL("https://example.org/gradstep_bg.wasm"));
+  await init(new URL("https://example.org/gradstep_gpu_bg.wasm"));
+  await init({ gpu: fetch("https://example.org/gradstep_gpu_bg.wasm"), cpu: true });
+  const names: string[] = (await optimizers()).map(({ name, variant }) => `${name} ${variant ?? ""}`);
   const gpu = await Optimizer.create({
     device,
     optimizer: "came",
@@ -46,5 +48,5 @@ export async function use(device: GPUDevice, weight: GPUBuffer, gradient: GPUBuf
   // @ts-expect-error there is no such schedule
   await Optimizer.create({ device, optimizer: "sgd", lr: { kind: "cosign" }, params: [] });
   const values: Float32Array = cpu.param("weight");
-  return outcome.clipFactor + values.length + norm + Number(skipped ?? stepped);
+  return outcome.clipFactor + names.length + values.length + norm + Number(skipped ?? stepped);
 }

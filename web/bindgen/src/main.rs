@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use wasm_bindgen_cli_support::Bindgen;
+use wasm_bindgen_cli_support::{Bindgen, EncodeInto};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -12,7 +12,9 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let made = Bindgen::new().input_path(module).web(true).and_then(|b| {
-        b.typescript(false).remove_producers_section(true).out_name(name).generate(folder)
+        b.typescript(false).remove_producers_section(true);
+        // All browsers that run the module have it.
+        b.encode_into(EncodeInto::Always).out_name(name).generate(folder)
     });
     match made {
         Ok(()) => ExitCode::SUCCESS,

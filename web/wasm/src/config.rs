@@ -20,19 +20,20 @@ use gradstep::reference::Reference;
 use gradstep::{
     Accumulation, Average, Curve, Error, Gradients, Group, Layout, LossScale, OneCycle,
 };
-use gradstep::{Result, Schedule, Select, Setup};
+use gradstep::{Schedule, Select, Setup};
 
-/// A setup, and its tensors: names and shapes.
+/// Errors are passed on often and happen seldom.
+type Result<T> = std::result::Result<T, Box<Error>>;
+
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) setup: Setup,
-    pub(crate) tensors: Vec<(String, Vec<usize>)>,
     /// Micro-batches of a step, where they are accumulated.
     pub(crate) batches: Option<u32>,
 }
 
-fn problem(what: impl Into<String>, problem: impl Into<String>, remedy: &str) -> Error {
-    Error::Setup { what: what.into(), problem: problem.into(), remedy: remedy.into() }
+fn problem(what: impl Into<String>, problem: String, remedy: &str) -> Box<Error> {
+    Box::new(Error::Setup { what: what.into(), problem, remedy: remedy.into() })
 }
 
 /// An object, of which everything must be looked at.
@@ -49,7 +50,8 @@ impl<'a> Object<'a> {
         };
         match map.iter().find(|e| !known.contains(&e.0.as_str())) {
             Some((key, _)) => {
-                let remedy = format!("the settings are {}", known.join(", "));
+                let mut remedy = format!("the settings are {}", known[0]);
+                known[1..].iter().for_each(|name| remedy.extend([", ", *name]));
                 Err(problem(what, format!("it has no setting `{key}`"), &remedy))
             }
             None => Ok(Self { what, map }),
@@ -105,12 +107,24 @@ impl<'a> Object<'a> {
         Ok(list.unwrap_or(&[]))
     }
 
+    fn each<T>(
+        &self,
+        name: &str,
+        expected: &str,
+        read: fn(&'a Json) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        let mut values = Vec::new();
+        for value in self.list(name)? {
+            match read(value) {
+                Some(value) => values.push(value),
+                None => return self.wrong(name, expected),
+            }
+        }
+        Ok(values)
+    }
+
     fn names(&self, name: &str) -> Result<Vec<String>> {
-        let text = |v: &Json| {
-            let text = v.as_str().map(ToString::to_string);
-            text.map_or_else(|| self.wrong(name, "pass a list of strings"), Ok)
-        };
-        self.list(name)?.iter().map(text).collect()
+        self.each(name, "pass a list of strings", |v| Some(v.as_str()?.to_string()))
     }
 }
 
@@ -129,25 +143,20 @@ impl Config {
         ];
         let all = Object::new("the settings", &json, &known)?;
         let mut setup = Setup::new();
-        let mut tensors = Vec::new();
         for (i, param) in all.list("params")?.iter().enumerate() {
             let param = Object::new(format!("parameter {i}"), param, &["name", "shape", "layout"])?;
             let Some(name) = param.text("name")? else {
                 return param.wrong("name", "give each parameter a name");
             };
-            let dim = |v: &Json| {
-                let dim = v.as_u64().and_then(|n| usize::try_from(n).ok());
-                dim.map_or_else(|| param.wrong("shape", "pass a list of whole numbers"), Ok)
-            };
+            let whole = "pass a list of whole numbers";
             if param.get("shape").is_none() {
-                return param.wrong("shape", "pass a list of whole numbers");
+                return param.wrong("shape", whole);
             }
-            let shape = param.list("shape")?.iter().map(dim).collect::<Result<Vec<_>>>()?;
+            let shape = param.each("shape", whole, |v| usize::try_from(v.as_u64()?).ok())?;
             setup = match layout(&param)? {
                 Some(layout) => setup.tensor_with(name, &shape, layout),
                 None => setup.tensor(name, &shape),
             };
-            tensors.push((name.to_string(), shape));
         }
         for (i, json) in all.list("groups")?.iter().enumerate() {
             setup = setup.group(group(i, json)?);
@@ -170,7 +179,7 @@ impl Config {
             let (n, kind) = accumulation(&all, json)?;
             (setup, batches) = (setup.accumulate(kind), Some(n));
         }
-        Ok(Self { setup, tensors, batches })
+        Ok(Self { setup, batches })
     }
 }
 
@@ -271,7 +280,7 @@ fn schedule(hyper: &str, json: &Json) -> Result<Schedule> {
     const KINDS: &str = "the kinds are constant, linear, polynomial, cosine, cosineRestarts, \
                          inverseSqrt, exponential, step, multiStep, oneCycle, wsd";
     if let Some(value) = json.as_f64() {
-        return Schedule::constant(value);
+        return Ok(Schedule::constant(value)?);
     }
     let known = [
         "kind",
@@ -290,39 +299,35 @@ fn schedule(hyper: &str, json: &Json) -> Result<Schedule> {
         "warmup",
     ];
     let of = Object::new(format!("the schedule of `{hyper}`"), json, &known)?;
-    let (from, to) = (|| of.needed("from"), || Ok(of.number("to")?.unwrap_or(0.0)));
+    let from = || of.needed("from");
+    let to = || Ok::<_, Box<Error>>(of.number("to")?.unwrap_or(0.0));
     let steps = || of.needed_steps("steps");
     let warmup = of.steps("warmup")?;
     let made = match of.text("kind")? {
-        Some("constant") => Schedule::constant(of.needed("value")?)?,
-        Some("linear") => Schedule::linear(from()?, to()?, steps()?)?,
+        Some("constant") => Schedule::constant(of.needed("value")?),
+        Some("linear") => Schedule::linear(from()?, to()?, steps()?),
         Some("polynomial") => {
-            Schedule::polynomial(from()?, to()?, steps()?, of.number("power")?.unwrap_or(1.0))?
+            Schedule::polynomial(from()?, to()?, steps()?, of.number("power")?.unwrap_or(1.0))
         }
-        Some("cosine") => Schedule::cosine(from()?, to()?, steps()?)?,
+        Some("cosine") => Schedule::cosine(from()?, to()?, steps()?),
         Some("cosineRestarts") => {
             let factor = of.steps("factor")?.unwrap_or(1);
-            Schedule::cosine_restarts(from()?, to()?, of.needed_steps("first")?, factor)?
+            Schedule::cosine_restarts(from()?, to()?, of.needed_steps("first")?, factor)
         }
-        Some("inverseSqrt") => Schedule::inverse_sqrt(from()?, of.needed_steps("timescale")?)?,
-        Some("exponential") => Schedule::exponential(from()?, of.needed("factor")?, steps()?)?,
-        Some("step") => Schedule::step(from()?, of.needed("factor")?, steps()?)?,
+        Some("inverseSqrt") => Schedule::inverse_sqrt(from()?, of.needed_steps("timescale")?),
+        Some("exponential") => Schedule::exponential(from()?, of.needed("factor")?, steps()?),
+        Some("step") => Schedule::step(from()?, of.needed("factor")?, steps()?),
         Some("multiStep") => {
-            let whole = |v: &Json| {
-                let step = v.as_u64();
-                step.map_or_else(|| of.wrong("milestones", "pass a list of steps"), Ok)
-            };
-            let milestones =
-                of.list("milestones")?.iter().map(whole).collect::<Result<Vec<_>>>()?;
-            Schedule::multi_step(from()?, of.needed("factor")?, milestones)?
+            let milestones = of.each("milestones", "pass a list of steps", Json::as_u64)?;
+            Schedule::multi_step(from()?, of.needed("factor")?, milestones)
         }
-        Some("oneCycle") => Schedule::one_cycle(OneCycle::new(of.needed("peak")?, steps()?))?,
+        Some("oneCycle") => Schedule::one_cycle(OneCycle::new(of.needed("peak")?, steps()?)),
         Some("wsd") => {
             let (stable, decay) = (of.needed_steps("stable")?, of.needed_steps("decay")?);
-            Schedule::wsd(of.needed("peak")?, to()?, 0, stable, decay, Curve::OneMinusSqrt)?
+            Schedule::wsd(of.needed("peak")?, to()?, 0, stable, decay, Curve::OneMinusSqrt)
         }
         _ => return of.wrong("kind", KINDS),
-    };
+    }?;
     Ok(match warmup {
         Some(steps) => made.with_warmup(steps),
         None => made,
