@@ -614,6 +614,7 @@ fn cycle(step: u64, first: u64, factor: u64) -> (u64, u128) {
     (done, length)
 }
 
+/// `from·factorⁿ`.
 fn grown(from: f64, factor: f64, n: f64) -> f64 {
     // The system's power differs from platform to platform, this one does not.
     representable(from * representable(libm::pow(factor, n)))
