@@ -281,31 +281,35 @@ struct Workspace<T: Element> {
     _spare: Vec<T>,
 }
 
+type Taken<T> = (Arc<Program<T>>, Box<Workspace<T>>);
+
 /// The workspace that was used last, for the next tensor of the same program: to take one and to give it
 /// back costs as much as the loop over a short bias.
-pub(super) struct Held<T: Element>(Option<(Arc<Program<T>>, Box<Workspace<T>>)>);
+pub(super) struct Held<T: Element> {
+    taken: Option<Taken<T>>,
+}
 
 impl<T: Element> Default for Held<T> {
     fn default() -> Self {
-        Self(None)
+        Self { taken: None }
     }
 }
 
 impl<T: Element> Held<T> {
     fn of(&mut self, program: &Arc<Program<T>>) -> &mut Workspace<T> {
-        let fits = self.0.as_ref().is_some_and(|(of, _)| Arc::ptr_eq(of, program));
+        let fits = self.taken.as_ref().is_some_and(|(of, _)| Arc::ptr_eq(of, program));
         if !fits {
             self.give_back();
         }
-        let taken = || {
+        let take = || {
             let idle = program.idle().pop();
             (program.clone(), idle.unwrap_or_else(|| Box::new(program.workspace())))
         };
-        &mut self.0.get_or_insert_with(taken).1
+        &mut self.taken.get_or_insert_with(take).1
     }
 
     fn give_back(&mut self) {
-        if let Some((program, workspace)) = self.0.take() {
+        if let Some((program, workspace)) = self.taken.take() {
             program.idle().push(workspace);
         }
     }
