@@ -213,7 +213,7 @@ pub trait Erased: Send + Sync {
     fn trace(&self, kind: Kind, watch: Watch) -> Result<Graph>;
     #[cfg(not(gradstep_compact))]
     fn kernels_f32(&self) -> &'static Kernels<f32>;
-    #[cfg(not(gradstep_compact))]
+    #[cfg(all(feature = "f64", not(gradstep_compact)))]
     fn kernels_f64(&self) -> &'static Kernels<f64>;
 }
 
@@ -241,7 +241,7 @@ impl<D: Definition> Erased for Typed<D> {
         const { &Kernels::of::<D>() }
     }
 
-    #[cfg(not(gradstep_compact))]
+    #[cfg(all(feature = "f64", not(gradstep_compact)))]
     fn kernels_f64(&self) -> &'static Kernels<f64> {
         const { &Kernels::of::<D>() }
     }

@@ -540,8 +540,10 @@ fn whole(view: &TensorView<'_>) -> Option<u64> {
         Dtype::I64 => u64::try_from(i64::from_le_bytes(data.try_into().ok()?)).ok(),
         Dtype::I32 => u64::try_from(i32::from_le_bytes(data.try_into().ok()?)).ok(),
         _ => {
-            let values = values("", view).ok()?.to::<f64>();
-            let [x] = values[..] else { return None };
+            let x = match values("", view).ok()? {
+                Values::F32(x) => x.first().copied().map(f64::from).filter(|_| x.len() == 1)?,
+                Values::F64(x) => x.first().copied().filter(|_| x.len() == 1)?,
+            };
             // Whole numbers below 2⁵³ are exact.
             #[allow(
                 clippy::cast_possible_truncation,

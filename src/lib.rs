@@ -50,7 +50,8 @@
 //! # Features
 //!
 //! `optimizers` (default): the built-in [optimizers](optim), of which each is a feature too. `gpu`
-//! (default): the GPU backend on wgpu. `parallel` (default): large tensors on rayon's
+//! (default): the GPU backend on wgpu. `f64` (default): tensors of `f64` on the CPU, whose loops are two
+//! fifths of what is compiled. `parallel` (default): large tensors on rayon's
 //! threads. `patterns` (default): groups of tensors by globs and regular expressions. `reference`
 //! (default): optimizers by the names and settings of their [reference
 //! implementations](mod@reference). `checkpoint` (default): [state as files](mod@checkpoint).
@@ -135,6 +136,12 @@ pub use crate::setup::{Group, Groups, Key, Missing, Select, Setup, TensorId, Ten
 pub use crate::snapshot::Snapshot;
 pub use crate::trace::{Graph, Kind, Node, NodeId, Op, SlotId};
 
-#[cfg(all(doctest, feature = "gpu", feature = "checkpoint", feature = "patterns"))]
+#[cfg(all(
+    doctest,
+    feature = "gpu",
+    feature = "checkpoint",
+    feature = "patterns",
+    feature = "f64"
+))]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -165,6 +165,7 @@ macro_rules! element {
 }
 
 element!(f32, 16, Sse2F32, Avx2F32, Avx512F32 true, kernels_f32);
+#[cfg(feature = "f64")]
 element!(f64, 8, Sse2F64, Avx2F64, Avx2F64 false, kernels_f64);
 
 /// An instruction set that the library has loops for, each a superset of those before it.

@@ -238,6 +238,7 @@ impl<T: Element, const N: usize> Simd for Portable<T, N> {
 }
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg_attr(not(feature = "f64"), allow(dead_code, reason = "functions of its vectors"))]
 pub(super) mod x86 {
     use super::{Simd, load_some, or_some, store_some};
     use crate::value::Reduction;
@@ -566,6 +567,7 @@ pub(super) mod x86 {
         Avx2F32 of 8 f32, lanes_ps256 load_ps256 store_ps256 or_ps256,
         _mm256_maskload_ps store_some_ps256 _mm256_blendv_ps _mm256_castsi256_ps
     );
+    #[cfg(feature = "f64")]
     lanes256!(
         Avx2F64 of 4 f64, lanes_pd256 load_pd256 store_pd256 or_pd256,
         _mm256_maskload_pd store_some_pd256 _mm256_blendv_pd _mm256_castsi256_pd
@@ -615,6 +617,7 @@ pub(super) mod x86 {
         _mm_min_ps _mm_max_ps _mm_sqrt_ps _mm_xor_ps _mm_andnot_ps, select_ps fold_ps128,
         usize count load_some store_some or_some
     );
+    #[cfg(feature = "f64")]
     vector!(
         /// 8 × `f64` in four SSE2 registers.
         Sse2F64 = [__m128d; 4] (0 1 2 3) of 2 f64,
@@ -630,6 +633,7 @@ pub(super) mod x86 {
         select_ps256 fold_ps256,
         usize count load_ps256 store_ps256 or_ps256
     );
+    #[cfg(feature = "f64")]
     vector!(
         /// 8 × `f64` in two AVX registers.
         Avx2F64 = [__m256d; 2] (0 1) of 4 f64,
