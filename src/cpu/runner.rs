@@ -1365,8 +1365,8 @@ impl<T: Element> Job<'_, T> {
     }
 
     /// Calls the memory's attention to the pages where the next `len` elements lie, from `at` on. Hardware
-    /// foresees no further than a page, and finds out where the next one lies when it is there; a loop
-    /// over several arrays spends up to a third of its time so.
+    /// foresees no further than a page, and finds out where the next one lies when it is there: loops
+    /// over several arrays wait for that.
     #[inline]
     fn ahead(&self, run: &LevelRun, at: usize, len: usize) {
         let end = (at + len).min(self.program.dims.len());
