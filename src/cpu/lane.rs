@@ -117,12 +117,37 @@ pub(crate) struct Span {
     /// 1 if all of them are, else 0: the compiler takes a zero for seldom, and a comparison of lanes for
     /// as likely as not.
     pub(crate) whole: usize,
-    /// How often as many rows as the kernel takes together.
+    /// How often as many rows as the kernel takes together, and rows and elements from each time to the next.
     pub(crate) groups: usize,
+    pub(crate) group_rows: usize,
+    pub(crate) group_pitch: usize,
+    /// Rows from one that the kernel takes together to the next.
+    pub(crate) row_step: usize,
     /// Whether it is many short rows, one after the other, for a kernel that takes one row. Then row
     /// values and column values are there for each element, and row reductions reduce nothing: they
     /// leave their operands.
     pub(crate) narrow: bool,
+}
+
+impl Span {
+    /// The rows that a kernel takes together, once: at the beginning of everything, with one vector that is not
+    /// whole.
+    pub(crate) fn once(rows: usize) -> Self {
+        Self {
+            at: 0,
+            pitch: 0,
+            grad_pitch: 0,
+            col: 0,
+            n: 1,
+            lanes: 0,
+            whole: 0,
+            groups: 1,
+            group_rows: rows,
+            group_pitch: 0,
+            row_step: 1,
+            narrow: false,
+        }
+    }
 }
 
 /// Rows that a kernel takes together at most. One load and store of a column's accumulator serves all
@@ -189,8 +214,13 @@ trait Rows: Copy {
     unsafe fn load(from: *const Elem<Self>, pitch: usize) -> Self;
     /// The lanes of the mask, and zeros in the others.
     unsafe fn load_lanes(from: *const Elem<Self>, pitch: usize, mask: Mask<Self>) -> Self;
-    /// Takes the values of a call for the rows from `row` on.
-    unsafe fn take_rows(uniform: &mut Uniform<Elem<Self>>, call: usize, row: *const Elem<Self>);
+    /// Takes the values of a call for the rows from `row` on, of which one is `step` behind the other.
+    unsafe fn take_rows(
+        uniform: &mut Uniform<Elem<Self>>,
+        call: usize,
+        row: *const Elem<Self>,
+        step: usize,
+    );
     /// The row value of a call; for one row `at` elements behind where its values begin.
     unsafe fn of_rows(uniform: &Uniform<Elem<Self>>, call: usize, at: usize) -> Self;
     unsafe fn store(self, to: *mut Elem<Self>, pitch: usize);
@@ -250,11 +280,19 @@ macro_rules! rows {
                 }),*)
             }
             #[inline(always)]
-            unsafe fn take_rows(uniform: &mut Uniform<V::T>, call: usize, row: *const V::T) {
+            unsafe fn take_rows(
+                uniform: &mut Uniform<V::T>,
+                call: usize,
+                row: *const V::T,
+                step: usize,
+            ) {
                 if $narrow {
                     unsafe { V::splat(*row).store(uniform.rows[call % MAX_CALLS]) };
                 } else {
-                    $(uniform.together[call % MAX_CALLS][$i] = unsafe { *row.wrapping_add($i) };)*
+                    $(
+                        let value = unsafe { *row.wrapping_add(step.wrapping_mul($i)) };
+                        uniform.together[call % MAX_CALLS][$i] = value;
+                    )*
                 }
             }
             #[inline(always)]
@@ -747,7 +785,8 @@ unsafe fn body<D: Definition, W: Rows, const LEVEL: u8, const KIND: u8>(
             if !(is_matrix(KIND) && W::NARROW && span.narrow) {
                 for i in 0..uniform.reads.len() {
                     let (call, rows) = uniform.reads[i];
-                    W::take_rows(uniform, call, rows.wrapping_add(group.wrapping_mul(W::ROWS)));
+                    let rows = rows.wrapping_add(group.wrapping_mul(span.group_rows));
+                    W::take_rows(uniform, call, rows, span.row_step);
                 }
             }
             rows_of_a_group::<D, W, LEVEL, KIND>(tables, uniform, span, group, out);
@@ -775,7 +814,7 @@ unsafe fn rows_of_a_group<D: Definition, W: Rows, const LEVEL: u8, const KIND: u
     let acc: [Cell<W>; MAX_REDUCTIONS] = unsafe { accumulators(&tables.identity) };
     let Span { at, pitch, grad_pitch, col, n, lanes, narrow, .. } = span;
     let first = group.wrapping_mul(W::ROWS);
-    let at = at.wrapping_add(first.wrapping_mul(pitch));
+    let at = at.wrapping_add(group.wrapping_mul(span.group_pitch));
     // SAFETY: the kernel's contract.
     let tail = unsafe { W::V::mask(lanes) };
     let lane = Lane::<'_, W, LEVEL, KIND> {

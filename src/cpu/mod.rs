@@ -70,9 +70,17 @@ const FAR: usize = 1 << 20;
 const AHEAD: usize = 64 * 1024;
 /// Columns with which rows are taken one by one where nothing is reduced: as measured.
 const APART: std::ops::Range<usize> = 1024..2048;
+/// Rows of fewer columns that do not fill whole vectors are taken in an order in which none follows its neighbour
+/// soon, where nothing is reduced: a load of what lies beside a vector's last elements waits until the store of
+/// those is through.
+const SCATTERED: usize = 32;
 /// Elements of narrow rows that are gone over together: what the loops read and write for them stays
-/// in the nearest cache.
+/// in the nearest cache. Those of large arrays, which come from far away, are fewer: then hardware fetches the next
+/// ones while row values are settled.
 const NARROW_TILE: usize = if cfg!(miri) { 32 } else { 1024 };
+const NARROW_TILE_FAR: usize = if cfg!(miri) { 32 } else { 384 };
+/// Bytes of an array from which on it is so: as measured.
+const NARROW_FAR: usize = 6 << 20;
 /// Rows of fewer columns, which fill no vector, are gone over many at a time.
 const NARROW: usize = 9;
 

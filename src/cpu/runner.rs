@@ -9,9 +9,10 @@ use super::Threads;
 use super::lane::{LevelKernel, MAX_ROWS, Reduced, Span, Tables, Uniform};
 use super::memory::{Aligned, PAGE};
 use super::settle::{Places, Run, Settle, Settling, Table, count, identity, join};
+use super::simd::{Simd, join_each, repeat_each};
 use super::{
     AHEAD, APART, BLOCK, Cpu, Element, FAR, FOLD, Isa, MAX_CALLS, MAX_FULL_SLOTS, MAX_REDUCTIONS,
-    MAX_SEGMENTS, NARROW, NARROW_TILE, SEGMENT, TILE,
+    MAX_SEGMENTS, NARROW, NARROW_FAR, NARROW_TILE, NARROW_TILE_FAR, SCATTERED, SEGMENT, TILE,
 };
 use crate::definition::Recipe;
 use crate::error::{Error, Result};
@@ -459,7 +460,7 @@ impl<T: Element> Program<T> {
         let room = if narrow {
             let rows = segments.iter().map(|s| s.rows.1 - s.rows.0).max().unwrap_or(0);
             // A vector more, because values are written as whole vectors.
-            (tile_rows(dims).min(rows) * dims.cols).next_multiple_of(T::LANES) + T::LANES
+            (tile_rows::<T>(dims).min(rows) * dims.cols).next_multiple_of(T::LANES) + T::LANES
         } else {
             MAX_ROWS * T::LANES
         };
@@ -955,7 +956,7 @@ impl<T: Element> Job<'_, T> {
 
         let levels = self.sweep.levels.clone();
         let block = match () {
-            () if self.program.narrow => tile_rows(self.program.dims),
+            () if self.program.narrow => tile_rows::<T>(self.program.dims),
             () if levels.len() > 1 => (BLOCK / cols).clamp(MAX_ROWS, FOLD),
             () => FOLD,
         };
@@ -1041,7 +1042,23 @@ impl<T: Element> Job<'_, T> {
             (matrix || width.is_multiple_of(T::LANES)) && width <= TILE && !conditioned && !watched;
         // As many at a time as the memory's attention is called to at once.
         let reach = if matrix { (AHEAD / (width * together)).max(1) } else { 1 };
+        // As many pairs of groups as there are.
+        let scattered = plain && matrix && run.sums.is_empty() && width < SCATTERED;
+        let pairs = if scattered && !width.is_multiple_of(T::LANES) && together > 1 {
+            rows.len() / (2 * together)
+        } else {
+            0
+        };
         let mut i = rows.start;
+        if pairs > 1 {
+            for first in [i, i + 1] {
+                let group_step = 2 * together;
+                let rows = Rows { first, n: together, step: 2, groups: pairs, group_step };
+                // SAFETY: the caller's contract.
+                unsafe { self.plain_rows(s, b, rows, k, context) };
+            }
+            i += 2 * pairs * together;
+        }
         while i < rows.end {
             let left = rows.end - i;
             let n = if together <= left { together } else { 1 };
@@ -1049,7 +1066,8 @@ impl<T: Element> Job<'_, T> {
             unsafe {
                 if plain {
                     let groups = if matrix { (left / n).min(reach) } else { 1 };
-                    self.plain_rows(s, b, i, [n, groups], k, context);
+                    let rows = Rows { first: i, n, step: 1, groups, group_step: n };
+                    self.plain_rows(s, b, rows, k, context);
                     i += groups * n;
                 } else {
                     self.rows(s, b, i, n, k, context);
@@ -1060,7 +1078,7 @@ impl<T: Element> Job<'_, T> {
     }
 
     /// [`rows`](Self::rows) for rows of no more than a tile, whose gradient is neither clipped nor scaled,
-    /// without statistics: `n` of them, `groups` times. Those of vectors are whole ones of the processor's.
+    /// without statistics. Those of vectors are whole ones of the processor's.
     ///
     /// # Safety
     /// As for [`rows`](Self::rows).
@@ -1069,19 +1087,31 @@ impl<T: Element> Job<'_, T> {
         &self,
         s: &Segment,
         b: usize,
-        i: usize,
-        [n, groups]: [usize; 2],
+        rows: Rows,
         k: usize,
         context: &mut Context<T>,
     ) {
+        let Rows { first, n, step, groups, group_step } = rows;
         let run = &self.program.levels[k];
-        let pitch = self.program.dims.cols;
-        let first = b * self.program.dims.rows + i;
-        let (at, col) = (first * pitch + s.cols.0, b * self.program.places.stride + s.cols.0);
+        let cols = self.program.dims.cols;
+        let first = b * self.program.dims.rows + first;
+        let (at, col) = (first * cols + s.cols.0, b * self.program.places.stride + s.cols.0);
         let (vectors, lanes, whole) = in_vectors::<T>(s.cols.1 - s.cols.0);
         let narrow = false;
-        let span =
-            Span { at, pitch, grad_pitch: pitch, col, n: vectors, lanes, whole, groups, narrow };
+        let span = Span {
+            at,
+            pitch: step * cols,
+            grad_pitch: step * cols,
+            col,
+            n: vectors,
+            lanes,
+            whole,
+            groups,
+            group_rows: group_step,
+            group_pitch: group_step * cols,
+            row_step: step,
+            narrow,
+        };
         let kernel = self.program.kernels[k];
         let kernel = if n == 1 { kernel.one } else { kernel.together };
         // SAFETY: the caller's contract; the instruction set was checked.
@@ -1090,7 +1120,7 @@ impl<T: Element> Job<'_, T> {
             let Context { tables, uniform, reduced, .. } = &mut *context;
             tables.grad = self.tables.grad;
             if self.program.far {
-                let len = n * groups * pitch;
+                let len = n * groups * cols;
                 self.ahead(run, at + len, len);
             }
             kernel(tables, uniform, span, reduced);
@@ -1099,7 +1129,7 @@ impl<T: Element> Job<'_, T> {
                 if sums.by_row {
                     let to = self.table.at(sums.to).add(first);
                     let to = std::slice::from_raw_parts_mut(to, n * groups);
-                    complete(self.program.cpu.isa, sums.kind, reduced, pitch, to);
+                    complete(self.program.cpu.isa, sums.kind, reduced, cols, to);
                 } else {
                     self.leave_rows(s, sums, b, first, n * groups, |q| reduced[q].widen());
                 }
@@ -1250,7 +1280,6 @@ impl<T: Element> Job<'_, T> {
                     Axis::Col => {}
                     Axis::Row => {
                         let operands = context.uniform.row_acc[sums.r].cast_const();
-                        let operands = std::slice::from_raw_parts(operands, all);
                         let to = self.table.at(sums.to).add(first);
                         let to = std::slice::from_raw_parts_mut(to, rows.len());
                         reduce_rows(self.program.cpu.isa, sums.kind, operands, cols, to);
@@ -1319,22 +1348,12 @@ impl<T: Element> Job<'_, T> {
             let kernel = self.program.kernels[k];
             let kernel = if rows == 1 { kernel.one } else { kernel.together };
             let (n, lanes, whole) = in_vectors::<T>(len);
-            let span = Span { at, pitch, grad_pitch, col, n, lanes, whole, groups: 1, narrow };
+            let span =
+                Span { at, pitch, grad_pitch, col, n, lanes, whole, narrow, ..Span::once(rows) };
             // SAFETY: the span lies within the rows; the instruction set was checked.
             unsafe { kernel(tables, uniform, span, reduced) };
         } else {
-            let (pitch, lanes) = (0, len);
-            let span = Span {
-                at: 0,
-                pitch,
-                grad_pitch: 0,
-                col,
-                n: 1,
-                lanes,
-                whole: 0,
-                groups: 1,
-                narrow: false,
-            };
+            let span = Span { col, lanes: len, ..Span::once(1) };
             // SAFETY: the elements lie within the row, and staged memory has a vector for each
             // buffer; the tail's tables point there.
             unsafe {
@@ -1409,6 +1428,17 @@ fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
+/// Rows that a loop goes over: `n` together, which are `step` apart, `groups` times, from each time to the next
+/// `group_step` further on.
+#[derive(Clone, Copy, Debug)]
+struct Rows {
+    first: usize,
+    n: usize,
+    step: usize,
+    groups: usize,
+    group_step: usize,
+}
+
 /// Elements that a loop goes over: `len` of each of `rows` rows.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
@@ -1426,9 +1456,11 @@ fn in_vectors<T: Element>(len: usize) -> (usize, usize, usize) {
     (n, lanes, lanes / T::LANES)
 }
 
-/// Rows that make a tile where rows are narrow.
-fn tile_rows(dims: Dims) -> usize {
-    (NARROW_TILE / dims.cols.max(1)).max(1)
+/// Rows that make a tile where rows are narrow: whole vectors of row values, if it can be.
+fn tile_rows<T: Element>(dims: Dims) -> usize {
+    let far = dims.len() * size_of::<T>() >= NARROW_FAR;
+    let rows = if far { NARROW_TILE_FAR } else { NARROW_TILE } / dims.cols.max(1);
+    if rows > T::LANES { rows / T::LANES * T::LANES } else { rows.max(1) }
 }
 
 /// Calls a function that is inlined, in AVX2 where that is there. No bit depends on it: nothing is
@@ -1504,102 +1536,82 @@ fn complete<T: Element>(isa: Isa, kind: Reduction, from: &[T], rows: usize, to: 
     in_wide_registers!(isa, anywhere<T>(kind: Reduction, from: &[T], rows: usize, to: &mut [T]));
 }
 
+/// Calls a function over vectors, those of AVX2 where it is there. No bit depends on it.
+macro_rules! over_vectors {
+    ($isa:expr, $name:ident<$t:ident>($($arg:ident: $type:ty),*)) => {{
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        #[target_feature(enable = "avx2")]
+        unsafe fn avx2<$t: Element>($($arg: $type),*) {
+            // SAFETY: the caller's contract, and the instruction set is present.
+            unsafe { $name::<$t, $t::Avx2>($($arg),*) }
+        }
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if $isa >= Isa::Avx2 {
+            // SAFETY: the instruction set was checked; the caller's contract.
+            return unsafe { avx2::<$t>($($arg),*) };
+        }
+        let _ = $isa;
+        // SAFETY: the caller's contract.
+        unsafe { $name::<$t, $t::Baseline>($($arg),*) }
+    }};
+}
+
 /// Writes each of `from` for all columns of its row, row after row.
 fn expand<T: Element>(isa: Isa, from: &[T], cols: usize, to: &mut [T]) {
     #[inline(always)]
-    fn of<T: Element, const COLS: usize>(from: &[T], to: &mut [T]) {
-        let (rows, _) = to.as_chunks_mut::<COLS>();
-        for (row, &value) in rows.iter_mut().zip(from) {
-            *row = [value; COLS];
+    unsafe fn over<T: Element, V: Simd<T = T>>(from: &[T], cols: usize, to: &mut [T]) {
+        if cols == 1 {
+            return to[..from.len()].copy_from_slice(from);
         }
+        let rows = from.chunks_exact(T::LANES);
+        let rest = rows.remainder();
+        let mut places = to.chunks_exact_mut(T::LANES * cols);
+        for (from, to) in rows.zip(&mut places) {
+            // SAFETY: the instruction set is present; as many elements as are read and written.
+            unsafe { V::repeat(from.as_ptr(), cols, to.as_mut_ptr()) };
+        }
+        let to = &mut to[(from.len() - rest.len()) * cols..];
+        repeat_each(rest, cols, to);
     }
-    #[inline(always)]
-    fn anywhere<T: Element>(from: &[T], cols: usize, to: &mut [T]) {
-        match cols {
-            _ if cfg!(gradstep_compact) => {}
-            1 => return to[..from.len()].copy_from_slice(from),
-            2 => return of::<T, 2>(from, to),
-            3 => return of::<T, 3>(from, to),
-            4 => return of::<T, 4>(from, to),
-            5 => return of::<T, 5>(from, to),
-            6 => return of::<T, 6>(from, to),
-            7 => return of::<T, 7>(from, to),
-            8 => return of::<T, 8>(from, to),
-            _ => {}
-        }
-        let mut at = 0;
-        for &value in from {
-            // Whole vectors: the next row overwrites what is too much.
-            for j in (0..cols).step_by(T::LANES) {
-                to[at + j..][..T::LANES].fill(value);
-            }
-            at += cols;
-        }
-    }
-    in_wide_registers!(isa, anywhere<T>(from: &[T], cols: usize, to: &mut [T]));
+    over_vectors!(isa, over<T>(from: &[T], cols: usize, to: &mut [T]));
 }
 
 /// Reduces rows of `cols` elements that lie one after the other.
-fn reduce_rows<T: Element>(isa: Isa, kind: Reduction, from: &[T], cols: usize, to: &mut [T]) {
-    /// Rows that are finished together.
-    const ROWS: usize = 32;
-
-    /// In the element's precision, as in the lanes of longer rows.
+///
+/// # Safety
+/// There are `cols` elements for each of `to`, and room for a vector behind them.
+unsafe fn reduce_rows<T: Element>(
+    isa: Isa,
+    kind: Reduction,
+    from: *const T,
+    cols: usize,
+    to: &mut [T],
+) {
     #[inline(always)]
-    fn joined<T: Element>(kind: Reduction, row: &[T]) -> T {
-        let mut sum = row[0];
-        for &x in &row[1..] {
-            sum = match kind {
-                Reduction::Mean => sum + x,
-                Reduction::Max if sum < x => x,
-                Reduction::Max => sum,
-            };
+    unsafe fn over<T: Element, V: Simd<T = T>>(
+        kind: Reduction,
+        from: *const T,
+        cols: usize,
+        to: &mut [T],
+    ) {
+        #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
+        let n = T::narrow(if kind == Reduction::Mean { cols as f64 } else { 1.0 });
+        let mut at = from;
+        let mut vectors = to.chunks_exact_mut(T::LANES);
+        for to in &mut vectors {
+            // SAFETY: the caller's contract.
+            unsafe { V::join_rows(kind, at, cols).div(V::splat(n)).store(to.as_mut_ptr()) };
+            at = at.wrapping_add(T::LANES * cols);
         }
-        sum
+        let rest = vectors.into_remainder();
+        // SAFETY: the caller's contract.
+        let from = unsafe { std::slice::from_raw_parts(at, rest.len() * cols) };
+        join_each(kind, from, cols, rest);
+        rest.iter_mut().for_each(|sum| *sum = *sum / n);
     }
-    #[inline(always)]
-    fn in_sequence<T: Element, const COLS: usize>(kind: Reduction, from: &[T], sums: &mut [T]) {
-        let (rows, _) = from.as_chunks::<COLS>();
-        for (sum, row) in sums.iter_mut().zip(rows) {
-            *sum = joined(kind, row);
-        }
+    if cols == 1 {
+        // SAFETY: the caller's contract.
+        return to.copy_from_slice(unsafe { std::slice::from_raw_parts(from, to.len()) });
     }
-    #[inline(always)]
-    fn of_kind<T: Element>(kind: Reduction, from: &[T], cols: usize, to: &mut [T]) {
-        for (from, to) in from.chunks(ROWS * cols).zip(to.chunks_mut(ROWS)) {
-            let sums = &mut [T::zero(); ROWS];
-            match cols {
-                _ if cfg!(gradstep_compact) => {
-                    for (sum, row) in sums.iter_mut().zip(from.chunks_exact(cols)) {
-                        *sum = joined(kind, row);
-                    }
-                }
-                2 => in_sequence::<T, 2>(kind, from, sums),
-                3 => in_sequence::<T, 3>(kind, from, sums),
-                4 => in_sequence::<T, 4>(kind, from, sums),
-                5 => in_sequence::<T, 5>(kind, from, sums),
-                6 => in_sequence::<T, 6>(kind, from, sums),
-                7 => in_sequence::<T, 7>(kind, from, sums),
-                8 => in_sequence::<T, 8>(kind, from, sums),
-                // Longer rows are not narrow.
-                _ => {}
-            }
-            #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
-            let n = T::narrow(if kind == Reduction::Mean { cols as f64 } else { 1.0 });
-            for (to, &mut sum) in to.iter_mut().zip(sums) {
-                *to = sum / n;
-            }
-        }
-    }
-    #[inline(always)]
-    fn anywhere<T: Element>(kind: Reduction, from: &[T], cols: usize, to: &mut [T]) {
-        match kind {
-            _ if cols == 1 => to.copy_from_slice(from),
-            _ if cfg!(gradstep_compact) => of_kind(kind, from, cols, to),
-            // One loop for each kind.
-            Reduction::Mean => of_kind(Reduction::Mean, from, cols, to),
-            Reduction::Max => of_kind(Reduction::Max, from, cols, to),
-        }
-    }
-    in_wide_registers!(isa, anywhere<T>(kind: Reduction, from: &[T], cols: usize, to: &mut [T]));
+    over_vectors!(isa, over<T>(kind: Reduction, from: *const T, cols: usize, to: &mut [T]));
 }

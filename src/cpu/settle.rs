@@ -596,6 +596,10 @@ impl<T: Element> Table<'_, T> {
         range: std::ops::Range<usize>,
         scratch: *mut T,
     ) {
+        if range.len() == 1 {
+            // SAFETY: the caller's contract.
+            return unsafe { self.single(run, b, range.start, scratch) };
+        }
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         if self.isa >= Isa::Avx2 {
             // SAFETY: the instruction set was checked, and the caller's contract.
@@ -604,6 +608,48 @@ impl<T: Element> Table<'_, T> {
         let _ = self.isa;
         // SAFETY: the caller's contract.
         unsafe { self.run_over::<T::Baseline>(run, b, range, scratch) }
+    }
+
+    /// Runs over one value. Most operations wait for the one before: what that made is at hand, not only in
+    /// memory.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run).
+    unsafe fn single(&self, run: &Run, b: usize, at: usize, scratch: *mut T) {
+        let (mut made, mut made_at) = (T::zero(), std::ptr::null());
+        for call in &run.calls {
+            let value = |i: usize| {
+                let from = self.find(&call.args[i], b, at, scratch).from;
+                // SAFETY: the caller's contract; operations come in order.
+                if from == made_at { made } else { unsafe { *from } }
+            };
+            made = match call.work {
+                Work::Unary(op) => op.apply(value(0)),
+                Work::Binary(op) => op.apply(value(0), value(1)),
+                Work::Copy => value(0),
+                Work::Select if value(0) < value(1) => value(2),
+                Work::Select => value(3),
+            };
+            let to = self.find(&call.to, b, at, scratch).from;
+            made_at = to;
+            // SAFETY: as above.
+            unsafe { to.cast_mut().write(made) };
+        }
+    }
+
+    fn find(&self, operand: &Operand, b: usize, at: usize, scratch: *mut T) -> Source<T> {
+        let &Operand { memory, at: place, moves } = operand;
+        let (offset, step) = match moves {
+            Moves::Not => (0, 0),
+            Moves::WithBatch => (b, 0),
+            Moves::WithIndex => (at, 1),
+        };
+        let from = match memory {
+            Memory::Host => self.hosts.as_ptr().wrapping_add(place),
+            Memory::Small => self.memory.cast_const().wrapping_add(place + offset),
+            Memory::Scratch => scratch.cast_const().wrapping_add(place),
+        };
+        Source { from, step }
     }
 
     /// # Safety
@@ -647,22 +693,8 @@ impl<T: Element> Table<'_, T> {
         n: usize,
         scratch: *mut T,
     ) {
-        let find = |operand: &Operand| {
-            let &Operand { memory, at: place, moves } = operand;
-            let (offset, step) = match moves {
-                Moves::Not => (0, 0),
-                Moves::WithBatch => (b, 0),
-                Moves::WithIndex => (at, 1),
-            };
-            let from = match memory {
-                Memory::Host => self.hosts.as_ptr().wrapping_add(place),
-                Memory::Small => self.memory.cast_const().wrapping_add(place + offset),
-                Memory::Scratch => scratch.cast_const().wrapping_add(place),
-            };
-            Source { from, step }
-        };
-        let arg = |i: usize| find(&call.args[i]);
-        let to = find(&call.to).from.cast_mut();
+        let arg = |i: usize| self.find(&call.args[i], b, at, scratch);
+        let to = self.find(&call.to, b, at, scratch).from.cast_mut();
         // SAFETY: the caller's contract; indices are within the shapes' extents.
         unsafe {
             // One loop for each operation: the `match` stays outside.

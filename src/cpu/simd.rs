@@ -45,6 +45,11 @@ pub trait Simd: Copy + 'static {
     unsafe fn or(self, mask: Self::Mask, other: Self) -> Self;
     /// Combines the lanes: each with the one half the lanes further on, until one is left.
     unsafe fn fold(self, kind: Reduction) -> Self::T;
+    /// Writes each of a vector's numbers `cols` times, one after the other. There are 2 to 8 columns.
+    unsafe fn repeat(from: *const Self::T, cols: usize, to: *mut Self::T);
+    /// Combines each of as many rows as a vector has lanes, from its first element to its last. They are
+    /// 2 to 8 elements each and lie one after the other, with room for a vector behind them.
+    unsafe fn join_rows(kind: Reduction, from: *const Self::T, cols: usize) -> Self;
 
     /// The first `n` lanes, and `rest` in the others.
     #[inline(always)]
@@ -109,6 +114,103 @@ unsafe fn or_some<V: Simd<Mask = usize>>(v: V, n: usize, other: V) -> V {
         store_some(v, lanes.as_mut().as_mut_ptr(), n);
         V::load(lanes.as_mut().as_ptr())
     }
+}
+
+/// Calls a function of a row's length, which the compiler then knows.
+macro_rules! of_length {
+    ($cols:expr, $name:ident<$t:ty>($($arg:expr),*)) => {
+        match $cols {
+            2 => $name::<$t, 2>($($arg),*),
+            3 => $name::<$t, 3>($($arg),*),
+            4 => $name::<$t, 4>($($arg),*),
+            5 => $name::<$t, 5>($($arg),*),
+            6 => $name::<$t, 6>($($arg),*),
+            7 => $name::<$t, 7>($($arg),*),
+            8 => $name::<$t, 8>($($arg),*),
+            _ => {}
+        }
+    };
+}
+
+/// [`Simd::repeat`] for any number of numbers.
+#[inline(always)]
+pub(super) fn repeat_each<T: Element>(from: &[T], cols: usize, to: &mut [T]) {
+    #[inline(always)]
+    fn of<T: Element, const COLS: usize>(from: &[T], to: &mut [T]) {
+        let (rows, _) = to.as_chunks_mut::<COLS>();
+        for (row, &value) in rows.iter_mut().zip(from) {
+            *row = [value; COLS];
+        }
+    }
+    if cfg!(gradstep_compact) {
+        for (row, &value) in to.chunks_exact_mut(cols).zip(from) {
+            row.fill(value);
+        }
+        return;
+    }
+    of_length!(cols, of<T>(from, to));
+}
+
+/// [`Simd::join_rows`] for any number of rows.
+#[inline(always)]
+pub(super) fn join_each<T: Element>(kind: Reduction, from: &[T], cols: usize, to: &mut [T]) {
+    #[inline(always)]
+    fn joined<T: Element>(kind: Reduction, row: &[T]) -> T {
+        row[1..].iter().fold(row[0], |acc, &x| match kind {
+            Reduction::Mean => acc + x,
+            Reduction::Max if acc < x => x,
+            Reduction::Max => acc,
+        })
+    }
+    #[inline(always)]
+    fn of<T: Element, const COLS: usize>(kind: Reduction, from: &[T], to: &mut [T]) {
+        let (rows, _) = from.as_chunks::<COLS>();
+        for (to, row) in to.iter_mut().zip(rows) {
+            *to = joined(kind, row);
+        }
+    }
+    if cfg!(gradstep_compact) {
+        for (to, row) in to.iter_mut().zip(from.chunks_exact(cols)) {
+            *to = joined(kind, row);
+        }
+        return;
+    }
+    match kind {
+        // One loop for each kind.
+        Reduction::Mean => of_length!(cols, of<T>(Reduction::Mean, from, to)),
+        Reduction::Max => of_length!(cols, of<T>(Reduction::Max, from, to)),
+    }
+}
+
+/// [`Simd::repeat`] where no instruction helps.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+unsafe fn repeat_lanes<V: Simd>(from: *const V::T, cols: usize, to: *mut V::T) {
+    // SAFETY: the caller's contract: a vector, and a vector for each column.
+    let (from, to) = unsafe {
+        (
+            std::slice::from_raw_parts(from, V::T::LANES),
+            std::slice::from_raw_parts_mut(to, V::T::LANES * cols),
+        )
+    };
+    repeat_each(from, cols, to);
+}
+
+/// [`Simd::join_rows`] where no instruction helps.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+unsafe fn join_lanes<V: Simd>(kind: Reduction, from: *const V::T, cols: usize) -> V {
+    let mut lanes = V::T::padded();
+    let lanes = lanes.as_mut();
+    // SAFETY: the caller's contract: a vector for each column.
+    let from = unsafe { std::slice::from_raw_parts(from, V::T::LANES * cols) };
+    join_each(kind, from, cols, lanes);
+    // SAFETY: the array has as many elements as the vector.
+    unsafe { V::load(lanes.as_ptr()) }
 }
 
 /// Plain arrays: for instruction sets without a type of their own, and for miri.
@@ -220,6 +322,18 @@ impl<T: Element, const N: usize> Simd for Portable<T, N> {
     }
 
     #[inline(always)]
+    unsafe fn repeat(from: *const T, cols: usize, to: *mut T) {
+        // SAFETY: the trait's contract.
+        unsafe { repeat_lanes::<Self>(from, cols, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn join_rows(kind: Reduction, from: *const T, cols: usize) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe { join_lanes(kind, from, cols) }
+    }
+
+    #[inline(always)]
     unsafe fn fold(mut self, kind: Reduction) -> T {
         let mut half = N / 2;
         while half > 0 {
@@ -240,7 +354,7 @@ impl<T: Element, const N: usize> Simd for Portable<T, N> {
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[cfg_attr(not(feature = "f64"), allow(dead_code, reason = "functions of its vectors"))]
 pub(super) mod x86 {
-    use super::{Simd, load_some, or_some, store_some};
+    use super::{Simd, join_lanes, load_some, or_some, repeat_lanes, store_some};
     use crate::value::Reduction;
     use std::arch::x86_64::*;
 
@@ -250,7 +364,8 @@ pub(super) mod x86 {
             $(#[$doc:meta])* $name:ident = [$register:ty; $count:literal] ($($i:literal)*) of $width:literal $t:ty,
             $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident $div:ident
             $min:ident $max:ident $sqrt:ident $xor:ident $andnot:ident, $select:ident $fold:ident,
-            $mask:ident $to_mask:ident $load_lanes:ident $store_lanes:ident $or:ident
+            $mask:ident $to_mask:ident $load_lanes:ident $store_lanes:ident $or:ident,
+            $repeat:ident $join_rows:ident
         ) => {
             $(#[$doc])*
             #[derive(Clone, Copy, Debug)]
@@ -339,6 +454,14 @@ pub(super) mod x86 {
                 #[inline(always)]
                 unsafe fn fold(self, kind: Reduction) -> $t {
                     unsafe { $fold(self.0, kind) }
+                }
+                #[inline(always)]
+                unsafe fn repeat(from: *const $t, cols: usize, to: *mut $t) {
+                    unsafe { $repeat::<Self>(from, cols, to) }
+                }
+                #[inline(always)]
+                unsafe fn join_rows(kind: Reduction, from: *const $t, cols: usize) -> Self {
+                    unsafe { $join_rows::<Self>(kind, from, cols) }
                 }
             }
         };
@@ -573,6 +696,112 @@ pub(super) mod x86 {
         _mm256_maskload_pd store_some_pd256 _mm256_blendv_pd _mm256_castsi256_pd
     );
 
+    /// For each number of columns, which of eight row values the lanes of each register take.
+    const REPEATED: [[[i32; 8]; 8]; 9] = {
+        let mut all = [[[0; 8]; 8]; 9];
+        let mut cols = 1;
+        while cols <= 8 {
+            let mut i = 0;
+            while i < 8 * cols {
+                all[cols][i / 8][i % 8] = (i / cols) as i32;
+                i += 1;
+            }
+            cols += 1;
+        }
+        all
+    };
+
+    #[inline(always)]
+    unsafe fn repeat_ps256<V>(from: *const f32, cols: usize, to: *mut f32) {
+        let lanes = &REPEATED[cols % 9];
+        for eight in [0, 8] {
+            // SAFETY: the caller vouches for AVX2 and the memory.
+            unsafe {
+                let rows = _mm256_loadu_ps(from.wrapping_add(eight));
+                let to = to.wrapping_add(eight * cols);
+                for (i, lanes) in lanes[..cols].iter().enumerate() {
+                    let lanes = _mm256_loadu_si256(lanes.as_ptr().cast());
+                    _mm256_storeu_ps(to.wrapping_add(8 * i), _mm256_permutevar8x32_ps(rows, lanes));
+                }
+            }
+        }
+    }
+
+    /// Four elements of a row, and those of the row four further on.
+    #[inline(always)]
+    unsafe fn two_rows_ps256(from: *const f32, cols: usize) -> __m256 {
+        // SAFETY: the caller vouches for AVX2 and the memory.
+        unsafe {
+            let first = _mm256_castps128_ps256(_mm_loadu_ps(from));
+            _mm256_insertf128_ps::<1>(first, _mm_loadu_ps(from.wrapping_add(4 * cols)))
+        }
+    }
+
+    /// Four columns of eight rows, which begin `cols` elements apart.
+    #[inline(always)]
+    unsafe fn columns_ps256(from: *const f32, cols: usize) -> [__m256; 4] {
+        // SAFETY: the caller vouches for AVX2 and the memory.
+        unsafe {
+            let a = two_rows_ps256(from, cols);
+            let b = two_rows_ps256(from.wrapping_add(cols), cols);
+            let c = two_rows_ps256(from.wrapping_add(2 * cols), cols);
+            let d = two_rows_ps256(from.wrapping_add(3 * cols), cols);
+            let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+            let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+            [
+                _mm256_shuffle_ps::<0x44>(ab, cd),
+                _mm256_shuffle_ps::<0xee>(ab, cd),
+                _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
+                _mm256_shuffle_ps::<0xee>(ab_high, cd_high),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn join_eight_ps256(kind: Reduction, from: *const f32, cols: usize) -> __m256 {
+        macro_rules! with {
+            ($acc:ident, $column:expr) => {
+                $acc = join!(kind, _mm256_add_ps, _mm256_max_ps, $acc, $column)
+            };
+        }
+        // SAFETY: the caller vouches for AVX2 and the memory: of rows of two or three elements what is read
+        // beyond them, too.
+        unsafe {
+            let [mut acc, b, c, d] = columns_ps256(from, cols);
+            with!(acc, b);
+            if cols > 2 {
+                with!(acc, c);
+            }
+            if cols > 3 {
+                with!(acc, d);
+            }
+            if cols > 4 {
+                // The last four, of which some are in the sum already.
+                let [a, b, c, d] = columns_ps256(from.wrapping_add(cols - 4), cols);
+                if cols > 7 {
+                    with!(acc, a);
+                }
+                if cols > 6 {
+                    with!(acc, b);
+                }
+                if cols > 5 {
+                    with!(acc, c);
+                }
+                with!(acc, d);
+            }
+            acc
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn join_rows_ps256<V>(kind: Reduction, from: *const f32, cols: usize) -> Avx2F32 {
+        // SAFETY: the caller vouches for AVX2 and the memory.
+        unsafe {
+            let second = from.wrapping_add(8 * cols);
+            Avx2F32([join_eight_ps256(kind, from, cols), join_eight_ps256(kind, second, cols)])
+        }
+    }
+
     // SSE2 has no blend: the mask picks the bits.
     #[inline(always)]
     unsafe fn select_ps(a: __m128, b: __m128, x: __m128, y: __m128) -> __m128 {
@@ -615,7 +844,7 @@ pub(super) mod x86 {
         Sse2F32 = [__m128; 4] (0 1 2 3) of 4 f32,
         _mm_loadu_ps _mm_storeu_ps _mm_set1_ps _mm_add_ps _mm_sub_ps _mm_mul_ps _mm_div_ps
         _mm_min_ps _mm_max_ps _mm_sqrt_ps _mm_xor_ps _mm_andnot_ps, select_ps fold_ps128,
-        usize count load_some store_some or_some
+        usize count load_some store_some or_some, repeat_lanes join_lanes
     );
     #[cfg(feature = "f64")]
     vector!(
@@ -623,7 +852,7 @@ pub(super) mod x86 {
         Sse2F64 = [__m128d; 4] (0 1 2 3) of 2 f64,
         _mm_loadu_pd _mm_storeu_pd _mm_set1_pd _mm_add_pd _mm_sub_pd _mm_mul_pd _mm_div_pd
         _mm_min_pd _mm_max_pd _mm_sqrt_pd _mm_xor_pd _mm_andnot_pd, select_pd fold_pd128,
-        usize count load_some store_some or_some
+        usize count load_some store_some or_some, repeat_lanes join_lanes
     );
     vector!(
         /// 16 × `f32` in two AVX registers.
@@ -631,7 +860,7 @@ pub(super) mod x86 {
         _mm256_loadu_ps _mm256_storeu_ps _mm256_set1_ps _mm256_add_ps _mm256_sub_ps _mm256_mul_ps
         _mm256_div_ps _mm256_min_ps _mm256_max_ps _mm256_sqrt_ps _mm256_xor_ps _mm256_andnot_ps,
         select_ps256 fold_ps256,
-        usize count load_ps256 store_ps256 or_ps256
+        usize count load_ps256 store_ps256 or_ps256, repeat_ps256 join_rows_ps256
     );
     #[cfg(feature = "f64")]
     vector!(
@@ -640,7 +869,7 @@ pub(super) mod x86 {
         _mm256_loadu_pd _mm256_storeu_pd _mm256_set1_pd _mm256_add_pd _mm256_sub_pd _mm256_mul_pd
         _mm256_div_pd _mm256_min_pd _mm256_max_pd _mm256_sqrt_pd _mm256_xor_pd _mm256_andnot_pd,
         select_pd256 fold_pd256,
-        usize count load_pd256 store_pd256 or_pd256
+        usize count load_pd256 store_pd256 or_pd256, repeat_lanes join_lanes
     );
     vector!(
         /// 16 × `f32` in one AVX-512 register.
@@ -648,6 +877,6 @@ pub(super) mod x86 {
         _mm512_loadu_ps _mm512_storeu_ps _mm512_set1_ps _mm512_add_ps _mm512_sub_ps _mm512_mul_ps
         _mm512_div_ps _mm512_min_ps _mm512_max_ps _mm512_sqrt_ps _mm512_xor_ps _mm512_andnot_ps,
         select_ps512 fold_ps512,
-        __mmask16 first_lanes load_ps512 store_ps512 or_ps512
+        __mmask16 first_lanes load_ps512 store_ps512 or_ps512, repeat_lanes join_lanes
     );
 }
