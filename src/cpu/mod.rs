@@ -75,12 +75,13 @@ const APART: std::ops::Range<usize> = 1024..2048;
 /// those is through.
 const SCATTERED: usize = 32;
 /// Elements of narrow rows that are gone over together: what the loops read and write for them stays
-/// in the nearest cache. Those of large arrays, which come from far away, are fewer: then hardware fetches the next
-/// ones while row values are settled.
+/// in the nearest cache.
 const NARROW_TILE: usize = if cfg!(miri) { 32 } else { 1024 };
-const NARROW_TILE_FAR: usize = if cfg!(miri) { 32 } else { 384 };
-/// Bytes of an array from which on it is so: as measured.
-const NARROW_FAR: usize = 6 << 20;
+/// Bytes of an array from which on it comes from beyond all caches. Then pieces are shorter, of narrow rows and
+/// of few long ones: hardware fetches the next one while small values are settled.
+const DISTANT: usize = 6 << 20;
+const NARROW_PIECE: usize = 384;
+const SHALLOW_PIECE: usize = 512;
 /// Rows of fewer columns, which fill no vector, are gone over many at a time.
 const NARROW: usize = 9;
 

@@ -11,8 +11,9 @@ use super::memory::{Aligned, PAGE};
 use super::settle::{Places, Run, Settle, Settling, Table, count, identity, join};
 use super::simd::{Simd, join_each, repeat_each};
 use super::{
-    AHEAD, APART, BLOCK, Cpu, Element, FAR, FOLD, Isa, MAX_CALLS, MAX_FULL_SLOTS, MAX_REDUCTIONS,
-    MAX_SEGMENTS, NARROW, NARROW_FAR, NARROW_TILE, NARROW_TILE_FAR, SCATTERED, SEGMENT, TILE,
+    AHEAD, APART, BLOCK, Cpu, DISTANT, Element, FAR, FOLD, Isa, MAX_CALLS, MAX_FULL_SLOTS,
+    MAX_REDUCTIONS, MAX_SEGMENTS, NARROW, NARROW_PIECE, NARROW_TILE, SCATTERED, SEGMENT,
+    SHALLOW_PIECE, TILE,
 };
 use crate::definition::Recipe;
 use crate::error::{Error, Result};
@@ -870,7 +871,11 @@ impl<T: Element> Job<'_, T> {
         }
         for b in s.b.0..s.b.1 {
             // Where columns are complete after one walk, their sums stay in the nearest cache.
-            let width = if program.shallow { TILE.max(T::LANES) } else { s.cols.1 - s.cols.0 };
+            let width = match program.shallow {
+                true if distant::<T>(program.dims) => SHALLOW_PIECE,
+                true => TILE.max(T::LANES),
+                false => s.cols.1 - s.cols.0,
+            };
             // No `step_by`, which divides: that takes as long as a short vector's loop.
             let mut c = s.cols.0;
             while c < s.cols.1 {
@@ -1456,10 +1461,14 @@ fn in_vectors<T: Element>(len: usize) -> (usize, usize, usize) {
     (n, lanes, lanes / T::LANES)
 }
 
+/// Whether an array comes from beyond all caches.
+fn distant<T>(dims: Dims) -> bool {
+    dims.len() * size_of::<T>() >= DISTANT
+}
+
 /// Rows that make a tile where rows are narrow: whole vectors of row values, if it can be.
 fn tile_rows<T: Element>(dims: Dims) -> usize {
-    let far = dims.len() * size_of::<T>() >= NARROW_FAR;
-    let rows = if far { NARROW_TILE_FAR } else { NARROW_TILE } / dims.cols.max(1);
+    let rows = if distant::<T>(dims) { NARROW_PIECE } else { NARROW_TILE } / dims.cols.max(1);
     if rows > T::LANES { rows / T::LANES * T::LANES } else { rows.max(1) }
 }
 
