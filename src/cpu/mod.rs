@@ -81,7 +81,10 @@ const NARROW_TILE: usize = if cfg!(miri) { 32 } else { 1024 };
 /// of few long ones: hardware fetches the next one while small values are settled.
 const DISTANT: usize = 6 << 20;
 const NARROW_PIECE: usize = 384;
+/// Columns of a piece of few rows, and of up to [`FEWEST`].
 const SHALLOW_PIECE: usize = 512;
+const SHALLOWEST_PIECE: usize = 128;
+const FEWEST: usize = 8;
 /// Rows of fewer columns, which fill no vector, are gone over many at a time.
 const NARROW: usize = 9;
 

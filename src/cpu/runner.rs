@@ -11,9 +11,9 @@ use super::memory::{Aligned, PAGE};
 use super::settle::{Places, Run, Settle, Settling, Table, count, identity, join};
 use super::simd::{Simd, join_each, repeat_each};
 use super::{
-    AHEAD, APART, BLOCK, Cpu, DISTANT, Element, FAR, FOLD, Isa, MAX_CALLS, MAX_FULL_SLOTS,
+    AHEAD, APART, BLOCK, Cpu, DISTANT, Element, FAR, FEWEST, FOLD, Isa, MAX_CALLS, MAX_FULL_SLOTS,
     MAX_REDUCTIONS, MAX_SEGMENTS, NARROW, NARROW_PIECE, NARROW_TILE, SCATTERED, SEGMENT,
-    SHALLOW_PIECE, TILE,
+    SHALLOW_PIECE, SHALLOWEST_PIECE, TILE,
 };
 use crate::definition::Recipe;
 use crate::error::{Error, Result};
@@ -872,6 +872,9 @@ impl<T: Element> Job<'_, T> {
         for b in s.b.0..s.b.1 {
             // Where columns are complete after one walk, their sums stay in the nearest cache.
             let width = match program.shallow {
+                true if distant::<T>(program.dims) && program.dims.rows <= FEWEST => {
+                    SHALLOWEST_PIECE
+                }
                 true if distant::<T>(program.dims) => SHALLOW_PIECE,
                 true => TILE.max(T::LANES),
                 false => s.cols.1 - s.cols.0,
@@ -939,7 +942,8 @@ impl<T: Element> Job<'_, T> {
                         }
                         let acc = acc_of(1 + self.place(sums.r));
                         let len = if self.program.narrow { context.room } else { cols };
-                        std::slice::from_raw_parts_mut(acc, len).fill(T::narrow(identity));
+                        let acc = std::slice::from_raw_parts_mut(acc, len);
+                        begin(self.program.cpu.isa, T::narrow(identity), acc);
                     }
                 }
             }
@@ -1489,6 +1493,15 @@ macro_rules! in_wide_registers {
         let _ = $isa;
         $name($($arg),*);
     }};
+}
+
+/// Sets accumulators to what a reduction begins with.
+fn begin<T: Element>(isa: Isa, with: T, to: &mut [T]) {
+    #[inline(always)]
+    fn anywhere<T: Element>(with: T, to: &mut [T]) {
+        to.fill(with);
+    }
+    in_wide_registers!(isa, anywhere<T>(with: T, to: &mut [T]));
 }
 
 /// Moves column sums from the element's precision to `f64`. Those of narrow rows, of which many lie
