@@ -206,7 +206,21 @@ impl<T: Element> Run<T> {
     }
 }
 
-/// The memory traffic of a plan, over memory of its own.
+/// Numbers as those of the loops by hand.
+fn singles<T: Element>(x: &[T]) -> &[f32] {
+    assert_eq!(size_of::<T>(), 4, "numbers of single precision");
+    // SAFETY: the only element of four bytes is `f32`.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
+}
+
+fn singles_mut<T: Element>(x: &mut [T]) -> &mut [f32] {
+    assert_eq!(size_of::<T>(), 4, "numbers of single precision");
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), x.len()) }
+}
+
+/// The memory traffic of a plan: over the gradients and parameters of the steps where they are `f32`, since what
+/// pages they were given makes a difference, and over state of its own.
 struct Floor {
     tensors: Vec<FloorTensor>,
     all_threads: bool,
@@ -215,7 +229,7 @@ struct Floor {
 struct FloorTensor {
     /// What each sweep reads and writes.
     sweeps: Vec<(Vec<usize>, Vec<usize>)>,
-    /// Gradient, parameter, slots.
+    /// Gradient, parameter, slots. Nothing, where it is lent.
     memory: Vec<Laid<f32>>,
     words: usize,
 }
@@ -224,7 +238,7 @@ struct FloorTensor {
 const SHARE: usize = 1 << 18;
 
 impl FloorTensor {
-    fn new(plan: &Plan, words: usize) -> Self {
+    fn new(plan: &Plan, words: usize, lent: bool) -> Self {
         let place = |b: &Buffer| match *b {
             Buffer::Grad => 0,
             Buffer::Param => 1,
@@ -236,7 +250,8 @@ impl FloorTensor {
         let used = |k| sweeps.iter().any(|(l, s)| l.contains(&k) || s.contains(&k));
         let memory = (0..2 + plan.graph.slots.len())
             .map(|k| {
-                let values = noise(if used(k) { words } else { 0 }, k as u64, 1.0);
+                let own = used(k) && !(lent && k < 2);
+                let values = noise(if own { words } else { 0 }, k as u64, 1.0);
                 if k < 2 {
                     return values;
                 }
@@ -248,10 +263,14 @@ impl FloorTensor {
         Self { sweeps, memory, words }
     }
 
-    fn run(&mut self, all_threads: bool) {
+    /// `lent`: where a gradient and a parameter begin.
+    fn run(&mut self, all_threads: bool, lent: Option<[usize; 2]>) {
         let words = self.words;
         let begin = |m: &mut Laid<f32>| m.as_mut_ptr() as usize;
-        let memory: Vec<_> = self.memory.iter_mut().map(begin).collect();
+        let mut memory: Vec<_> = self.memory.iter_mut().map(begin).collect();
+        if let Some(lent) = lent {
+            memory[..2].copy_from_slice(&lent);
+        }
         for (loads, stores) in &self.sweeps {
             let piece = |first: usize| {
                 let n = SHARE.min(words - first);
@@ -293,19 +312,23 @@ impl Floor {
     ) -> Self {
         let tensor = |(shape, &id): (&Vec<usize>, &TensorId)| {
             let words = shape.iter().product::<usize>() * size_of::<T>() / 4;
-            FloorTensor::new(run.set.plan(id).expect("a plan"), words)
+            FloorTensor::new(run.set.plan(id).expect("a plan"), words, size_of::<T>() == 4)
         };
         Self { tensors: shapes.iter().zip(ids).map(tensor).collect(), all_threads }
     }
 
-    fn step(&mut self) {
+    fn step<T: Element>(&mut self, params: &mut [Laid<T>], grads: &[Laid<T>]) {
+        let begin = |(p, g): (&mut Laid<T>, &Laid<T>)| {
+            (size_of::<T>() == 4).then(|| [g.as_ptr() as usize, p.as_mut_ptr() as usize])
+        };
+        let lent: Vec<_> = params.iter_mut().zip(grads).map(begin).collect();
         #[cfg(feature = "parallel")]
         if self.all_threads && self.tensors.len() > 1 {
             use rayon::prelude::*;
-            self.tensors.par_iter_mut().for_each(|t| t.run(false));
+            self.tensors.par_iter_mut().zip(lent).for_each(|(t, lent)| t.run(false, lent));
             return;
         }
-        self.tensors.iter_mut().for_each(|t| t.run(self.all_threads));
+        self.tensors.iter_mut().zip(lent).for_each(|(t, lent)| t.run(self.all_threads, lent));
     }
 }
 
@@ -367,6 +390,8 @@ fn measure<T: Element>(
             agree(optimizer, hand, ours);
         }
     }
+    // From here on over the same memory.
+    let mut rival: Option<Vec<_>> = rival.map(|r| r.into_iter().map(|((r, _), _)| r).collect());
 
     ours.step(&ids, &grads);
     let start = Instant::now();
@@ -388,9 +413,13 @@ fn measure<T: Element>(
             (0..repeat).for_each(|_| work());
             start.elapsed().as_secs_f64() / repeat as f64
         };
-        times.floor = times.floor.min(time(&mut || floor.step()));
+        times.floor = times.floor.min(time(&mut || floor.step(&mut ours.params, &grads)));
         if let Some(rival) = &mut rival {
-            let hand = time(&mut || rival.iter_mut().for_each(|((r, w), g)| r.step(w, g)));
+            let hand = time(&mut || {
+                for ((r, w), g) in rival.iter_mut().zip(&mut ours.params).zip(&grads) {
+                    r.step(singles_mut(w), singles(g));
+                }
+            });
             times.hand = Some(times.hand.map_or(hand, |best| best.min(hand)));
         }
         times.ours = times.ours.min(time(&mut || ours.step(&ids, &grads)));
