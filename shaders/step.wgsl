@@ -8,6 +8,9 @@
 // one tile: thread `lid` takes every WIDTH-th column and walks down its rows. Sums along a column
 // stay in a register, sums along a row in workgroup memory, and both leave as partial sums that
 // the settle after the sweep adds in a fixed order. No atomics: two runs give equal bits.
+//
+// Where all rows begin at multiples of four elements a thread takes four neighbouring columns at once:
+// what is as large as the tensor is bound as vectors of four, and there are four of each value.
 
 const WIDTH = 64u;
 const ROWS = 16u;
@@ -95,6 +98,28 @@ fn tile_at(index: u32) -> Tile {
 
 // @begin places
 // @end places
+
+// @begin fours
+// Small values of four columns.
+fn four(at: u32) -> vec4<f32> {
+    return vec4(small[at], small[at + 1u], small[at + 2u], small[at + 3u]);
+}
+
+// Writes them, of the last columns those that there are.
+fn put(at: u32, x: vec4<f32>, cols: u32) {
+    for (var i = 0u; i < min(cols, 4u); i++) {
+        small[at + i] = x[i];
+    }
+}
+
+fn sum4(x: vec4<f32>) -> f32 {
+    return (x.x + x.y) + (x.z + x.w);
+}
+
+fn max4(x: vec4<f32>) -> f32 {
+    return max(max(x.x, x.y), max(x.z, x.w));
+}
+// @end fours
 
 // @begin sweep
 @compute @workgroup_size(WIDTH)

@@ -17,7 +17,7 @@ use crate::snapshot::{SlotState, Snapshot, Values, slot_shape};
 use crate::text::joined;
 use crate::trace::{Graph, Kind, Watch};
 use crate::value::{GRAD, Shape};
-use crate::wgsl::{self, Dispatch, FIRST_GRAD, FIRST_SLOT, Given, PARAM, Places, Program};
+use crate::wgsl::{self, Dispatch, FIRST_GRAD, FIRST_SLOT, Form, Given, PARAM, Places, Program};
 
 /// Alignment of a class's constants: what WebGPU promises for uniforms.
 pub(crate) const UNIFORM_ALIGN: u64 = 256;
@@ -30,6 +30,8 @@ const GRAD_WORDS: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Class<X> {
     kind: Kind,
+    /// Whether its tensors can be taken four columns at once.
+    pub(crate) vectors: bool,
     pub(crate) plan: Plan,
     pub(crate) program: Arc<Program>,
     #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "an export compiles nothing"))]
@@ -44,18 +46,37 @@ pub(crate) struct Class<X> {
 pub(crate) struct Classes<X> {
     pub(crate) recipe: Recipe,
     pub(crate) watch: Watch,
+    pub(crate) owner: Owner,
     list: Vec<Class<X>>,
+    /// Whether four do not divide the columns of some matrix: of those whose tiles have no whole rows, and
+    /// of those whose tiles have.
+    uneven: [bool; 2],
     /// Where its constants begin in a set of them, and how many words they are.
     base: u64,
     words: usize,
 }
 
-/// The class of a tensor: there already, or the plan of the one to add.
+/// The class of a tensor: there already, or the plan of the one to add and whether its tensors can be
+/// taken four columns at once.
 #[derive(Debug)]
 pub(crate) enum Found {
     Known(usize),
-    New(Box<Plan>),
+    New(Box<Plan>, bool),
 }
+
+/// Whose memory parameters and gradients lie in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// The library's own: all tensors of a class are dispatched together, and each has some elements to
+    /// itself behind its last one.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "an export has no memory"))]
+    Library,
+    /// Somebody else's: each tensor is dispatched alone.
+    Other,
+}
+
+/// Columns that a thread takes at once, where it takes more than one.
+pub(crate) const FOUR: usize = 4;
 
 impl<X> Deref for Classes<X> {
     type Target = [Class<X>];
@@ -66,8 +87,37 @@ impl<X> Deref for Classes<X> {
 }
 
 impl<X> Classes<X> {
-    pub(crate) fn new(recipe: Recipe, watch: Watch) -> Self {
-        Self { recipe, watch, list: Vec::new(), base: 0, words: 0 }
+    pub(crate) fn new(recipe: Recipe, watch: Watch, owner: Owner) -> Self {
+        Self { recipe, watch, owner, list: Vec::new(), uneven: [false; 2], base: 0, words: 0 }
+    }
+
+    fn resolve(
+        &self,
+        shape: &[usize],
+        layout: Layout,
+        capacity: usize,
+    ) -> Result<(Dims, Graph, bool)> {
+        let (dims, graph) = layout.resolve_watched(self.recipe, shape, self.watch)?;
+        let fused = whole_rows(&dims, capacity);
+        Ok((dims, graph, fused))
+    }
+
+    /// Takes note of a tensor, before any class is made: all tensors that are dispatched together are
+    /// taken four columns at once, or none.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn expect(
+        &mut self,
+        shape: &[usize],
+        layout: Layout,
+        capacity: usize,
+    ) -> Result<()> {
+        if self.owner == Owner::Other {
+            return Ok(());
+        }
+        let (dims, _, fused) = self.resolve(shape, layout, capacity)?;
+        self.uneven[usize::from(fused)] |=
+            dims.kind == Kind::Matrix && !dims.cols.is_multiple_of(FOUR);
+        Ok(())
     }
 
     /// Finds the class of a tensor. `capacity` is the number of elements that one binding holds.
@@ -78,15 +128,20 @@ impl<X> Classes<X> {
         layout: Layout,
         capacity: usize,
     ) -> Result<(Dims, Found)> {
-        let (dims, mut graph) = layout.resolve_watched(self.recipe, shape, self.watch)?;
+        let (dims, mut graph, fused) = self.resolve(shape, layout, capacity)?;
         if u32::try_from(dims.len()).is_err() {
             return Err(Error::TooLarge {
                 shape: shape.to_vec(),
                 problem: format!("{} elements, and the GPU counts to {}", dims.len(), u32::MAX),
             });
         }
-        let fused = whole_rows(&dims, capacity);
-        let is = |c: &Class<X>| c.kind == dims.kind && c.plan.fused == fused;
+        let vectors = match (self.owner, dims.kind) {
+            (Owner::Other, _) => dims.cols.is_multiple_of(FOUR),
+            (Owner::Library, Kind::Matrix) => !self.uneven[usize::from(fused)],
+            (Owner::Library, _) => true,
+        };
+        let is =
+            |c: &Class<X>| c.kind == dims.kind && c.plan.fused == fused && c.vectors == vectors;
         if let Some(class) = self.list.iter().position(is) {
             return Ok((dims, Found::Known(class)));
         }
@@ -95,17 +150,23 @@ impl<X> Classes<X> {
             Kind::Matrix if !fused => Plan::cut(&graph)?,
             _ => Plan::new(graph, fused)?,
         };
-        Ok((dims, Found::New(Box::new(plan))))
+        Ok((dims, Found::New(Box::new(plan), vectors)))
     }
 
     /// Adds a class with its printed plan.
-    pub(crate) fn add(&mut self, plan: Plan, program: Arc<Program>, compiled: X) -> usize {
+    pub(crate) fn add(
+        &mut self,
+        plan: Plan,
+        vectors: bool,
+        program: Arc<Program>,
+        compiled: X,
+    ) -> usize {
         let offset = (self.words * 4) as u64;
         let bytes = program.hosts_bytes().next_multiple_of(UNIFORM_ALIGN);
         self.words += usize::try_from(bytes / 4).unwrap_or(64);
         let values = vec![0.0; plan.graph.nodes.len()];
         let kind = plan.graph.kind;
-        self.list.push(Class { kind, plan, program, compiled, offset, values });
+        self.list.push(Class { kind, vectors, plan, program, compiled, offset, values });
         self.list.len() - 1
     }
 
@@ -194,7 +255,8 @@ impl Bind {
 }
 
 /// What a program binds where, and how many bytes at least.
-pub(crate) fn bindings(plan: &Plan, program: &Program, given: Given) -> Vec<(u32, Bind, u64)> {
+pub(crate) fn bindings(plan: &Plan, program: &Program, form: Form) -> Vec<(u32, Bind, u64)> {
+    let (given, element) = (form.given, form.element());
     let several = matches!(given, Given::Several(_));
     let window = WINDOW_WORDS + if several { GRAD_WORDS * given.grads() } else { 0 };
     let mut list = vec![
@@ -203,16 +265,16 @@ pub(crate) fn bindings(plan: &Plan, program: &Program, given: Given) -> Vec<(u32
         (2, Bind::Table, 4),
         (3, Bind::Small, 4),
     ];
-    list.extend((FIRST_GRAD..).zip(0..given.grads()).map(|(at, k)| (at, Bind::Grad(k), 4)));
+    list.extend((FIRST_GRAD..).zip(0..given.grads()).map(|(at, k)| (at, Bind::Grad(k), element)));
     if !several {
-        list.push((PARAM, Bind::Param, 4));
+        list.push((PARAM, Bind::Param, element));
     }
     let slots = 0..plan.graph.full_slots().count();
-    list.extend((FIRST_SLOT..).zip(slots).map(|(binding, k)| (binding, Bind::Slot(k), 4)));
+    list.extend((FIRST_SLOT..).zip(slots).map(|(binding, k)| (binding, Bind::Slot(k), element)));
     list
 }
 
-/// The uniform `window` of a chunk in which several gradients are bound: for each the word at which it
+/// The uniform `window` of a chunk in which several gradients are bound: for each the element at which it
 /// begins in what is bound of it. None: it is left out.
 pub(crate) fn several(
     chunk: [u32; WINDOW_WORDS],
@@ -461,11 +523,6 @@ impl AsOne {
     /// How they are bound: as few at once as it takes, and as many as a shader may bind.
     pub(crate) fn given(&self, storage_buffers: u32) -> Given {
         Given::several(self.stretches.len(), storage_buffers)
-    }
-
-    /// The number of elements.
-    pub(crate) fn total(&self) -> usize {
-        self.lens().sum()
     }
 
     fn lens(&self) -> impl Iterator<Item = usize> {

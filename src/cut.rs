@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use crate::blueprint::FOUR;
 use crate::layout::Dims;
 use crate::plan::Plan;
 use crate::trace::Kind;
@@ -159,6 +160,18 @@ impl Layouts {
             }
         }
         self.pieces.push(pieces);
+        // The last vector of four is whole.
+        if let Some(chunk) = self.chunks.last_mut() {
+            chunk.len = chunk.len.next_multiple_of(FOUR);
+        }
+    }
+
+    /// Whether all tiles begin and end where vectors of four do, but for the last one of a vector.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn by_four(&self) -> bool {
+        let vectors = self.cuts.iter().all(|c| c.dims.kind == Kind::Vector);
+        let mut tiles = self.chunks.iter().flat_map(|c| &c.tiles);
+        tiles.all(|t| t[1].is_multiple_of(4) && (vectors || t[6].is_multiple_of(4)))
     }
 
     /// Finds room for `len` elements from `start` of the tensor at hand: its chunk and first

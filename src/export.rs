@@ -24,7 +24,8 @@
 //! … or be computed by whoever reads the plan, from the expressions that it contains.
 //!
 //! Each parameter and each gradient lies in a buffer of its own, from its first byte on. Everything is
-//! `f32`, little-endian.
+//! `f32`, little-endian. Tensors whose columns (of a vector: elements) four divide are taken four columns
+//! at once, the others one: a module for each, where there are both.
 //!
 //! # The plan
 //!
@@ -69,7 +70,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::blueprint::{
-    self, AsOne, Bind, Call, Class, Classes, Found, Image, Placed, Stretch, bound,
+    self, AsOne, Bind, Call, Class, Classes, FOUR, Found, Image, Owner, Placed, Stretch, bound,
 };
 use crate::cpu::many::{AVERAGED, no_average, not_begun};
 use crate::cut::{Layouts, Piece};
@@ -85,7 +86,7 @@ use crate::setup::{Groups, Missing, Setup};
 use crate::snapshot::{Snapshot, Values};
 use crate::trace::{Kind, Op, Watch};
 use crate::value::{Binary, GRAD_NEUTRAL, Shape, Unary};
-use crate::wgsl::{self, Given, Program};
+use crate::wgsl::{self, Form, Given, Program};
 
 /// The version of the format.
 pub const VERSION: u32 = 1;
@@ -311,13 +312,13 @@ impl Export {
         }
         let mut groups = setup.assign()?;
         let binding = limits.max_storage_buffer_binding_size;
-        let alignment = limits.min_storage_buffer_offset_alignment.max(4).into();
+        let alignment = limits.min_storage_buffer_offset_alignment.max(16).into();
         let capacity = blueprint::range_capacity(binding, alignment);
         let mut device = Device { limits, ..Device::default() };
         device.buffer("constants".into(), Role::Constants, 0, Init::Zeros);
 
-        let of = |u: &crate::setup::Unit| Classes::new(u.optimizer.recipe(), Watch::Nothing);
-        let mut classes: Vec<_> = groups.units.iter().map(of).collect();
+        let of = |recipe| Classes::new(recipe, Watch::Nothing, Owner::Other);
+        let mut classes: Vec<_> = groups.units.iter().map(|u| of(u.optimizer.recipe())).collect();
         let mut tensors = Vec::new();
         for t in &groups.tensors {
             let Some(unit) = t.unit else {
@@ -339,24 +340,25 @@ impl Export {
 
         let lens = || tensors.iter().map(|t: &Placed| t.class.map(|_| t.dims.len()));
         let gradients = setup.gradients.clone();
+        // What takes tensors as vectors depends on nothing of their lengths, but on whether four divide all.
+        let even = lens().flatten().all(|len| len.is_multiple_of(FOUR));
+        let vector = &[if even { FOUR } else { 1 }];
         let mut guard = None;
         if gradients.needs_all() {
             let what = "clipping by the norm and tests of gradients";
             let remedy = "leave them out, or make several sets of the tensors";
             blueprint::check_total(lens().flatten(), what, remedy)?;
             let controls = Controls::new(gradients.clone());
-            let mut of_guard = Classes::new(controls.recipe(), Watch::Nothing);
+            let mut of_guard = of(controls.recipe());
             let lens: Vec<_> = lens().map(|len| len.unwrap_or(0)).collect();
             let all = AsOne::in_place(&lens, capacity);
             let given = all.given(limits.max_storage_buffers_per_shader_stage);
-            let (shape, layout) = (&[all.total()], Layout::Vector);
-            device.class(&mut of_guard, &controls, shape, layout, given, capacity)?;
+            device.class(&mut of_guard, &controls, vector, Layout::Vector, given, capacity)?;
             guard = Some((controls, of_guard, all));
         }
-        // No constant of these depends on the length of a vector.
         let mut flat = |optimizer: &dyn Optimizer| {
-            let mut classes = Classes::new(optimizer.recipe(), Watch::Nothing);
-            device.class(&mut classes, optimizer, &[1], Layout::Vector, Given::Apart, capacity)?;
+            let (mut classes, layout) = (of(optimizer.recipe()), Layout::Vector);
+            device.class(&mut classes, optimizer, vector, layout, Given::Apart, capacity)?;
             Ok::<_, Error>(classes)
         };
         let mut sums = match setup.accumulation {
@@ -921,19 +923,20 @@ impl Device {
         capacity: usize,
     ) -> Result<(usize, Dims)> {
         let (dims, found) = classes.find(optimizer, shape, layout, capacity)?;
-        let plan = match found {
+        let (plan, vectors) = match found {
             Found::Known(class) => return Ok((class, dims)),
-            Found::New(plan) => *plan,
+            Found::New(plan, vectors) => (*plan, vectors),
         };
+        let form = Form { given, vectors };
         let available = self.limits.max_storage_buffers_per_shader_stage;
         blueprint::check_storage_buffers(&plan, given, available)?;
-        let program = wgsl::print_given(&plan, given)?;
+        let program = wgsl::print_form(&plan, form)?;
         // Groups with one optimizer share its programs.
         let known = self.modules.iter().find(|m| m.program.source == program.source);
         let program = match known {
             Some(module) => module.program.clone(),
             None => {
-                let bindings = blueprint::bindings(&plan, &program, given);
+                let bindings = blueprint::bindings(&plan, &program, form);
                 let wide = plan.graph.kind == Kind::Matrix && !plan.fused;
                 let name = format!(
                     "{} {}{}",
@@ -946,7 +949,7 @@ impl Device {
                 program
             }
         };
-        Ok((classes.add(plan, program, ()), dims))
+        Ok((classes.add(plan, vectors, program, ()), dims))
     }
 
     fn module(&self, program: &Arc<Program>) -> usize {
@@ -1011,7 +1014,7 @@ impl Device {
 
     /// The part of a buffer with these elements.
     fn part(&self, buffer: usize, elements: &Range<usize>) -> Part {
-        let alignment = self.limits.min_storage_buffer_offset_alignment.max(4).into();
+        let alignment = self.limits.min_storage_buffer_offset_alignment.max(16).into();
         let (from, upto) = (elements.start as u64 * 4, elements.end as u64 * 4);
         let (offset, size, base) = bound(from, upto, alignment);
         (buffer, offset, size, base)
@@ -1027,7 +1030,8 @@ impl Device {
         capacity: usize,
         (param, grad): (usize, usize),
     ) -> Result<Made> {
-        let Class { plan, program, .. } = &classes[index];
+        let Class { plan, program, vectors, .. } = &classes[index];
+        let form = Form { given: Given::Apart, vectors: *vectors };
         let mut layouts = Layouts::default();
         layouts.push(plan, &program.places, dims, capacity);
         let binding = self.limits.max_storage_buffer_binding_size;
@@ -1039,7 +1043,7 @@ impl Device {
             let c = piece.chunk;
             let (p, g) = (self.part(param, &piece.elements), self.part(grad, &piece.elements));
             let mut window = image.windows[c].to_vec();
-            (window[0], window[1]) = (p.3, g.3);
+            (window[0], window[1]) = (form.at(p.3), form.at(g.3));
             let lent = Lent { window, param: Some(p), grads: vec![g] };
             let (constants, slots) = (classes.offset(index), &state.slots[c]);
             binds.push(self.bind(name, program, constants, tables[c], state.small, slots, lent));
@@ -1090,8 +1094,9 @@ impl Device {
         grads: &[Option<usize>],
     ) -> Result<State> {
         const NAME: &str = "guard";
-        let Class { plan, program, .. } = &classes[0];
+        let Class { plan, program, vectors, .. } = &classes[0];
         let given = all.given(self.limits.max_storage_buffers_per_shader_stage);
+        let form = Form { given, vectors: *vectors };
         let layouts = all.layouts(&program.places, given);
         let binding = self.limits.max_storage_buffer_binding_size;
         let mut image = Image::new(&plan.graph, &program.places, layouts, binding)?;
@@ -1105,7 +1110,8 @@ impl Device {
                 Stretch::Page(_) => None,
             };
             let parts: Vec<_> = (0..given.grads()).map(part).collect();
-            let window = blueprint::several(chunk, parts.iter().map(|p| Some(p.as_ref()?.3)));
+            let bases = parts.iter().map(|p| Some(form.at(p.as_ref()?.3)));
+            let window = blueprint::several(chunk, bases);
             let mut unused = || {
                 let make = || self.buffer("unused".into(), Role::Unused, 16, Init::Zeros);
                 (*none.get_or_insert_with(make), 0, 16, 0)

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::layout::Dims;
 use crate::plan::{Buffer, Plan};
 use crate::text::{joined, replaced};
-use crate::trace::{Node, NodeId, Op, SlotId};
+use crate::trace::{Kind, Node, NodeId, Op, SlotId};
 use crate::value::{Axis, Binary, GRAD, Reduction, Shape, Unary};
 
 /// Threads of a workgroup of a sweep: each takes every so-manieth column of a tile.
@@ -101,6 +101,27 @@ impl Given {
             Self::Pooled => 0,
             Self::Several(n) => n as usize,
         }
+    }
+}
+
+/// How the program of a plan is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Form {
+    pub(crate) given: Given,
+    /// Whether a thread takes four neighbouring columns at once: gradients, parameters and full-size
+    /// slots are arrays of `vec4<f32>` then.
+    pub(crate) vectors: bool,
+}
+
+impl Form {
+    /// Bytes of an element of a gradient, a parameter or a full-size slot.
+    pub(crate) fn element(self) -> u64 {
+        if self.vectors { 16 } else { 4 }
+    }
+
+    /// The element at a word of a buffer.
+    pub(crate) fn at(self, word: u32) -> u32 {
+        if self.vectors { word / 4 } else { word }
     }
 }
 
@@ -340,17 +361,20 @@ const RESERVED: &str = "
 
 /// Prints a plan.
 ///
-/// With `pooled`, parameter and gradient lie in one buffer, which is then bound once.
+/// With `pooled`, parameter and gradient lie in one buffer, which is then bound once. With `vectors`,
+/// a thread takes four neighbouring columns at once, as is possible where rows begin at multiples of
+/// four elements.
 ///
 /// # Errors
 /// [`Error::Definition`](crate::Error::Definition) if the definition has more row sums in one
 /// level than workgroup memory holds.
-pub fn print(plan: &Plan, pooled: bool) -> Result<Program> {
-    print_given(plan, if pooled { Given::Pooled } else { Given::Apart })
+pub fn print(plan: &Plan, pooled: bool, vectors: bool) -> Result<Program> {
+    let given = if pooled { Given::Pooled } else { Given::Apart };
+    print_form(plan, Form { given, vectors })
 }
 
-pub(crate) fn print_given(plan: &Plan, given: Given) -> Result<Program> {
-    Printer::new(plan)?.program(given)
+pub(crate) fn print_form(plan: &Plan, form: Form) -> Result<Program> {
+    Printer::new(plan, form)?.program()
 }
 
 /// A set of nodes, which are few, in order.
@@ -398,6 +422,7 @@ struct Settle {
 
 struct Printer<'a> {
     plan: &'a Plan,
+    form: Form,
     settles: Vec<Settle>,
     places: Places,
     /// Small nodes with a place in memory.
@@ -412,7 +437,7 @@ struct Printer<'a> {
 }
 
 impl<'a> Printer<'a> {
-    fn new(plan: &'a Plan) -> Result<Self> {
+    fn new(plan: &'a Plan, form: Form) -> Result<Self> {
         let local: Nodes = plan.sweeps.iter().flat_map(|s| s.local.clone()).collect();
         let mut shared = Nodes::default();
         for sweep in &plan.sweeps {
@@ -447,6 +472,7 @@ impl<'a> Printer<'a> {
         }
         let mut printer = Self {
             plan,
+            form,
             settles,
             places: Places::default(),
             kept: Nodes::default(),
@@ -558,13 +584,14 @@ impl<'a> Printer<'a> {
         }
     }
 
-    fn program(self, given: Given) -> Result<Program> {
+    fn program(self) -> Result<Program> {
+        let Form { given, vectors } = self.form;
         let mut entries = Vec::new();
         let mut dispatches = Vec::new();
         for (i, settle) in self.settles.iter().enumerate() {
             if i > 0 {
                 let name = format!("sweep_{i}");
-                entries.push(self.sweep(i - 1, &name, given));
+                entries.push(self.sweep(i - 1, &name));
                 dispatches.push(Dispatch::Sweep(name));
             }
             let columns: Vec<_> =
@@ -599,14 +626,18 @@ impl<'a> Printer<'a> {
             let _ = writeln!(hosts, "{}: f32,", self.host_field(n));
         }
         let (mut buffers, mut grads) = (String::new(), String::new());
-        let read = |binding: u32, name: &str| {
-            format!("@group(0) @binding({binding}) var<storage, read> {name}: array<f32>;\n")
+        let element = if vectors { "vec4<f32>" } else { "f32" };
+        let buffer = |binding: u32, access: &str, name: &str| {
+            format!(
+                "@group(0) @binding({binding}) var<storage, {access}> {name}: array<{element}>;\n"
+            )
         };
         match given {
-            Given::Apart => buffers.push_str(&read(FIRST_GRAD, "grad")),
+            Given::Apart => buffers.push_str(&buffer(FIRST_GRAD, "read", "grad")),
             Given::Pooled => buffers.push_str("// Parameters and gradients, in one buffer.\n"),
             Given::Several(n) => {
-                buffers.extend((0..n).map(|k| read(FIRST_GRAD + k, &format!("grad_{k}"))));
+                let grad = |k| buffer(FIRST_GRAD + k, "read", &format!("grad_{k}"));
+                buffers.extend((0..n).map(grad));
                 let _ = writeln!(
                     grads,
                     "// Of each gradient: where in its buffer it begins, and 0 where it is left out.\n\
@@ -615,17 +646,10 @@ impl<'a> Printer<'a> {
             }
         }
         if !matches!(given, Given::Several(_)) {
-            let _ = writeln!(
-                buffers,
-                "@group(0) @binding({PARAM}) var<storage, read_write> param: array<f32>;"
-            );
+            buffers.push_str(&buffer(PARAM, "read_write", "param"));
         }
         for (binding, s) in (FIRST_SLOT..).zip(self.plan.graph.full_slots()) {
-            let name = slot_ident(self.plan, s);
-            let _ = writeln!(
-                buffers,
-                "@group(0) @binding({binding}) var<storage, read_write> {name}: array<f32>;"
-            );
+            buffers.push_str(&buffer(binding, "read_write", &slot_ident(self.plan, s)));
         }
         let (head, rest) = split(SKELETON, "sweep");
         let tail = ["gather", "settle"].iter().fold(rest.1, |text, name| {
@@ -637,18 +661,21 @@ impl<'a> Printer<'a> {
         source = fill(&source, "buffers", &buffers);
         source = fill(&source, "shared", &shared);
         source = fill(&source, "places", &self.places.wgsl(self.plan));
+        let (before, (fours, after)) = split(&source, "fours");
+        source = format!("{before}{}{after}", if vectors { fours } else { String::new() });
         let text = format!(
-            "// {} of a {}{}: {} bytes a parameter in {} sweeps.\n\
+            "// {} of a {}{}{}: {} bytes a parameter in {} sweeps.\n\
              // Printed from the definition into shaders/step.wgsl; do not edit.\n{}{}{}",
             self.plan.graph.name,
             self.plan.graph.kind,
-            if self.plan.graph.kind == crate::trace::Kind::Vector {
+            if self.plan.graph.kind == Kind::Vector {
                 ""
             } else if self.plan.fused {
                 " in tiles of whole rows"
             } else {
                 " in tiles of pieces of rows"
             },
+            if vectors { ", four columns at once" } else { "" },
             self.plan.bytes_per_parameter(4),
             self.plan.sweeps.len(),
             source,
@@ -692,8 +719,27 @@ impl<'a> Printer<'a> {
         }
     }
 
-    /// The operation on operands that have names.
-    fn expression(&self, n: NodeId, name: &dyn Fn(NodeId) -> String) -> String {
+    /// True for a value of which there are four where a thread takes four columns at once.
+    fn is_vector(&self, n: NodeId) -> bool {
+        self.form.vectors && matches!(self.node(n).shape, Shape::Full | Shape::Cols)
+    }
+
+    /// A value where a vector has to stand, by its name: one for all columns is repeated.
+    fn repeated_name(&self, n: NodeId, name: String) -> String {
+        if self.form.vectors && !self.is_vector(n) { format!("vec4({name})") } else { name }
+    }
+
+    /// The operation on operands that have names. Where it is made for four columns at once, the result
+    /// is a `vector`; in a settle it never is.
+    fn expression(&self, n: NodeId, vector: bool, name: &dyn Fn(NodeId) -> String) -> String {
+        // WGSL takes one number and a vector in arithmetic, and nowhere else.
+        let alike = |a| if vector { self.repeated_name(a, name(a)) } else { name(a) };
+        let number = |x: &str| if vector { format!("vec4({x})") } else { x.into() };
+        let bits =
+            |a| format!("bitcast<{}>({})", if vector { "vec4<u32>" } else { "u32" }, alike(a));
+        let chosen = |no: &str, yes: &str, test: String| {
+            format!("select({}, {}, {test})", number(no), number(yes))
+        };
         match self.node(n).op {
             Op::Unary(op, a) => {
                 let x = name(a);
@@ -704,7 +750,8 @@ impl<'a> Printer<'a> {
                     Unary::Abs => format!("abs({x})"),
                     Unary::Sign => format!("sign({x})"),
                     Unary::Finite => {
-                        format!("select(1.0, 0.0, (bitcast<u32>({x}) & EXPONENT) == EXPONENT)")
+                        let exponent = number("EXPONENT");
+                        chosen("1.0", "0.0", format!("({} & {exponent}) == {exponent}", bits(a)))
                     }
                 }
             }
@@ -715,19 +762,21 @@ impl<'a> Printer<'a> {
                     Binary::Sub => format!("{x} - {y}"),
                     Binary::Mul => format!("{x} * {y}"),
                     Binary::Div => format!("{x} / {y}"),
-                    Binary::Min => format!("min({x}, {y})"),
-                    Binary::Max => format!("max({x}, {y})"),
-                    Binary::Differ => {
-                        format!("select(0.0, 1.0, bitcast<u32>({x}) != bitcast<u32>({y}))")
-                    }
+                    Binary::Min => format!("min({}, {})", alike(a), alike(b)),
+                    Binary::Max => format!("max({}, {})", alike(a), alike(b)),
+                    Binary::Differ => chosen("0.0", "1.0", format!("{} != {}", bits(a), bits(b))),
                     // Host values only: never printed.
                     Binary::Pow => format!("pow({x}, {y})"),
                 }
             }
             Op::Select([a, b, x, y]) => {
-                format!("select({}, {}, {} < {})", name(y), name(x), name(a), name(b))
+                let test = match vector && (self.is_vector(a) || self.is_vector(b)) {
+                    true => format!("{} < {}", alike(a), alike(b)),
+                    false => format!("{} < {}", name(a), name(b)),
+                };
+                format!("select({}, {}, {test})", alike(y), alike(x))
             }
-            Op::New(_, a) => name(a),
+            Op::New(_, a) => alike(a),
             Op::Old(s) => format!("small[{}(t) + i]", small_place(self.plan, Small::Slot(s))),
             _ => String::new(),
         }
@@ -735,13 +784,18 @@ impl<'a> Printer<'a> {
 
     // ------------------------------------------------------------------ sweeps
 
-    fn sweep(&self, index: usize, entry: &str, given: Given) -> String {
+    fn sweep(&self, index: usize, entry: &str) -> String {
         let (_, (section, _)) = split(SKELETON, "sweep");
-        let (before, (level, after)) = split(&section, "level");
+        let (before, (mut level, after)) = split(&section, "level");
+        if self.form.vectors {
+            for (one, four) in FOUR_COLUMNS {
+                level = replaced(&level, one, four);
+            }
+        }
         let sweep = &self.plan.sweeps[index];
         let mut read = Nodes::default();
         let body: Vec<_> =
-            sweep.levels.clone().map(|k| self.level(&level, index, k, given, &mut read)).collect();
+            sweep.levels.clone().map(|k| self.level(&level, index, k, &mut read)).collect();
         replaced(
             &format!("{before}{}{after}", joined(body.iter().map(String::as_str), "")),
             "fn sweep(",
@@ -750,19 +804,14 @@ impl<'a> Printer<'a> {
     }
 
     /// `read` holds what levels before this one have read for the whole tile.
-    fn level(
-        &self,
-        template: &str,
-        sweep: usize,
-        k: usize,
-        given: Given,
-        read: &mut Nodes,
-    ) -> String {
+    fn level(&self, template: &str, sweep: usize, k: usize, read: &mut Nodes) -> String {
+        let Form { given, vectors } = self.form;
         let level = &self.plan.levels[k];
         let sweep = &self.plan.sweeps[sweep];
         let (mut before, mut column, mut element, mut done, mut after) =
             (String::new(), String::new(), String::new(), String::new(), String::new());
         let value = |n: NodeId| self.constant(n).unwrap_or_else(|| format!("v{n}"));
+        let in_sweep = |n: NodeId| self.expression(n, self.is_vector(n), &value);
 
         // Small values, each read as far out as it is constant.
         for n in self.with_repeated(level).0 {
@@ -775,13 +824,14 @@ impl<'a> Printer<'a> {
                         self.repeat_reduction(&mut before, n, kind);
                         Ok(())
                     }
-                    (_, Shape::Rows) => {
-                        writeln!(element, "let v{n} = {};", self.expression(n, &value))
+                    (_, shape) => {
+                        let to = match shape {
+                            Shape::Rows => &mut element,
+                            Shape::Cols => &mut column,
+                            _ => &mut before,
+                        };
+                        writeln!(to, "let v{n} = {};", in_sweep(n))
                     }
-                    (_, Shape::Cols) => {
-                        writeln!(column, "let v{n} = {};", self.expression(n, &value))
-                    }
-                    _ => writeln!(before, "let v{n} = {};", self.expression(n, &value)),
                 };
                 continue;
             }
@@ -792,9 +842,10 @@ impl<'a> Printer<'a> {
                 }
                 Shape::Rows => writeln!(element, "let v{n} = small[{place}(t) + tile.row + i];"),
                 Shape::Cols => {
+                    let (open, close) = if vectors { ("four(", ")") } else { ("small[", "]") };
                     writeln!(
                         column,
-                        "let v{n} = small[{place}(t) + tile.b * t.cols + tile.col + c];"
+                        "let v{n} = {open}{place}(t) + tile.b * t.cols + tile.col + c{close};"
                     )
                 }
                 _ if !read.insert(n) => Ok(()),
@@ -812,19 +863,24 @@ impl<'a> Printer<'a> {
                 Op::New(s, _) if usize::from(node.level) < k => {
                     format!("{}[e]", slot_ident(self.plan, s))
                 }
-                _ => self.expression(n, &value),
+                _ => in_sweep(n),
             };
             let _ = writeln!(element, "let v{n} = {load};");
         }
         for &(buffer, n) in &level.stores {
+            let new = self.repeated_name(n, value(n));
             let _ = match buffer {
-                Buffer::Param => writeln!(element, "param[window.param + e] = {};", value(n)),
+                Buffer::Param => writeln!(element, "param[window.param + e] = {new};"),
                 Buffer::Slot(s) => {
                     let name = slot_ident(self.plan, s);
-                    writeln!(element, "{name}[e] = {};", value(n))
+                    writeln!(element, "{name}[e] = {new};")
                 }
                 Buffer::Grad => Ok(()),
             };
+        }
+        if self.has_tails() && !level.reductions.is_empty() {
+            let _ =
+                writeln!(column, "let inside = vec4(c, c + 1u, c + 2u, c + 3u) < vec4(tile.cols);");
         }
         // Reductions: one accumulator for each.
         let mut rows = 0;
@@ -835,6 +891,11 @@ impl<'a> Printer<'a> {
             };
             let start = identity(kind);
             let join = |acc: &str, x: &str| accumulated(kind, acc, x);
+            let x = self.counted(kind, value(a));
+            let (sums, begin) = match vectors {
+                true => (format!("sum_four_{n}"), format!("vec4({start})")),
+                false => (format!("sum_{n}"), start.to_string()),
+            };
             let _ = match axis {
                 Axis::Row => {
                     let _ = writeln!(
@@ -843,24 +904,29 @@ impl<'a> Printer<'a> {
                     );
                     row_sums.push((n, rows, kind));
                     rows += 1;
-                    writeln!(
-                        element,
-                        "{}",
-                        join(&format!("row_{}[i * WIDTH + lid]", rows - 1), &value(a))
-                    )
+                    let x = if vectors { of_four(kind, &x) } else { x };
+                    let row = format!("row_{}[i * WIDTH + lid]", rows - 1);
+                    writeln!(element, "{}", join(&row, &x))
                 }
                 Axis::Col => {
-                    let _ = writeln!(column, "var sum_{n} = {start};");
-                    let _ = writeln!(element, "{}", join(&format!("sum_{n}"), &value(a)));
-                    writeln!(
-                        done,
-                        "small[partials_{n}(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_{n};"
-                    )
+                    let _ = writeln!(column, "var {sums} = {begin};");
+                    let _ = writeln!(element, "{}", join(&sums, &x));
+                    let to = format!(
+                        "partials_{n}(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c"
+                    );
+                    if vectors {
+                        writeln!(done, "put({to}, {sums}, tile.cols - c);")
+                    } else {
+                        writeln!(done, "small[{to}] = {sums};")
+                    }
                 }
                 Axis::Matrix | Axis::Tensor => {
-                    let _ = writeln!(before, "var sum_{n} = {start};");
-                    let _ = writeln!(element, "{}", join(&format!("sum_{n}"), &value(a)));
+                    let _ = writeln!(before, "var {sums} = {begin};");
+                    let _ = writeln!(element, "{}", join(&sums, &x));
                     let line = join(&format!("sum_{n}"), "lanes[i]");
+                    if vectors {
+                        let _ = writeln!(after, "var sum_{n} = {};", of_four(kind, &sums));
+                    }
                     writeln!(
                         after,
                         "lanes[lid] = sum_{n};
@@ -910,8 +976,7 @@ workgroupBarrier();"
                         }
                     }
                     self.read_small(&mut after, n, &mut named, "tile.row + lid", "tile.b");
-                    let expression = self.expression(n, &value);
-                    let _ = writeln!(after, "    let v{n} = {expression};");
+                    let _ = writeln!(after, "    let v{n} = {};", in_sweep(n));
                 }
                 named.insert(n);
                 if self.shared.contains(&n) {
@@ -942,6 +1007,19 @@ workgroupBarrier();"
             Given::Several(n) => for_each_grad(n, &loops),
         };
         format!("    // Level {k}.\n{}", fill(&text, "columns", &loops))
+    }
+
+    /// True where there may be less than four columns in the last vector of a tensor.
+    fn has_tails(&self) -> bool {
+        self.form.vectors && self.plan.graph.kind == Kind::Vector
+    }
+
+    /// What a value adds to a reduction.
+    fn counted(&self, kind: Reduction, x: String) -> String {
+        if self.has_tails() {
+            return format!("select(vec4({}), {x}, inside)", identity(kind));
+        }
+        x
     }
 
     /// The small values that a level reads, with what those are made of that it settles itself,
@@ -1082,7 +1160,7 @@ small[partials_{n}(t) + first * span + c] = sum_{n};"
                 self.finish_by_index(out, n, kind, axis, a);
             } else {
                 self.read_small(out, n, &mut named, "i", &format!("i{cut}"));
-                let _ = writeln!(out, "    let v{n} = {};", self.expression(n, &value));
+                let _ = writeln!(out, "    let v{n} = {};", self.expression(n, false, &value));
             }
             named.insert(n);
             if self.kept.contains(&n) {
@@ -1309,6 +1387,14 @@ fn accumulated(kind: Reduction, acc: &str, x: &str) -> String {
     }
 }
 
+/// The four values of a vector, reduced to one.
+fn of_four(kind: Reduction, x: &str) -> String {
+    match kind {
+        Reduction::Mean => format!("sum4({x})"),
+        Reduction::Max => format!("max4({x})"),
+    }
+}
+
 fn finished(kind: Reduction, sum: &str, count: &str) -> String {
     match kind {
         Reduction::Mean => format!("{sum} / {count}"),
@@ -1340,6 +1426,13 @@ fn literal(op: Op) -> Option<String> {
     let text = precise_single(x);
     Some(if x < 0.0 { format!("({text})") } else { text })
 }
+
+/// What the skeleton says of a thread that takes one column at once, and of one that takes four.
+const FOUR_COLUMNS: [(&str, &str); 3] = [
+    ("c = lid;", "c = 4u * lid;"),
+    ("c += WIDTH", "c += 4u * WIDTH"),
+    ("tile.at + i * t.cols + c;", "(tile.at + i * t.cols + c) / 4u;"),
+];
 
 /// How a sweep reads the gradient.
 const GRAD_HERE: &str = "grad[window.grad + e]";

@@ -47,31 +47,40 @@ fn programs() -> BTreeMap<String, String> {
                 _ => Plan::new(graph, fused),
             };
             let plan = plan.expect("the definition is valid");
-            let program = wgsl::print(&plan, false).expect("the definition fits a workgroup");
-            let name = format!("{}_{case}.wgsl", recipe.name());
-            let twice = files.insert(name, program.source);
-            assert!(twice.is_none(), "two definitions have the name {}", recipe.name());
+            // One of each kind takes four columns at once.
+            let fours = ["adamw", "came"].contains(&recipe.name());
+            for (vectors, form) in [(false, ""), (true, "_vec4")] {
+                if vectors && !fours {
+                    continue;
+                }
+                let program = wgsl::print(&plan, false, vectors);
+                let program = program.expect("the definition fits a workgroup");
+                let name = format!("{}_{case}{form}.wgsl", recipe.name());
+                let twice = files.insert(name, program.source);
+                assert!(twice.is_none(), "two definitions have the name {}", recipe.name());
+            }
         }
     }
     files.extend(guards());
     files
 }
 
-/// What clips and tests gradients: of one buffer of them, and of as many as are bound at once.
+/// What clips and tests gradients: of one buffer of them, and of as many as are bound at once, four columns
+/// at once where four divide their lengths.
 #[cfg(feature = "export")]
 fn guards() -> Vec<(String, String)> {
-    let of = |n: u32| {
+    let of = |(n, len, form): (u32, usize, &str)| {
         let setup = gradstep::Setup::new()
-            .tensors((0..n).map(|i| (i.to_string(), [4])))
+            .tensors((0..n).map(|i| (i.to_string(), [len])))
             .group(gradstep::Group::new("all", Sgd::default()))
             .gradients(gradstep::Gradients::new().clip_norm(1.0));
         let export = setup.export(gradstep::export::Limits::default()).expect("a valid setup");
         let plan = export.json();
         let mut modules = plan["modules"].as_array().expect("a list").iter();
         let guard = modules.find(|m| m["name"] == "control vector").expect("the guard");
-        (format!("guard_of_{n}.wgsl"), guard["code"].as_str().expect("WGSL").to_string())
+        (format!("guard_of_{n}{form}.wgsl"), guard["code"].as_str().expect("WGSL").to_string())
     };
-    [1, 6].map(of).into()
+    [(1, 5, ""), (6, 5, ""), (6, 4, "_vec4")].map(of).into()
 }
 
 /// They are seen in exported plans only.
@@ -127,8 +136,10 @@ fn every_shader_is_valid() {
     for recipe in recipes() {
         // Parameter and gradient in one buffer: not committed, but valid all the same.
         let plan = Plan::new(recipe.trace(Kind::Vector).expect("valid"), false).expect("valid");
-        let pooled = wgsl::print(&plan, true).expect("it fits a workgroup");
-        files.insert(format!("{}, pooled", recipe.name()), pooled.source);
+        for vectors in [false, true] {
+            let pooled = wgsl::print(&plan, true, vectors).expect("it fits a workgroup");
+            files.insert(format!("{}, pooled, {vectors}", recipe.name()), pooled.source);
+        }
     }
     for (name, text) in files {
         let module = naga::front::wgsl::parse_str(&text)

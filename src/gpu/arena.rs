@@ -4,8 +4,8 @@ use std::fmt;
 use std::ops::Range;
 
 use super::device::{Gpu, lost};
-use super::engine::{Bound, Engine, Group, begin, floats};
-use crate::blueprint::Call;
+use super::engine::{Bound, Engine, Group, Ready, begin, floats};
+use crate::blueprint::{Call, Owner};
 use crate::cut::Piece;
 use crate::definition::Optimizer;
 use crate::error::{Error, Result};
@@ -38,7 +38,7 @@ struct ArenaGroup {
     group: Group,
     params: Vec<wgpu::Buffer>,
     grads: Vec<wgpu::Buffer>,
-    binds: Vec<wgpu::BindGroup>,
+    binds: Vec<Ready>,
     calls: Vec<Call>,
 }
 
@@ -79,7 +79,10 @@ impl Gpu {
         shapes: &[(impl AsRef<[usize]>, Layout)],
     ) -> Result<Arena<O>> {
         let capacity = self.capacity();
-        let mut engine = Engine::new(self, optimizer)?;
+        let mut engine = Engine::new(self, optimizer, Owner::Library)?;
+        for (shape, layout) in shapes {
+            engine.core.classes.expect(shape.as_ref(), *layout, capacity)?;
+        }
         let mut tensors = Vec::new();
         let mut classes: Vec<Vec<Dims>> = Vec::new();
         for (shape, layout) in shapes {
@@ -152,7 +155,7 @@ impl<O: Optimizer> Arena<O> {
             let mut pass = begin(encoder);
             for group in &self.groups {
                 let (calls, binds) = (&group.calls, &group.binds);
-                self.engine.core.dispatch(&mut pass, &group.group, calls, binds, false, &ticket);
+                self.engine.core.dispatch(&mut pass, &group.group, calls, binds, &ticket);
             }
         }
         self.engine.end(encoder, ticket);

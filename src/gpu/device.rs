@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::logging::debug;
 use crate::plan::Plan;
 use crate::trace::{Kind, Watch};
-use crate::wgsl::{self, Given, Program};
+use crate::wgsl::{self, Form, Program};
 
 /// A graphics device: the caller's own, or one that the library opened.
 ///
@@ -33,14 +33,14 @@ struct Key {
     recipe: Recipe,
     kind: Kind,
     fused: bool,
-    given: Given,
+    form: Form,
     watch: Watch,
 }
 
 /// A compiled program.
 pub(crate) struct Pipelines {
     pub(crate) program: Arc<Program>,
-    pub(crate) given: Given,
+    pub(crate) form: Form,
     pub(crate) pipelines: Vec<wgpu::ComputePipeline>,
     pub(crate) layout: wgpu::BindGroupLayout,
 }
@@ -230,17 +230,17 @@ impl Gpu {
         &self,
         recipe: Recipe,
         plan: &Plan,
-        given: Given,
+        form: Form,
         watch: Watch,
     ) -> Result<Arc<Pipelines>> {
-        let key = Key { recipe, kind: plan.graph.kind, fused: plan.fused, given, watch };
+        let key = Key { recipe, kind: plan.graph.kind, fused: plan.fused, form, watch };
         if let Some(found) = self.programs().get(&key) {
             return Ok(found.clone());
         }
-        blueprint::check_storage_buffers(plan, given, self.storage_buffers())?;
-        let program = Arc::new(wgsl::print_given(plan, given)?);
+        blueprint::check_storage_buffers(plan, form.given, self.storage_buffers())?;
+        let program = Arc::new(wgsl::print_form(plan, form)?);
         debug!("compiling {} for a {}: {:?}", recipe.name(), plan.graph.kind, program.dispatches);
-        let bindings = blueprint::bindings(plan, &program, given);
+        let bindings = blueprint::bindings(plan, &program, form);
         let entries: Vec<_> = bindings.into_iter().map(entry).collect();
         let name = recipe.name();
         let compiled = self
@@ -277,7 +277,7 @@ impl Gpu {
             })
             .await?;
         let (pipelines, layout) = compiled;
-        let compiled = Arc::new(Pipelines { program, given, pipelines, layout });
+        let compiled = Arc::new(Pipelines { program, form, pipelines, layout });
         // Somebody may have compiled the same meanwhile: the first one stays.
         Ok(self.programs().entry(key).or_insert(compiled).clone())
     }

@@ -7,24 +7,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::device::{Gpu, Pipelines, lost};
 use super::ranges::Window;
-use crate::blueprint::{self, Bind, Call, Classes, Found, Image, WINDOW_WORDS};
+use crate::blueprint::{self, Bind, Call, Classes, Found, Image, Owner, WINDOW_WORDS};
 use crate::cut::{Layouts, Piece};
 use crate::definition::{Optimizer, Recipe};
 use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
+use crate::plan::Plan;
 use crate::trace::Watch;
 use crate::value::GRAD_NEUTRAL;
-use crate::wgsl::Given;
+use crate::wgsl::{Form, Given};
 
 /// Steps that may be encoded and not finished.
 const RING: usize = 64;
 
-/// A class's programs, compiled.
+/// A class's programs, compiled: all forms that its tensors may need, those of four columns at once
+/// first.
 #[derive(Debug)]
-pub(crate) struct Compiled {
-    main: Arc<Pipelines>,
-    /// For parameter and gradient in one buffer.
-    pooled: Option<Arc<Pipelines>>,
+pub(crate) struct Compiled(Vec<Arc<Pipelines>>);
+
+impl Compiled {
+    /// The program for parameter and gradient in one buffer or not; `by_four`: everything that is bound
+    /// begins and ends where vectors do.
+    fn form(&self, pooled: bool, by_four: bool) -> Option<&Arc<Pipelines>> {
+        let fits =
+            |form: Form| (form.given == Given::Pooled) == pooled && (by_four || !form.vectors);
+        self.0.iter().find(|p| fits(p.form))
+    }
 }
 
 pub(crate) type Class = blueprint::Class<Compiled>;
@@ -102,16 +110,12 @@ impl Drop for Ticket {
 }
 
 impl Core {
-    pub(crate) fn new(gpu: &Gpu, recipe: Recipe) -> Self {
-        Self::watched(gpu, recipe, Watch::Nothing)
-    }
-
-    pub(crate) fn watched(gpu: &Gpu, recipe: Recipe, watch: Watch) -> Self {
-        Self { gpu: gpu.clone(), classes: Classes::new(recipe, watch) }
+    pub(crate) fn new(gpu: &Gpu, recipe: Recipe, watch: Watch, owner: Owner) -> Self {
+        Self { gpu: gpu.clone(), classes: Classes::new(recipe, watch, owner) }
     }
 
     /// Finds or makes the class of a tensor. Where parameter and gradient may lie in one buffer, they
-    /// may lie apart as well.
+    /// may lie apart as well. In somebody else's buffers they may begin anywhere.
     pub(crate) async fn class<O: Optimizer>(
         &mut self,
         optimizer: &O,
@@ -121,22 +125,31 @@ impl Core {
         capacity: usize,
     ) -> Result<(usize, Dims)> {
         let (dims, found) = self.classes.find(optimizer, shape, layout, capacity)?;
-        let plan = match found {
+        let (plan, vectors) = match found {
             Found::Known(class) => return Ok((class, dims)),
-            Found::New(plan) => *plan,
+            Found::New(plan, vectors) => (*plan, vectors),
         };
-        let (recipe, watch) = (self.classes.recipe, self.classes.watch);
-        let (main, pooled) = match given {
-            Given::Pooled => (Given::Apart, Some(given)),
-            Given::Apart | Given::Several(_) => (given, None),
+        let givens = match given {
+            Given::Pooled => &[Given::Apart, Given::Pooled][..],
+            Given::Apart | Given::Several(_) => &[given],
         };
-        let main = self.gpu.pipelines(recipe, &plan, main, watch).await?;
-        let pooled = match pooled {
-            Some(given) => Some(self.gpu.pipelines(recipe, &plan, given, watch).await?),
-            None => None,
+        let widths = match (vectors, self.classes.owner) {
+            (false, _) => &[false][..],
+            (true, Owner::Library) => &[true],
+            (true, Owner::Other) => &[true, false],
         };
-        let program = main.program.clone();
-        Ok((self.classes.add(plan, program, Compiled { main, pooled }), dims))
+        let mut forms = Vec::new();
+        for &vectors in widths {
+            for &given in givens {
+                forms.push(self.pipelines(&plan, Form { given, vectors }).await?);
+            }
+        }
+        let program = forms[0].program.clone();
+        Ok((self.classes.add(plan, vectors, program, Compiled(forms)), dims))
+    }
+
+    async fn pipelines(&self, plan: &Plan, form: Form) -> Result<Arc<Pipelines>> {
+        self.gpu.pipelines(self.classes.recipe, plan, form, self.classes.watch).await
     }
 
     /// The offset of a class's constants in the set of a ticket.
@@ -150,19 +163,14 @@ impl Core {
         pass: &mut wgpu::ComputePass<'_>,
         group: &Group,
         calls: &[Call],
-        binds: &[wgpu::BindGroup],
-        pooled: bool,
+        binds: &[Ready],
         ticket: &Ticket,
     ) {
-        let class = &self.classes[group.class];
-        let pipelines = match &class.compiled.pooled {
-            Some(of_pooled) if pooled => of_pooled,
-            _ => &class.compiled.main,
-        };
         let offset = u32::try_from(self.offset(group.class, ticket)).unwrap_or(0);
         for call in calls {
-            pass.set_pipeline(&pipelines.pipelines[call.pipeline]);
-            pass.set_bind_group(0, &binds[call.chunk], &[offset]);
+            let Ready { program, group } = &binds[call.chunk];
+            pass.set_pipeline(&program.pipelines[call.pipeline]);
+            pass.set_bind_group(0, group, &[offset]);
             pass.dispatch_workgroups(call.groups.0, call.groups.1, 1);
         }
     }
@@ -211,10 +219,10 @@ impl Ring {
 }
 
 impl<O: Optimizer> Engine<O> {
-    pub(crate) fn new(gpu: &Gpu, optimizer: O) -> Result<Self> {
+    pub(crate) fn new(gpu: &Gpu, optimizer: O, owner: Owner) -> Result<Self> {
         gpu.check_alive()?;
         optimizer.check()?;
-        let core = Core::new(gpu, optimizer.recipe());
+        let core = Core::new(gpu, optimizer.recipe(), Watch::Nothing, owner);
         Ok(Self { core, optimizer, t: 0, ring: None })
     }
 
@@ -269,6 +277,8 @@ impl<O: Optimizer> Engine<O> {
 pub(crate) struct Group {
     pub(crate) class: usize,
     pub(crate) layouts: Layouts,
+    /// Whether its tiles begin and end where vectors of four do.
+    by_four: bool,
     windows: Vec<[u32; WINDOW_WORDS]>,
     pub(crate) small: wgpu::Buffer,
     pub(crate) chunks: Vec<ChunkBuffers>,
@@ -288,6 +298,12 @@ pub(crate) struct Bound<'a> {
 }
 
 impl<'a> Bound<'a> {
+    /// Whether a vector of four begins at this word of it, and the last one is whole.
+    fn by_four(&self, base: u32) -> bool {
+        let even = |bytes: u64| bytes.is_multiple_of(16);
+        even(self.offset) && even(base as u64 * 4) && even(self.size)
+    }
+
     fn entry(&self, binding: u32) -> wgpu::BindGroupEntry<'a> {
         wgpu::BindGroupEntry {
             binding,
@@ -298,6 +314,13 @@ impl<'a> Bound<'a> {
             }),
         }
     }
+}
+
+/// A program, and all that it works on, bound.
+#[derive(Clone, Debug)]
+pub(crate) struct Ready {
+    program: Arc<Pipelines>,
+    group: wgpu::BindGroup,
 }
 
 /// A copy of the state of a group on the host.
@@ -377,7 +400,7 @@ impl Group {
             return Err(lost("it made buffers that cannot be mapped"));
         };
         let Image { layouts, windows, .. } = image;
-        Ok(Self { class, layouts, windows, small, chunks })
+        Ok(Self { class, by_four: layouts.by_four(), layouts, windows, small, chunks })
     }
 
     /// The dispatches of a step, in order.
@@ -395,13 +418,14 @@ impl Group {
         chunk: usize,
         (param, param_base): (&'b Bound<'b>, u32),
         (grad, grad_base): (Option<&'b Bound<'b>>, u32),
-    ) -> Option<wgpu::BindGroup> {
-        let Compiled { main, pooled } = &core.classes[self.class].compiled;
-        let pipelines = if grad.is_some() { main } else { pooled.as_ref()? };
+    ) -> Option<Ready> {
+        let by_four = param.by_four(param_base) && grad.unwrap_or(param).by_four(grad_base);
+        let compiled = &core.classes[self.class].compiled;
+        let program = compiled.form(grad.is_none(), self.by_four && by_four)?;
         let mut words = self.windows[chunk];
-        (words[0], words[1]) = (param_base, grad_base);
+        (words[0], words[1]) = (program.form.at(param_base), program.form.at(grad_base));
         let lent = |what| if what == Bind::Param { Some(param) } else { grad };
-        self.bind_group(device, core, pipelines, ring, chunk, &words, lent)
+        self.ready(device, core, program, ring, chunk, &words, lent)
     }
 
     /// Binds one chunk of a definition that only measures, with its gradients and the word at which
@@ -414,37 +438,39 @@ impl Group {
         chunk: usize,
         grads: &[Option<Window<'b>>],
         none: &'b Bound<'b>,
-    ) -> Option<wgpu::BindGroup> {
-        let pipelines = &core.classes[self.class].compiled.main;
+    ) -> Option<Ready> {
+        let by_four = grads.iter().flatten().all(|g| g.bound.by_four(g.base));
+        let compiled = &core.classes[self.class].compiled;
+        let program = compiled.form(false, self.by_four && by_four)?;
         let grad = |k: usize| grads.get(k)?.as_ref();
-        let bases = (0..pipelines.given.grads()).map(|k| Some(grad(k)?.base));
+        let Form { given, .. } = program.form;
+        let bases = (0..given.grads()).map(|k| Some(program.form.at(grad(k)?.base)));
         let words = blueprint::several(self.windows[chunk], bases);
         let lent = |what| match what {
             Bind::Grad(k) => Some(grad(k).map_or(none, |g| &g.bound)),
             _ => None,
         };
-        self.bind_group(device, core, pipelines, ring, chunk, &words, lent)
+        self.ready(device, core, program, ring, chunk, &words, lent)
     }
 
     /// `lent` has what is bound and is not the group's own.
     #[allow(clippy::too_many_arguments, reason = "everything that is bound")]
-    fn bind_group<'b>(
+    fn ready<'b>(
         &self,
         device: &wgpu::Device,
         core: &Core,
-        pipelines: &Pipelines,
+        program: &Arc<Pipelines>,
         ring: &wgpu::Buffer,
         chunk: usize,
         window: &[u32],
         lent: impl Fn(Bind) -> Option<&'b Bound<'b>>,
-    ) -> Option<wgpu::BindGroup> {
+    ) -> Option<Ready> {
         let buffers = &self.chunks[chunk];
         let window =
             Gpu::buffer_of(device, "gradstep window", window, wgpu::BufferUsages::UNIFORM)?;
         let plan = &core.classes[self.class].plan;
         let mut entries = Vec::new();
-        for (binding, what, bytes) in blueprint::bindings(plan, &pipelines.program, pipelines.given)
-        {
+        for (binding, what, bytes) in blueprint::bindings(plan, &program.program, program.form) {
             let whole = |buffer| wgpu::BindGroupEntry {
                 binding,
                 resource: wgpu::Buffer::as_entire_binding(buffer),
@@ -458,11 +484,12 @@ impl Group {
                 Bind::Slot(k) => whole(&buffers.slots[k]),
             });
         }
-        Some(device.create_bind_group(&wgpu::BindGroupDescriptor {
+        let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some("gradstep"),
-            layout: &pipelines.layout,
+            layout: &program.layout,
             entries: &entries,
-        }))
+        });
+        Some(Ready { program: program.clone(), group })
     }
 
     /// Reads a slot of the tensor at `index` of this group.

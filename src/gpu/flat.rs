@@ -2,14 +2,15 @@
 //! guard, which is one.
 
 use super::device::{Gpu, lost};
-use super::engine::{Bound, Core, Group, Ring, Ticket, floats};
+use super::engine::{Bound, Core, Group, Ready, Ring, Ticket, floats};
 use super::ranges::Window;
-use crate::blueprint::{AsOne, Call};
+use crate::blueprint::{AsOne, Call, FOUR, Owner};
 use crate::cut::Layouts;
 use crate::definition::Optimizer;
 use crate::error::Result;
 use crate::gradients::{Controls, DECISION};
 use crate::layout::Layout;
+use crate::trace::Watch;
 use crate::wgsl::Given;
 
 /// A definition that goes over whole pages.
@@ -18,7 +19,7 @@ pub(crate) struct Flat {
     pub(crate) core: Core,
     pub(crate) group: Group,
     pub(crate) calls: Vec<Call>,
-    pub(crate) binds: Vec<wgpu::BindGroup>,
+    pub(crate) binds: Vec<Ready>,
 }
 
 /// What decides on a step before any parameter changes.
@@ -37,21 +38,22 @@ impl Flat {
     pub(crate) async fn core(
         gpu: &Gpu,
         optimizer: &impl Optimizer,
-        total: usize,
+        owner: Owner,
         capacity: usize,
     ) -> Result<Core> {
-        Self::given(gpu, optimizer, total, capacity, Given::Apart).await
+        Self::given(gpu, optimizer, owner, capacity, Given::Apart).await
     }
 
     async fn given(
         gpu: &Gpu,
         optimizer: &impl Optimizer,
-        total: usize,
+        owner: Owner,
         capacity: usize,
         given: Given,
     ) -> Result<Core> {
-        let mut core = Core::new(gpu, optimizer.recipe());
-        core.class(optimizer, &[total], Layout::Vector, given, capacity).await?;
+        let mut core = Core::new(gpu, optimizer.recipe(), Watch::Nothing, owner);
+        // Nothing depends on the length of a vector, but that it may be one that four divide.
+        core.class(optimizer, &[FOUR], Layout::Vector, given, capacity).await?;
         Ok(core)
     }
 
@@ -87,7 +89,7 @@ impl Flat {
     }
 
     pub(crate) fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, ticket: &Ticket) {
-        self.core.dispatch(pass, &self.group, &self.calls, &self.binds, false, ticket);
+        self.core.dispatch(pass, &self.group, &self.calls, &self.binds, ticket);
     }
 
     pub(crate) async fn number(&self, slot: &str) -> Result<f64> {
@@ -108,10 +110,11 @@ impl Guard {
         gpu: &Gpu,
         controls: &Controls,
         all: &AsOne,
+        owner: Owner,
         capacity: usize,
     ) -> Result<Core> {
         let given = all.given(gpu.storage_buffers());
-        Flat::given(gpu, controls, all.total(), capacity, given).await
+        Flat::given(gpu, controls, owner, capacity, given).await
     }
 
     /// Over gradients that are bound later.

@@ -2,11 +2,11 @@
 
 use super::Region;
 use super::device::{Gpu, lost};
-use super::engine::{Bound, Core, Group, Ring, Ticket, begin, floats};
+use super::engine::{Bound, Core, Group, Ready, Ring, Ticket, begin, floats};
 use super::flat::{Flat, Guard};
 use super::set::Set;
 use crate::Outcome;
-use crate::blueprint::{AsOne, Call};
+use crate::blueprint::{AsOne, Call, Owner};
 use crate::cpu::many::{AVERAGED, no_average, not_begun};
 use crate::cut::Piece;
 use crate::error::{Error, Result};
@@ -17,7 +17,6 @@ use crate::report::{Memory, Stats};
 use crate::setup::{Groups, Key, Missing, Setup};
 use crate::snapshot::{Snapshot, TensorState, Values};
 use crate::value::GRAD_NEUTRAL;
-use crate::wgsl::Given;
 
 /// The optimizer of all tensors of a [`Setup`] on the GPU.
 ///
@@ -55,7 +54,7 @@ struct Part {
     /// Page and first element there of each chunk.
     chunks: Vec<(usize, usize)>,
     calls: Vec<Call>,
-    binds: Vec<wgpu::BindGroup>,
+    binds: Vec<Ready>,
 }
 
 /// Sums of gradients of micro-batches.
@@ -126,7 +125,7 @@ impl GpuOptimizer {
             });
         }
         let capacity = gpu.capacity();
-        let mut set = Set::new(setup, gpu, Given::Apart, capacity).await?;
+        let mut set = Set::new(setup, gpu, Owner::Library, capacity).await?;
         let sees_all = setup.accumulation.is_some() || setup.average.is_some();
         if setup.gradients.needs_all() || sees_all {
             let what = "clipping by the norm, tests of gradients, sums and averages";
@@ -168,20 +167,20 @@ impl GpuOptimizer {
         }
 
         // What goes over whole pages.
-        let total = lens.iter().sum();
+        let owner = Owner::Library;
         let gradients = &setup.gradients;
         let controls = gradients.needs_all().then(|| Controls::new(gradients.clone()));
         let all = AsOne::pages(&lens);
         let mut guard = match &controls {
-            Some(controls) => Some(Guard::core(gpu, controls, &all, capacity).await?),
+            Some(controls) => Some(Guard::core(gpu, controls, &all, owner, capacity).await?),
             None => None,
         };
         let mut sums = match setup.accumulation {
-            Some(_) => Some(Flat::core(gpu, &First(true), total, capacity).await?),
+            Some(_) => Some(Flat::core(gpu, &First(true), owner, capacity).await?),
             None => None,
         };
         let mut average = match setup.average {
-            Some(kind) => Some(Flat::core(gpu, &kind, total, capacity).await?),
+            Some(kind) => Some(Flat::core(gpu, &kind, owner, capacity).await?),
             None => None,
         };
         let flats = [&mut guard, &mut sums, &mut average];
@@ -329,7 +328,7 @@ impl GpuOptimizer {
             let mut pass = begin(encoder);
             for part in &self.parts {
                 let core = &self.set.cores[part.unit];
-                core.dispatch(&mut pass, &part.group, &part.calls, &part.binds, false, &ticket);
+                core.dispatch(&mut pass, &part.group, &part.calls, &part.binds, &ticket);
             }
             if let Some(average) = self.average.as_mut().filter(|a| a.kind.counts(t)) {
                 average.flat.dispatch(&mut pass, &ticket);

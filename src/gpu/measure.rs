@@ -2,10 +2,10 @@
 //! into a few pages first.
 
 use super::device::{Gpu, lost};
-use super::engine::{Ticket, begin, floats};
+use super::engine::{Ready, Ticket, begin, floats};
 use super::flat::{Flat, Guard, whole};
 use super::ranges::{KEPT, Who, Window};
-use crate::blueprint::{AsOne, Stretch};
+use crate::blueprint::{AsOne, FOUR, Stretch};
 use crate::error::{Error, Result};
 
 /// How the guard reaches gradients that lie anywhere.
@@ -19,14 +19,14 @@ pub(crate) struct Measure {
     /// For each chunk what was bound lately.
     known: Vec<Vec<Known>>,
     /// What is bound in the step at hand, for each chunk.
-    chosen: Vec<wgpu::BindGroup>,
+    chosen: Vec<Ready>,
 }
 
 /// Where the gradients of a chunk lie, and the bindings of that.
 #[derive(Debug)]
 struct Known {
     places: Vec<Option<(wgpu::Buffer, u64)>>,
-    bind: wgpu::BindGroup,
+    bind: Ready,
 }
 
 /// The buffer of a gradient, and the byte at which it begins there.
@@ -52,7 +52,10 @@ impl Measure {
         let made = gpu.checked("the guard", |device| {
             let page = |s: &Stretch| match *s {
                 Stretch::InPlace(..) => None,
-                Stretch::Page(len) => Some(floats(device, "gradstep gathered", len, 0.0)),
+                // The last vector of four is whole.
+                Stretch::Page(len) => {
+                    Some(floats(device, "gradstep gathered", len.next_multiple_of(FOUR), 0.0))
+                }
             };
             let pages: Option<_> = all.stretches.iter().filter_map(page).collect();
             Some((pages?, floats(device, "gradstep none", 4, 0.0)?))
@@ -170,6 +173,6 @@ impl Measure {
             }
         }
         let mut pass = begin(encoder);
-        flat.core.dispatch(&mut pass, &flat.group, &flat.calls, &self.chosen, false, ticket);
+        flat.core.dispatch(&mut pass, &flat.group, &flat.calls, &self.chosen, ticket);
     }
 }

@@ -8,6 +8,11 @@
 //! read back, so steps can be recorded ahead, and the caller's own passes can stand before and after
 //! in the same submission.
 //!
+//! A shader takes four neighbouring columns at once, as vectors of 16 bytes, where they lie so: in memory
+//! of the library always, but for matrices of an optimizer of which one has columns that four do not
+//! divide; in the caller's buffers each tensor whose columns (of a vector: elements) four divide and whose
+//! ranges begin at multiples of 16 bytes. Nothing depends on it but speed and the order of sums.
+//!
 //! Everything runs within WebGPU's default limits. Sums are made in a fixed order, without atomics,
 //! so two runs on one device give equal bits. What a non-finite gradient does to its tensor is
 //! unspecified.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::device::{Gpu, lost};
-use super::engine::{Core, Group, Ring, Ticket, begin, floats};
+use super::engine::{Core, Group, Ready, Ring, Ticket, begin, floats};
 use super::flat::{Flat, Guard, whole};
 use super::measure::{Measure, Place};
 use super::ranges::{Lent, Pair, Who, Window};
 use super::set::Set;
 use crate::Outcome;
-use crate::blueprint::{Call, Placed};
+use crate::blueprint::{Call, Owner, Placed};
 use crate::cpu::many::{AVERAGED, cannot_release, missing, no_average, not_begun, swapped, twice};
 use crate::cut::{Chunk, Piece};
 use crate::error::{Error, Result};
@@ -20,7 +20,6 @@ use crate::report::{Memory, Stats};
 use crate::setup::{Groups, Key, Missing, Setup};
 use crate::snapshot::{Snapshot, Values};
 use crate::value::GRAD_NEUTRAL;
-use crate::wgsl::Given;
 
 /// The optimizer of all tensors of a [`Setup`] whose parameters and gradients lie in the caller's
 /// own buffers on the GPU; only state is kept here.
@@ -41,9 +40,9 @@ use crate::wgsl::Given;
 /// # Ok(())
 /// # }
 /// ```
-/// Ranges may begin at any multiple of four bytes; parameter and gradient of a tensor may lie in one
-/// buffer. A range that was seen lately is bound already, and then nothing is allocated on the
-/// device.
+/// Ranges may begin at any multiple of four bytes, and are read faster where they begin at multiples of
+/// 16; parameter and gradient of a tensor may lie in one buffer. A range that was seen lately is bound
+/// already, and then nothing is allocated on the device.
 ///
 /// # Clipping, the test for finite gradients, the dynamic loss scale
 ///
@@ -142,7 +141,7 @@ impl Followed {
         core: &Core,
         ring: &wgpu::Buffer,
         param: wgpu::BufferSlice<'_>,
-    ) -> Result<Vec<wgpu::BindGroup>> {
+    ) -> Result<Vec<Ready>> {
         let bind = |piece: &Piece| {
             let input = Window::new(&core.gpu, param, &piece.elements);
             let page = whole(&self.pages[piece.chunk]);
@@ -191,7 +190,7 @@ impl GpuForeign {
             });
         }
         let capacity = gpu.range_capacity();
-        let mut set = Set::new(setup, gpu, Given::Pooled, capacity).await?;
+        let mut set = Set::new(setup, gpu, Owner::Other, capacity).await?;
         if setup.gradients.needs_all() {
             let what = "clipping by the norm and tests of gradients";
             set.check_total(what, "leave them out, or make several sets of the tensors")?;
@@ -204,12 +203,11 @@ impl GpuForeign {
         let gradients = &setup.gradients;
         let controls = gradients.needs_all().then(|| Controls::new(gradients.clone()));
         let mut guard = match &controls {
-            Some(controls) => Some(Guard::core(gpu, controls, &all, capacity).await?),
+            Some(controls) => Some(Guard::core(gpu, controls, &all, Owner::Other, capacity).await?),
             None => None,
         };
         let mut average = match setup.average {
-            // No constant depends on the length of a vector.
-            Some(kind) => Some(Flat::core(gpu, &kind, 1, capacity).await?),
+            Some(kind) => Some(Flat::core(gpu, &kind, Owner::Other, capacity).await?),
             None => None,
         };
         let flats = [&mut guard, &mut average].into_iter().filter_map(Option::as_mut);
@@ -360,7 +358,7 @@ impl GpuForeign {
         let average = self.average.as_ref().filter(|a| a.kind.counts(self.set.t));
         let bindings = member.lent.bindings.get(chosen);
         if let (Some(average), Some(to), Some(b)) = (average, &mut member.followed, bindings) {
-            average.core.dispatch(pass, &to.group, &to.calls, &b.follows, false, ticket);
+            average.core.dispatch(pass, &to.group, &to.calls, &b.follows, ticket);
             to.begun = true;
         }
     }
@@ -548,7 +546,7 @@ impl GpuForeign {
         let (core, spare) = (&average.core, &average.spare);
         let binds = followed.bind(who, core, &self.ring.buffer, param)?;
         let (group, calls) = (&followed.group, &followed.calls);
-        core.dispatch(&mut begin(encoder), group, calls, &binds, false, &average.fill);
+        core.dispatch(&mut begin(encoder), group, calls, &binds, &average.fill);
         for piece in &followed.group.layouts.pieces[0] {
             let at = param.offset() + piece.elements.start as u64 * 4;
             let (size, page) = (piece.elements.len() as u64 * 4, &followed.pages[piece.chunk]);

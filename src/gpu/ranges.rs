@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::device::{Gpu, lost};
-use super::engine::{Bound, Core, Group};
+use super::engine::{Bound, Core, Group, Ready};
 use crate::blueprint::{self, Call};
 use crate::error::{Error, Result};
 use crate::layout::Dims;
@@ -81,12 +81,12 @@ impl Who<'_> {
         Ok(())
     }
 
-    /// Makes a bind group with ranges of the caller.
+    /// Binds ranges of the caller.
     pub(crate) fn bound(
         self,
         gpu: &Gpu,
-        make: impl FnOnce(&wgpu::Device) -> Option<wgpu::BindGroup>,
-    ) -> Result<wgpu::BindGroup> {
+        make: impl FnOnce(&wgpu::Device) -> Option<Ready>,
+    ) -> Result<Ready> {
         match gpu.checked_now(make) {
             Ok(made) => made.ok_or_else(|| lost("it made a buffer that cannot be mapped")),
             Err(problem) => Err(self.unusable(
@@ -183,10 +183,9 @@ pub(crate) struct Lent {
 #[derive(Debug)]
 pub(crate) struct Bindings {
     key: Key,
-    chunks: Vec<wgpu::BindGroup>,
-    pooled: bool,
+    chunks: Vec<Ready>,
     /// What a set of tensors binds besides: each piece of the parameter to follow it.
-    pub(crate) follows: Vec<wgpu::BindGroup>,
+    pub(crate) follows: Vec<Ready>,
 }
 
 impl Bindings {
@@ -225,7 +224,7 @@ impl Lent {
         core: &Core,
         ring: &wgpu::Buffer,
         pair: &Pair<'_>,
-        follows: impl FnOnce() -> Result<Vec<wgpu::BindGroup>>,
+        follows: impl FnOnce() -> Result<Vec<Ready>>,
     ) -> Result<usize> {
         let key = pair.key();
         if let Some(known) = self.bindings.iter().position(|b| b.key == key) {
@@ -236,7 +235,7 @@ impl Lent {
         if self.bindings.len() >= KEPT {
             self.bindings.remove(0);
         }
-        self.bindings.push(Bindings { key, chunks, pooled: pair.in_one_buffer(), follows });
+        self.bindings.push(Bindings { key, chunks, follows });
         Ok(self.bindings.len() - 1)
     }
 
@@ -246,7 +245,7 @@ impl Lent {
         core: &Core,
         ring: &wgpu::Buffer,
         pair: &Pair<'_>,
-    ) -> Result<Vec<wgpu::BindGroup>> {
+    ) -> Result<Vec<Ready>> {
         let Some(group) = &self.group else {
             return Ok(Vec::new());
         };
@@ -295,8 +294,7 @@ impl Lent {
         ticket: &super::engine::Ticket,
     ) {
         if let (Some(group), Some(bindings)) = (&self.group, self.bindings.get(chosen)) {
-            let (binds, pooled) = (&bindings.chunks, bindings.pooled);
-            core.dispatch(pass, group, &self.calls, binds, pooled, ticket);
+            core.dispatch(pass, group, &self.calls, &bindings.chunks, ticket);
         }
     }
 }

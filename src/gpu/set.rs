@@ -4,7 +4,7 @@ use super::device::Gpu;
 use super::engine::{Class, Core, Group, State};
 use super::flat::Guard;
 use crate::Outcome;
-use crate::blueprint::{Placed, outline};
+use crate::blueprint::{Owner, Placed, outline};
 use crate::cpu::many::not_watched;
 use crate::definition::Optimizer;
 use crate::error::Result;
@@ -37,14 +37,23 @@ impl Set {
     pub(crate) async fn new(
         setup: &Setup,
         gpu: &Gpu,
-        given: Given,
+        owner: Owner,
         capacity: usize,
     ) -> Result<Self> {
         gpu.check_alive()?;
         let groups = setup.assign()?;
         let watch = if setup.watch { Watch::Updates } else { Watch::Nothing };
-        let core = |u: &Unit| Core::watched(gpu, u.optimizer.recipe(), watch);
+        let core = |u: &Unit| Core::new(gpu, u.optimizer.recipe(), watch, owner);
         let mut cores: Vec<_> = groups.units.iter().map(core).collect();
+        for t in &groups.tensors {
+            let Some(unit) = t.unit else { continue };
+            let seen = cores[unit].classes.expect(&t.info.shape, t.layout, capacity);
+            seen.map_err(|e| e.of("tensor", &t.info.name))?;
+        }
+        let given = match owner {
+            Owner::Library => Given::Apart,
+            Owner::Other => Given::Pooled,
+        };
         let mut tensors = Vec::new();
         for t in &groups.tensors {
             let Some(unit) = t.unit else {

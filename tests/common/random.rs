@@ -589,8 +589,8 @@ impl Problem {
         let mut sources = Vec::new();
         for fused in [false, true] {
             let plan = Plan::new(graph.clone(), fused).expect("a valid definition");
-            for pooled in [false, true] {
-                match gradstep::wgsl::print(&plan, pooled) {
+            for (pooled, vectors) in [(false, false), (true, false), (false, true), (true, true)] {
+                match gradstep::wgsl::print(&plan, pooled, vectors) {
                     Ok(program) => sources.push(program.source),
                     // Row sums that do not fit workgroup memory.
                     Err(Error::Definition { .. }) => {}

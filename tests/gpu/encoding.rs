@@ -7,7 +7,7 @@ use gradstep::{Error, Layout, Optimizer};
 use crate::common::gate;
 use crate::common::table::{Any, Values, optimizers, seed_of, small_shapes};
 use crate::run::{Run, bits, finish, step, submit, tensor, wait};
-use crate::table::gpu_shapes;
+use crate::table::{even_shapes, gpu_shapes};
 
 /// The steps that the library's ring holds.
 const RING: usize = 64;
@@ -231,17 +231,24 @@ fn neighbours_in_an_arena_do_not_matter() {
     let Some(gpu) = gate::gpu() else { return };
     for name in ["came", "adafactor torch"] {
         let case = optimizers().into_iter().find(|c| c.name == name).expect("in the table");
-        let all = Run { tensors: [small_shapes(), gpu_shapes()].concat(), ..run(name) };
-        let mut together = all.arena(gpu, case.optimizer.clone());
-        (1..=all.steps).for_each(|t| all.step(gpu, &mut together, t));
-        for i in (0..all.tensors.len()).step_by(3) {
-            let seed = all.seed + i as u64;
-            let alone = Run { tensors: vec![all.tensors[i].clone()], seed, ..all.clone() };
-            let mut arena = alone.arena(gpu, case.optimizer.clone());
-            (1..=all.steps).for_each(|t| alone.step(gpu, &mut arena, t));
-            let [a, b] = [(&together, i), (&arena, 0)]
-                .map(|(arena, i)| bits(&wait(arena.read_param(i)).expect("read")));
-            assert_eq!(a, b, "{name} {:?}", all.tensors[i]);
+        // One matrix whose columns four do not divide, and all are taken one column at once.
+        let uneven = [tensor(&[7, 15], Layout::Auto), tensor(&[2, 16_385], Layout::Auto)];
+        for (tensors, beside) in
+            [([small_shapes(), gpu_shapes()].concat(), &uneven[..]), (even_shapes(), &[])]
+        {
+            let all = Run { tensors, ..run(name) };
+            let mut together = all.arena(gpu, case.optimizer.clone());
+            (1..=all.steps).for_each(|t| all.step(gpu, &mut together, t));
+            for i in (0..all.tensors.len()).step_by(3) {
+                let seed = all.seed + i as u64;
+                let tensors = [&all.tensors[i..=i], beside].concat();
+                let alone = Run { tensors, seed, ..all.clone() };
+                let mut arena = alone.arena(gpu, case.optimizer.clone());
+                (1..=all.steps).for_each(|t| alone.step(gpu, &mut arena, t));
+                let [a, b] = [(&together, i), (&arena, 0)]
+                    .map(|(arena, i)| bits(&wait(arena.read_param(i)).expect("read")));
+                assert_eq!(a, b, "{name} {:?}", all.tensors[i]);
+            }
         }
     }
 }

@@ -133,19 +133,19 @@ fn tensors_of_the_caller_larger_than_a_binding_equal_those_of_an_arena() {
     let mut arena = run.arena(gpu, Came::new(1e-3));
     assert!(arena.param(0).expect("a tensor").len() > 3, "several regions");
     let mut foreign = wait(gpu.foreign(Came::new(1e-3), &[[700, 300]])).expect("valid");
-    let (p, g) = (buffer(n + 7), buffer(n + 7));
-    gpu.queue().write_buffer(&p, 12, &bytes(&run.start(0)));
-    let slices = || (p.slice(12..12 + 4 * n as u64), g.slice(20..20 + 4 * n as u64));
+    let (p, g) = (buffer(n + 7), buffer(n + 8));
+    gpu.queue().write_buffer(&p, 16, &bytes(&run.start(0)));
+    let slices = || (p.slice(16..16 + 4 * n as u64), g.slice(32..32 + 4 * n as u64));
     for t in 1..=run.steps {
         run.step(gpu, &mut arena, t);
-        gpu.queue().write_buffer(&g, 20, &bytes(&run.gradient(0, t)));
+        gpu.queue().write_buffer(&g, 32, &bytes(&run.gradient(0, t)));
         submit(gpu, |e| foreign.encode(e, &[slices()])).expect("a valid step");
     }
     let found = read(gpu, &p);
     let wanted = wait(arena.read_param(0)).expect("read");
     // Chunks end elsewhere, since a range may begin between two places that can be bound.
-    assert_eq!(bits(&found[3..3 + n]), bits(&wanted), "parameters");
-    assert_eq!((&found[..3], &found[3 + n..]), (&[0.0; 3][..], &[0.0; 4][..]), "neighbours");
+    assert_eq!(bits(&found[4..4 + n]), bits(&wanted), "parameters");
+    assert_eq!((&found[..4], &found[4 + n..]), (&[0.0; 4][..], &[0.0; 3][..]), "neighbours");
 
     // In one buffer, a binding must hold the way from one to the other.
     let both = buffer(2 * n);

@@ -24,3 +24,4 @@ mod shaders;
 mod state;
 mod sums;
 mod table;
+mod vectors;

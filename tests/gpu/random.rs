@@ -41,9 +41,15 @@ fn programs_of_random_definitions_are_valid() {
         let problem = problem(n);
         let Ok(recipe) = recipe(problem.kind(), &problem.program) else { continue };
         let graph = recipe.trace(problem.kind()).expect("it was traced before");
-        for (fused, pooled) in [(false, false), (true, false), (true, true)] {
+        for (fused, pooled, vectors) in [
+            (false, false, false),
+            (false, false, true),
+            (true, false, false),
+            (true, true, false),
+            (true, false, true),
+        ] {
             let plan = Plan::new(graph.clone(), fused).expect("it was planned before");
-            match wgsl::print(&plan, pooled) {
+            match wgsl::print(&plan, pooled, vectors) {
                 Ok(program) => validate(&format!("random {n}\n{plan}"), &program.source),
                 Err(e) => {
                     assert!(too_much(&e), "{e}");

@@ -23,16 +23,18 @@ pub(crate) fn programs(recipe: Recipe) -> Vec<(String, wgsl::Program)> {
         if kind == Kind::Matrix && !recipe.is_factored() {
             continue;
         }
-        for pooled in [false, true] {
+        for (pooled, vectors) in [(false, false), (true, false), (false, true), (true, true)] {
             let name = format!(
-                "{}_{}{}{}",
+                "{}_{}{}{}{}",
                 recipe.name(),
                 if kind == Kind::Matrix { "matrix" } else { "vector" },
                 if fused { "_fused" } else { "" },
                 if pooled { "_pooled" } else { "" },
+                if vectors { "_vec4" } else { "" },
             );
             let plan = Plan::new(recipe.trace(kind).expect("valid"), fused).expect("valid");
-            let program = wgsl::print(&plan, pooled).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let program =
+                wgsl::print(&plan, pooled, vectors).unwrap_or_else(|e| panic!("{name}: {e}"));
             programs.push((name, program));
         }
     }

@@ -30,6 +30,33 @@ pub(crate) fn gpu_shapes() -> Vec<Tensor> {
     .to_vec()
 }
 
+/// Tensors whose columns four divide: around a vector, a workgroup of them and a tile, in whole rows, in
+/// pieces of rows and with row tiles that are gathered.
+pub(crate) fn even_shapes() -> Vec<Tensor> {
+    use Layout::{Auto, LastTwo};
+    [
+        (&[1][..], Auto),
+        (&[4], Auto),
+        (&[67], Auto),
+        (&[260], Auto),
+        (&[5004], Auto),
+        (&[5, 4], Auto),
+        (&[7, 8], Auto),
+        (&[17, 60], Auto),
+        (&[1, 64], Auto),
+        (&[40, 256], Auto),
+        (&[3, 260], Auto),
+        (&[2, 4100], Auto),
+        (&[300, 8], Auto),
+        (&[3, 5, 8], LastTwo),
+        (&[260, 3, 4], LastTwo),
+        (&[2, 16_388], Auto),
+        (&[2, 2, 16_500], LastTwo),
+    ]
+    .map(|(shape, layout)| tensor(shape, layout))
+    .to_vec()
+}
+
 fn run(tensors: &[Tensor], values: Values, steps: u64, test: &'static str) {
     let Some(gpu) = gate::gpu() else { return };
     for case in optimizers() {
@@ -81,6 +108,12 @@ fn medium_tensors_equal_the_cpu() {
 fn tensors_of_every_way_of_cutting_equal_the_cpu() {
     let test = "tensors_of_every_way_of_cutting_equal_the_cpu";
     run(&gpu_shapes(), Values::Mixed, 20, test);
+}
+
+#[test]
+fn tensors_taken_four_columns_at_once_equal_the_cpu() {
+    let test = "tensors_taken_four_columns_at_once_equal_the_cpu";
+    run(&even_shapes(), Values::Mixed, 12, test);
 }
 
 #[test]

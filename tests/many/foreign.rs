@@ -31,7 +31,10 @@ fn norm<'g>(grads: impl IntoIterator<Item = &'g Vec<f32>>) -> f64 {
 
 #[test]
 fn the_callers_buffers_give_the_bits_of_an_arena() {
-    let tensors = model();
+    let mut tensors = model();
+    // Columns that four do not divide: where they do, these tensors are taken another way than those of
+    // an arena, whose matrices go one way all together.
+    tensors.iter_mut().filter(|t| t.1.len() == 2).for_each(|t| t.1[1] += 1);
     let start = starts(&tensors);
     for setup in [
         two_groups(tensors.clone()),

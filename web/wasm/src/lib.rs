@@ -23,6 +23,11 @@ fn error(e: impl fmt::Display) -> JsError {
     JsError::new(&e.to_string())
 }
 
+/// It takes less of a download than the standard library's.
+#[cfg(target_family = "wasm")]
+#[global_allocator]
+static ALLOCATOR: talc::wasm::WasmDynamicTalc = talc::wasm::new_wasm_dynamic_allocator();
+
 type Result<T> = std::result::Result<T, JsError>;
 
 fn to_file(snapshot: &Snapshot) -> Result<Vec<u8>> {
