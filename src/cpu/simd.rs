@@ -187,12 +187,12 @@ pub(super) fn join_each<T: Element>(kind: Reduction, from: &[T], cols: usize, to
 /// # Safety
 /// As for [`Simd`].
 #[inline(always)]
-unsafe fn repeat_lanes<V: Simd>(from: *const V::T, cols: usize, to: *mut V::T) {
+unsafe fn repeat_lanes<T: Element>(from: *const T, cols: usize, to: *mut T) {
     // SAFETY: the caller's contract: a vector, and a vector for each column.
     let (from, to) = unsafe {
         (
-            std::slice::from_raw_parts(from, V::T::LANES),
-            std::slice::from_raw_parts_mut(to, V::T::LANES * cols),
+            std::slice::from_raw_parts(from, T::LANES),
+            std::slice::from_raw_parts_mut(to, T::LANES * cols),
         )
     };
     repeat_each(from, cols, to);
@@ -324,7 +324,7 @@ impl<T: Element, const N: usize> Simd for Portable<T, N> {
     #[inline(always)]
     unsafe fn repeat(from: *const T, cols: usize, to: *mut T) {
         // SAFETY: the trait's contract.
-        unsafe { repeat_lanes::<Self>(from, cols, to) }
+        unsafe { repeat_lanes(from, cols, to) }
     }
 
     #[inline(always)]
@@ -457,11 +457,11 @@ pub(super) mod x86 {
                 }
                 #[inline(always)]
                 unsafe fn repeat(from: *const $t, cols: usize, to: *mut $t) {
-                    unsafe { $repeat::<Self>(from, cols, to) }
+                    unsafe { $repeat(from, cols, to) }
                 }
                 #[inline(always)]
                 unsafe fn join_rows(kind: Reduction, from: *const $t, cols: usize) -> Self {
-                    unsafe { $join_rows::<Self>(kind, from, cols) }
+                    unsafe { $join_rows(kind, from, cols) }
                 }
             }
         };
@@ -697,6 +697,11 @@ pub(super) mod x86 {
     );
 
     /// For each number of columns, which of eight row values the lanes of each register take.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "numbers of rows, below 8"
+    )]
     const REPEATED: [[[i32; 8]; 8]; 9] = {
         let mut all = [[[0; 8]; 8]; 9];
         let mut cols = 1;
@@ -712,7 +717,7 @@ pub(super) mod x86 {
     };
 
     #[inline(always)]
-    unsafe fn repeat_ps256<V>(from: *const f32, cols: usize, to: *mut f32) {
+    unsafe fn repeat_ps256(from: *const f32, cols: usize, to: *mut f32) {
         let lanes = &REPEATED[cols % 9];
         for eight in [0, 8] {
             // SAFETY: the caller vouches for AVX2 and the memory.
@@ -794,7 +799,7 @@ pub(super) mod x86 {
     }
 
     #[inline(always)]
-    unsafe fn join_rows_ps256<V>(kind: Reduction, from: *const f32, cols: usize) -> Avx2F32 {
+    unsafe fn join_rows_ps256(kind: Reduction, from: *const f32, cols: usize) -> Avx2F32 {
         // SAFETY: the caller vouches for AVX2 and the memory.
         unsafe {
             let second = from.wrapping_add(8 * cols);
