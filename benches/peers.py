@@ -5,8 +5,8 @@
 
 Makes an environment of its own under target/peers (torch is large), builds the benchmark `step` and
 talks to it: it takes steps when it is told to and says how long they took, so that neither side pays
-for the other's language. All tensors are float32; parameters move, gradients stay. The least time of
-all rounds counts.
+for the other's language. Both go over the same memory. All tensors are float32; parameters move,
+gradients stay. The least time of all rounds counts.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -91,18 +92,32 @@ class Ours:
         self.process.stdin.flush()
         return self.process.stdout.readline().strip()
 
-    def prepare(self, optimizer, shape, threads):
-        assert self.ask(f"{optimizer} {shape} {threads}") == "ready"
+    def prepare(self, optimizer, shape, threads, file):
+        assert self.ask(f"{optimizer} {shape} {threads} {file}") == "ready"
 
     def steps(self, n):
         return float(self.ask(str(n))) / n
 
 
-def measure(ours, make, tensors, seconds):
+def shared(tensors, file):
+    """Parameters with gradients in a file, each from a multiple of 64 bytes on. gradstep maps it, too: what pages
+    memory was given makes a tenth of a difference or two, so both go over the same ones."""
     torch.manual_seed(0)
-    params = [torch.nn.Parameter(0.01 * torch.rand(s)) for s in tensors]
-    for p in params:
-        p.grad = torch.rand_like(p) - 0.5
+    rooms = [(torch.Size(s).numel() + 15) // 16 * 16 for s in tensors]
+    total = 2 * sum(rooms)
+    file.truncate(4 * total)
+    numbers = torch.from_file(file.name, shared=True, size=total, dtype=torch.float32)
+    params, at = [], 0
+    for shape, room in zip(tensors, rooms):
+        n = torch.Size(shape).numel()
+        p = torch.nn.Parameter(numbers[at : at + n].view(shape).copy_(0.01 * torch.rand(shape)))
+        p.grad = numbers[at + room : at + room + n].view(shape).copy_(torch.rand(shape) - 0.5)
+        params.append(p)
+        at += 2 * room
+    return params
+
+
+def measure(ours, make, params, seconds):
     optimizer = make(params)
 
     def theirs(n):
@@ -147,8 +162,10 @@ def main():
                 if args.optimizers and optimizer not in args.optimizers:
                     continue
                 ours = Ours(executable)
-                ours.prepare(optimizer, shape, threads)
-                theirs, mine = measure(ours, make, tensors, args.seconds)
+                with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+                    params = shared(tensors, file)
+                    ours.prepare(optimizer, shape, threads, file.name)
+                    theirs, mine = measure(ours, make, params, args.seconds)
                 ours.process.stdin.close()
                 ours.process.wait()
                 times = f"{theirs * 1e9 / n:.3f} | {mine * 1e9 / n:.3f} | {theirs / mine:.2f}"

@@ -572,20 +572,34 @@ fn worst(seconds: f64) {
     }
 }
 
-/// Takes steps when it is told to: a line `OPTIMIZER SHAPES THREADS` (1 or all) prepares, a line with a number takes
-/// that many steps and answers with the seconds they took.
+/// Takes steps when it is told to: a line `OPTIMIZER SHAPES THREADS FILE` (1 or all) prepares, a line with a number
+/// takes that many steps and answers with the seconds they took. The file has the parameter and the gradient of
+/// each tensor, one after the other, each from a multiple of 64 bytes on: whoever asks has mapped it, too, so
+/// that both go over the same pages.
 fn serve() {
     let mut run = None;
     for line in std::io::stdin().lock().lines() {
         let line = line.expect("a line");
         let words: Vec<_> = line.split_whitespace().collect();
         match (words.as_slice(), &mut run) {
-            ([optimizer, shape, threads], _) => {
+            ([optimizer, shape, threads, file], _) => {
                 let list = shapes(shape).expect("shapes");
-                let new = Run::<f32>::new(optimizer, &list, *threads == "all");
+                let mut new = Run::<f32>::new(optimizer, &list, *threads == "all");
                 let ids = ids(&new, list.len());
-                let grad = |s: &Vec<usize>| noise(s.iter().product(), 7, 1.0);
-                let grads: Vec<Laid<f32>> = list.iter().map(grad).collect();
+                let file = std::fs::File::options().read(true).write(true).open(file);
+                let file = file.expect("a file that is there");
+                let mut byte = 0;
+                let mut next = |len: usize| {
+                    let numbers = Laid::in_file(&file, byte, len).expect("memory of the file");
+                    byte += (len * 4).next_multiple_of(64);
+                    numbers
+                };
+                let pair = |s: &Vec<usize>| {
+                    let len = s.iter().product();
+                    (next(len), next(len))
+                };
+                let grads: Vec<Laid<f32>>;
+                (new.params, grads) = list.iter().map(pair).unzip();
                 run = Some((new, ids, grads));
                 println!("ready");
             }

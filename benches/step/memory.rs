@@ -34,6 +34,21 @@ impl<T: Element> Laid<T> {
         this
     }
 
+    /// Numbers of a file that another process has mapped, too.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn in_file(file: &std::fs::File, byte: usize, len: usize) -> std::io::Result<Self> {
+        let mut options = memmap2::MmapOptions::new();
+        options.offset(byte as u64).len(len * size_of::<T>());
+        // SAFETY: the other process changes the file only while this one waits for a line from it.
+        let memory = Memory::Pages(unsafe { options.map_mut(file)? });
+        Ok(Self { memory, first: 0, len })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn in_file(_: &std::fs::File, _: usize, _: usize) -> std::io::Result<Self> {
+        Err(std::io::Error::other("memory is shared with another process on Linux only"))
+    }
+
     /// The `index`th array of a state: each at another place of its page, the large ones in large pages
     /// where the system has some.
     pub(crate) fn state(index: usize, len: usize) -> Self {
