@@ -87,6 +87,8 @@ const SHALLOWEST_PIECE: usize = 128;
 const FEWEST: usize = 8;
 /// Rows of fewer columns, which fill no vector, are gone over many at a time.
 const NARROW: usize = 9;
+const _: () =
+    assert!(NARROW <= 9, "row values are written out, and rows summed, for 2 to 8 columns");
 
 /// A number that tensors are made of: `f32` or `f64`.
 ///

@@ -1051,7 +1051,7 @@ impl<T: Element> Job<'_, T> {
             (matrix || width.is_multiple_of(T::LANES)) && width <= TILE && !conditioned && !watched;
         // As many at a time as the memory's attention is called to at once.
         let reach = if matrix { (AHEAD / (width * together)).max(1) } else { 1 };
-        // As many pairs of groups as there are.
+        // Every second row, and then those between ([`SCATTERED`]): how often as many as a loop takes.
         let scattered = plain && matrix && run.sums.is_empty() && width < SCATTERED;
         let pairs = if scattered && !width.is_multiple_of(T::LANES) && together > 1 {
             rows.len() / (2 * together)

@@ -207,6 +207,20 @@ enum Work {
     Copy,
 }
 
+impl Work {
+    /// The operation on one number of each operand.
+    #[inline(always)]
+    fn apply<T: Element>(self, of: impl Fn(usize) -> T) -> T {
+        match self {
+            Self::Unary(op) => op.apply(of(0)),
+            Self::Binary(op) => op.apply(of(0), of(1)),
+            Self::Copy => of(0),
+            Self::Select if of(0) < of(1) => of(2),
+            Self::Select => of(3),
+        }
+    }
+}
+
 /// One operation on all values of a run.
 #[derive(Clone, Copy, Debug)]
 struct Call {
@@ -623,13 +637,7 @@ impl<T: Element> Table<'_, T> {
                 // SAFETY: the caller's contract; operations come in order.
                 if from == made_at { made } else { unsafe { *from } }
             };
-            made = match call.work {
-                Work::Unary(op) => op.apply(value(0)),
-                Work::Binary(op) => op.apply(value(0), value(1)),
-                Work::Copy => value(0),
-                Work::Select if value(0) < value(1) => value(2),
-                Work::Select => value(3),
-            };
+            made = call.work.apply(value);
             let to = self.find(&call.to, b, at, scratch).from;
             made_at = to;
             // SAFETY: as above.
@@ -712,7 +720,7 @@ impl<T: Element> Table<'_, T> {
                 Work::Copy => each_value::<V, 1>(to, n, [arg(0)], |[x]| x, |[x]| x),
                 Work::Select => {
                     let args = [arg(0), arg(1), arg(2), arg(3)];
-                    let one = |[a, b, x, y]: [T; 4]| if a < b { x } else { y };
+                    let one = |args: [T; 4]| Work::Select.apply(|i| args[i]);
                     let vector = |[a, b, x, y]: [V; 4]| V::select_less(a, b, x, y);
                     each_value::<V, 4>(to, n, args, one, vector);
                 }

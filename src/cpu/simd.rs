@@ -132,7 +132,7 @@ macro_rules! of_length {
     };
 }
 
-/// [`Simd::repeat`] for any number of numbers.
+/// [`Simd::repeat`] for fewer or more numbers.
 #[inline(always)]
 pub(super) fn repeat_each<T: Element>(from: &[T], cols: usize, to: &mut [T]) {
     #[inline(always)]
@@ -151,7 +151,7 @@ pub(super) fn repeat_each<T: Element>(from: &[T], cols: usize, to: &mut [T]) {
     of_length!(cols, of<T>(from, to));
 }
 
-/// [`Simd::join_rows`] for any number of rows.
+/// [`Simd::join_rows`] for fewer or more rows.
 #[inline(always)]
 pub(super) fn join_each<T: Element>(kind: Reduction, from: &[T], cols: usize, to: &mut [T]) {
     #[inline(always)]
