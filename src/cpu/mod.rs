@@ -53,8 +53,8 @@ pub(crate) const MAX_LEVELS: usize = crate::definition::Levels::MAX as usize;
 
 // Under miri these four are small, so that small tensors have all the seams of large ones.
 
-/// Elements that one call of a kernel covers at most. Within it a lane sums in the element's own
-/// precision (at most 256 terms), beyond it sums are `f64`.
+/// Elements of a row that one call of a kernel covers at most where it sums. Within it a lane sums in the
+/// element's own precision (at most 256 terms), beyond it sums are `f64`.
 const TILE: usize = if cfg!(miri) { 32 } else { 4096 };
 /// Rows whose column sums are kept in the element's own precision before they join an `f64`, and rows that
 /// one call of a kernel covers at most.
@@ -80,7 +80,7 @@ const NARROW_TILE: usize = if cfg!(miri) { 32 } else { 1024 };
 /// Bytes of an array from which on it comes from beyond all caches. Then pieces are shorter, of narrow rows and
 /// of few long ones: hardware fetches the next one while small values are settled.
 const DISTANT: usize = 6 << 20;
-const NARROW_PIECE: usize = 384;
+const NARROW_PIECE: usize = 256;
 /// Columns of a piece of few rows, and of up to [`FEWEST`].
 const SHALLOW_PIECE: usize = 512;
 const SHALLOWEST_PIECE: usize = 128;

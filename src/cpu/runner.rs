@@ -381,7 +381,7 @@ impl<T: Element> Program<T> {
             level.local = local;
         }
 
-        let shallow = !plan.fused && dims.rows <= FOLD;
+        let shallow = dims.kind == Kind::Matrix && !plan.fused && dims.rows <= FOLD;
         let (mut sums, mut partials) = (Vec::new(), 0);
         let mut identity = [T::zero(); MAX_REDUCTIONS];
         let mut seen = Vec::new();
@@ -1043,12 +1043,12 @@ impl<T: Element> Job<'_, T> {
         let apart =
             self.program.levels[k].sums.is_empty() && APART.contains(&(s.cols.1 - s.cols.0));
         let together = if watched || apart { 1 } else { self.program.kernels[k].rows };
-        // Most rows are no more than a tile, and as they lie.
+        // Most rows are no more than a tile or are not summed, and go as they lie.
         let (width, run) = (s.cols.1 - s.cols.0, &self.program.levels[k]);
         let conditioned = self.conditions.is_some() && run.loads.contains(&0);
         let matrix = self.program.dims.kind == Kind::Matrix;
-        let plain =
-            (matrix || width.is_multiple_of(T::LANES)) && width <= TILE && !conditioned && !watched;
+        let whole = width <= TILE || run.sums.is_empty();
+        let plain = (matrix || width.is_multiple_of(T::LANES)) && whole && !conditioned && !watched;
         // As many at a time as the memory's attention is called to at once.
         let reach = if matrix { (AHEAD / (width * together)).max(1) } else { 1 };
         // Every second row, and then those between ([`SCATTERED`]): how often as many as a loop takes.
@@ -1086,8 +1086,9 @@ impl<T: Element> Job<'_, T> {
         }
     }
 
-    /// [`rows`](Self::rows) for rows of no more than a tile, whose gradient is neither clipped nor scaled,
-    /// without statistics. Those of vectors are whole ones of the processor's.
+    /// [`rows`](Self::rows) for rows of no more than a tile, or of any length where nothing is reduced, whose
+    /// gradient is neither clipped nor scaled, without statistics. Those of vectors are whole ones of the
+    /// processor's.
     ///
     /// # Safety
     /// As for [`rows`](Self::rows).
@@ -1273,14 +1274,21 @@ impl<T: Element> Job<'_, T> {
             let (r, base) = (self.program.sums[x].r, context.uniform.operands);
             context.uniform.row_acc[r] = base.wrapping_add((1 + r) * context.room);
         }
-        let mut out = [[0.0; MAX_ROWS]; MAX_REDUCTIONS];
-        for &x in &run.sums {
-            out[self.program.sums[x].r] = [identity(self.program.sums[x].kind); MAX_ROWS];
+        let (at, len) = (first * cols, rows.len() * cols);
+        if self.conditions.is_some() || context.watching.is_some() {
+            let piece = Piece { at, col: 0, len, rows: 1, narrow: true };
+            // What it joins there is in the context, too.
+            let mut out = [[0.0; MAX_ROWS]; MAX_REDUCTIONS];
+            // SAFETY: the elements lie within the rows.
+            unsafe { self.piece(k, piece, context, &mut out) };
+        } else {
+            let (n, lanes, whole) = in_vectors::<T>(len);
+            let span = Span { at, n, lanes, whole, narrow: true, ..Span::once(1) };
+            let Context { tables, uniform, reduced, .. } = &mut *context;
+            tables.grad = self.tables.grad;
+            // SAFETY: the elements lie within the rows; the instruction set was checked.
+            unsafe { (self.program.kernels[k].one)(tables, uniform, span, reduced) };
         }
-        let all = rows.len() * cols;
-        let piece = Piece { at: first * cols, col: 0, len: all, rows: 1, narrow: true };
-        // SAFETY: the elements lie within the rows.
-        unsafe { self.piece(k, piece, context, &mut out) };
         for &x in &run.sums {
             let sums = &self.program.sums[x];
             // SAFETY: these rows' and this segment's own places.
@@ -1295,7 +1303,7 @@ impl<T: Element> Job<'_, T> {
                     }
                     Axis::Matrix | Axis::Tensor => {
                         let sum = self.partials.0.add(sums.piece(s) + b);
-                        *sum = join(sums.kind, *sum, out[sums.r][0]);
+                        *sum = join(sums.kind, *sum, context.reduced[sums.r][0].widen());
                     }
                 }
             }
@@ -1478,6 +1486,8 @@ fn tile_rows<T: Element>(dims: Dims) -> usize {
 
 /// Calls a function that is inlined, in AVX2 where that is there. No bit depends on it: nothing is
 /// fused or reordered.
+///
+/// Whoever does so is not inlined itself: compilers move what the loop without AVX2 needs before the choice.
 macro_rules! in_wide_registers {
     ($isa:expr, $name:ident<$t:ident>($($arg:ident: $type:ty),*)) => {{
         #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -1496,6 +1506,7 @@ macro_rules! in_wide_registers {
 }
 
 /// Sets accumulators to what a reduction begins with.
+#[inline(never)]
 fn begin<T: Element>(isa: Isa, with: T, to: &mut [T]) {
     #[inline(always)]
     fn anywhere<T: Element>(with: T, to: &mut [T]) {
@@ -1506,6 +1517,7 @@ fn begin<T: Element>(isa: Isa, with: T, to: &mut [T]) {
 
 /// Moves column sums from the element's precision to `f64`. Those of narrow rows, of which many lie
 /// one after the other, first become one row, each half joining the other.
+#[inline(never)]
 fn fold<T: Element>(isa: Isa, kind: Reduction, from: &mut [T], to: &mut [f64]) {
     #[inline(always)]
     fn anywhere<T: Element>(kind: Reduction, from: &mut [T], to: &mut [f64]) {
@@ -1534,6 +1546,7 @@ fn fold<T: Element>(isa: Isa, kind: Reduction, from: &mut [T], to: &mut [f64]) {
 
 /// Turns sums of `rows` elements in the element's precision, down columns or along rows, into what they
 /// are reduced to.
+#[inline(never)]
 fn complete<T: Element>(isa: Isa, kind: Reduction, from: &[T], rows: usize, to: &mut [T]) {
     #[inline(always)]
     fn anywhere<T: Element>(kind: Reduction, from: &[T], rows: usize, to: &mut [T]) {
@@ -1579,6 +1592,7 @@ macro_rules! over_vectors {
 }
 
 /// Writes each of `from` for all columns of its row, row after row.
+#[inline(never)]
 fn expand<T: Element>(isa: Isa, from: &[T], cols: usize, to: &mut [T]) {
     #[inline(always)]
     unsafe fn over<T: Element, V: Simd<T = T>>(from: &[T], cols: usize, to: &mut [T]) {
@@ -1602,6 +1616,7 @@ fn expand<T: Element>(isa: Isa, from: &[T], cols: usize, to: &mut [T]) {
 ///
 /// # Safety
 /// There are `cols` elements for each of `to`, and room for a vector behind them.
+#[inline(never)]
 unsafe fn reduce_rows<T: Element>(
     isa: Isa,
     kind: Reduction,

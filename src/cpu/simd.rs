@@ -718,6 +718,16 @@ pub(super) mod x86 {
 
     #[inline(always)]
     unsafe fn repeat_ps256(from: *const f32, cols: usize, to: *mut f32) {
+        if cols == 8 {
+            for row in 0..16 {
+                // SAFETY: the caller vouches for AVX2 and the memory.
+                unsafe {
+                    let value = _mm256_broadcast_ss(&*from.wrapping_add(row));
+                    _mm256_storeu_ps(to.wrapping_add(8 * row), value);
+                }
+            }
+            return;
+        }
         let lanes = &REPEATED[cols % 9];
         for eight in [0, 8] {
             // SAFETY: the caller vouches for AVX2 and the memory.
