@@ -39,8 +39,12 @@ pub(crate) struct Aligned<T: Lanes> {
 pub(super) const PAGE: usize = 4096;
 
 /// Bytes from which on state lies in pages of its own.
-#[cfg(all(target_os = "linux", not(miri)))]
 const LARGE: usize = 2 << 20;
+
+/// Whether an array of the state is one that asks for large pages.
+pub(super) const fn has_large_pages<T>(len: usize) -> bool {
+    cfg!(all(target_os = "linux", not(miri))) && len.saturating_mul(size_of::<T>()) >= LARGE
+}
 
 impl<T: Lanes> Aligned<T> {
     const ONE_BEHIND_THE_OTHER: () =
@@ -58,7 +62,7 @@ impl<T: Lanes> Aligned<T> {
     #[cfg(all(target_os = "linux", not(miri)))]
     fn in_pages(len: usize, value: T) -> Option<Self> {
         let bytes = len.checked_next_multiple_of(T::LANES)?.checked_mul(size_of::<T>())?;
-        if bytes < LARGE {
+        if !has_large_pages::<T>(len) {
             return None;
         }
         let pages = memmap2::MmapMut::map_anon(bytes).ok()?;

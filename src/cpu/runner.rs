@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[cfg(feature = "parallel")]
 use super::Threads;
 use super::lane::{LevelKernel, MAX_ROWS, Reduced, Span, Tables, Uniform};
-use super::memory::{Aligned, PAGE};
+use super::memory::{Aligned, PAGE, has_large_pages};
 use super::settle::{Places, Run, Settle, Settling, Table, count, identity, join};
 use super::simd::{Simd, join_each, repeat_each};
 use super::{
@@ -105,6 +105,8 @@ struct LevelRun {
     /// What is read and written, by its place in staged memory.
     loads: Vec<usize>,
     stores: Vec<usize>,
+    /// What of it is so large that it comes from far away, page after page.
+    ahead: Vec<usize>,
     /// Indices into `Runner::sums`.
     sums: Vec<usize>,
     /// The row values that the level reads.
@@ -162,6 +164,8 @@ fn segments(dims: Dims, by_rows: bool, lanes: usize) -> (Vec<Segment>, usize, us
     let matrix = dims.rows * dims.cols;
     let wanted = (matrix / SEGMENT).clamp(1, (MAX_SEGMENTS / dims.batch.max(1)).max(1));
     let (row_step, col_step) = if by_rows {
+        // Each has sums of all columns to itself: many, where rows are long. They should serve many rows.
+        let wanted = wanted.min((dims.rows / (2 * FOLD)).max(MAX_SEGMENTS / 2));
         (dims.rows.div_ceil(wanted).max(1), dims.cols.max(1))
     } else {
         (dims.rows.max(1), dims.cols.max(1).div_ceil(wanted).next_multiple_of(lanes))
@@ -237,8 +241,6 @@ pub(super) struct Program<T: Element> {
     narrow: bool,
     /// Whether rows are so few that a column's sum is complete after one walk down.
     shallow: bool,
-    /// Whether an array is so large that it comes from far away.
-    far: bool,
     watch: bool,
     places: Places,
     /// What happens to small values before each sweep, and after the last one.
@@ -370,7 +372,12 @@ impl<T: Element> Program<T> {
             Buffer::Param => 1,
             Buffer::Slot(s) => 2 + plan.graph.full_slots().take_while(|&f| f != s).count(),
         };
+        let far = dims.len() * size_of::<T>() >= FAR;
+        // The state's pages are few where they are large.
+        let own_pages = if has_large_pages::<T>(dims.len()) { 2 } else { usize::MAX };
+        let in_pages = |&buffer: &usize| far && buffer < own_pages;
         let level_run = |level: &crate::plan::Level| LevelRun {
+            ahead: level.loads.iter().map(|&b| place(b)).filter(in_pages).collect(),
             loads: level.loads.iter().map(|&b| place(b)).collect(),
             stores: level.stores.iter().map(|&(b, _)| place(b)).collect(),
             updates: level.stores.iter().any(|s| s.0 == Buffer::Param),
@@ -478,7 +485,6 @@ impl<T: Element> Program<T> {
             kernels,
             narrow,
             shallow,
-            far: dims.len() * size_of::<T>() >= FAR,
             watch,
             places,
             settles,
@@ -934,12 +940,8 @@ impl<T: Element> Job<'_, T> {
                     *self.partials.0.add(sums.piece(s) + b) = identity;
                 },
                 Axis::Col => {
-                    // SAFETY: this segment's own piece and its own accumulators.
+                    // SAFETY: this segment's own accumulators.
                     unsafe {
-                        if !self.program.shallow {
-                            let to = self.partials.0.add(sums.piece(s) + first_col);
-                            std::slice::from_raw_parts_mut(to, cols).fill(identity);
-                        }
                         let acc = acc_of(1 + self.place(sums.r));
                         let len = if self.program.narrow { context.room } else { cols };
                         let acc = std::slice::from_raw_parts_mut(acc, len);
@@ -969,8 +971,9 @@ impl<T: Element> Job<'_, T> {
             () if levels.len() > 1 => (BLOCK / cols).clamp(MAX_ROWS, FOLD),
             () => FOLD,
         };
-        // Rows that an accumulator of a column has summed in the element's precision.
-        let mut unfolded = 0;
+        // Rows that an accumulator of a column has summed in the element's precision, and whether some were
+        // before.
+        let (mut unfolded, mut folded) = (0, false);
         let mut row = s.rows.0;
         while row < s.rows.1 {
             let end = (row + block).min(s.rows.1);
@@ -1012,10 +1015,11 @@ impl<T: Element> Job<'_, T> {
                         } else {
                             let to = self.partials.0.add(sums.piece(s) + first_col);
                             let to = std::slice::from_raw_parts_mut(to, cols);
-                            fold(isa, sums.kind, from, to);
+                            fold(isa, sums.kind, from, to, folded);
                         }
                     }
                 }
+                folded = true;
             }
         }
     }
@@ -1129,10 +1133,8 @@ impl<T: Element> Job<'_, T> {
             self.give_rows(run, first, context);
             let Context { tables, uniform, reduced, .. } = &mut *context;
             tables.grad = self.tables.grad;
-            if self.program.far {
-                let len = n * groups * cols;
-                self.ahead(run, at + len, len);
-            }
+            let len = n * groups * cols;
+            self.ahead(run, at + len, len);
             kernel(tables, uniform, span, reduced);
             for sums in run.sums.iter().map(|&x| &self.program.sums[x]) {
                 let reduced = &reduced[sums.r][..n * groups];
@@ -1406,7 +1408,7 @@ impl<T: Element> Job<'_, T> {
     #[inline]
     fn ahead(&self, run: &LevelRun, at: usize, len: usize) {
         let end = (at + len).min(self.program.dims.len());
-        for &x in &run.loads {
+        for &x in &run.ahead {
             let first = self.tables.buffer(x);
             for i in (at..end).step_by(PAGE / size_of::<T>()) {
                 prefetch(first.wrapping_add(i));
@@ -1515,12 +1517,13 @@ fn begin<T: Element>(isa: Isa, with: T, to: &mut [T]) {
     in_wide_registers!(isa, anywhere<T>(with: T, to: &mut [T]));
 }
 
-/// Moves column sums from the element's precision to `f64`. Those of narrow rows, of which many lie
-/// one after the other, first become one row, each half joining the other.
+/// Moves column sums from the element's precision to `f64`, where they join what is there, if something is.
+/// Those of narrow rows, of which many lie one after the other, first become one row, each half joining the
+/// other.
 #[inline(never)]
-fn fold<T: Element>(isa: Isa, kind: Reduction, from: &mut [T], to: &mut [f64]) {
+fn fold<T: Element>(isa: Isa, kind: Reduction, from: &mut [T], to: &mut [f64], more: bool) {
     #[inline(always)]
-    fn anywhere<T: Element>(kind: Reduction, from: &mut [T], to: &mut [f64]) {
+    fn anywhere<T: Element>(kind: Reduction, from: &mut [T], to: &mut [f64], more: bool) {
         let cols = to.len().max(1);
         let mut rows = from.len() / cols;
         while rows > 1 {
@@ -1536,12 +1539,13 @@ fn fold<T: Element>(isa: Isa, kind: Reduction, from: &mut [T], to: &mut [f64]) {
             second.fill(T::narrow(identity(kind)));
             rows = kept;
         }
+        let none = identity(kind);
         for (to, from) in to.iter_mut().zip(from) {
-            *to = join(kind, *to, from.widen());
-            *from = T::narrow(identity(kind));
+            *to = join(kind, if more { *to } else { none }, from.widen());
+            *from = T::narrow(none);
         }
     }
-    in_wide_registers!(isa, anywhere<T>(kind: Reduction, from: &mut [T], to: &mut [f64]));
+    in_wide_registers!(isa, anywhere<T>(kind: Reduction, from: &mut [T], to: &mut [f64], more: bool));
 }
 
 /// Turns sums of `rows` elements in the element's precision, down columns or along rows, into what they
