@@ -68,8 +68,11 @@ const MAX_SEGMENTS: usize = 64;
 /// Bytes of an array from which on loops look ahead, and elements which they look ahead.
 const FAR: usize = 1 << 20;
 const AHEAD: usize = 64 * 1024;
-/// Columns with which rows are taken one by one where nothing is reduced: as measured.
+/// Columns with which rows are taken one by one where nothing is reduced, and those with which they are where
+/// they come from beyond all caches: as measured. Several rows side by side are several streams, which hardware
+/// loses at the end of each row.
 const APART: std::ops::Range<usize> = 1024..2048;
+const DISTANT_APART: std::ops::Range<usize> = 96..1024;
 /// Rows of fewer columns that do not fill whole vectors are taken in an order in which none follows its neighbour
 /// soon, where nothing is reduced: a load of what lies beside a vector's last elements waits until the store of
 /// those is through.

@@ -11,9 +11,9 @@ use super::memory::{Aligned, PAGE, has_large_pages};
 use super::settle::{Places, Run, Settle, Settling, Table, count, identity, join};
 use super::simd::{Simd, join_each, repeat_each};
 use super::{
-    AHEAD, APART, BLOCK, Cpu, DISTANT, Element, FAR, FEWEST, FOLD, Isa, MAX_CALLS, MAX_FULL_SLOTS,
-    MAX_REDUCTIONS, MAX_SEGMENTS, NARROW, NARROW_PIECE, NARROW_TILE, SCATTERED, SEGMENT,
-    SHALLOW_PIECE, SHALLOWEST_PIECE, TILE,
+    AHEAD, APART, BLOCK, Cpu, DISTANT, DISTANT_APART, Element, FAR, FEWEST, FOLD, Isa, MAX_CALLS,
+    MAX_FULL_SLOTS, MAX_REDUCTIONS, MAX_SEGMENTS, NARROW, NARROW_PIECE, NARROW_TILE, SCATTERED,
+    SEGMENT, SHALLOW_PIECE, SHALLOWEST_PIECE, TILE,
 };
 use crate::definition::Recipe;
 use crate::error::{Error, Result};
@@ -1043,12 +1043,12 @@ impl<T: Element> Job<'_, T> {
     ) {
         // Statistics are summed row after row, whatever the instruction set.
         let watched = self.program.levels[k].updates && context.watching.is_some();
+        let (width, run) = (s.cols.1 - s.cols.0, &self.program.levels[k]);
         // Where nothing is reduced, rows have nothing in common but the memory's attention.
-        let apart =
-            self.program.levels[k].sums.is_empty() && APART.contains(&(s.cols.1 - s.cols.0));
+        let apart = run.sums.is_empty() && APART.contains(&width)
+            || distant::<T>(self.program.dims) && DISTANT_APART.contains(&width);
         let together = if watched || apart { 1 } else { self.program.kernels[k].rows };
         // Most rows are no more than a tile or are not summed, and go as they lie.
-        let (width, run) = (s.cols.1 - s.cols.0, &self.program.levels[k]);
         let conditioned = self.conditions.is_some() && run.loads.contains(&0);
         let matrix = self.program.dims.kind == Kind::Matrix;
         let whole = width <= TILE || run.sums.is_empty();
