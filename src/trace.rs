@@ -304,7 +304,7 @@ impl Graph {
     }
 
     /// Marks the operands of all nodes that are marked.
-    fn spread(&self, used: &mut [bool]) {
+    pub(crate) fn spread(&self, used: &mut [bool]) {
         for n in (0..self.nodes.len()).rev() {
             if used[n] {
                 self.nodes[n].op.args().for_each(|a| used[a] = true);

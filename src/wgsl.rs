@@ -413,6 +413,7 @@ impl FromIterator<NodeId> for Nodes {
 }
 
 /// A stretch between two sweeps, or before the first, or after the last.
+#[derive(Default)]
 struct Settle {
     nodes: Vec<NodeId>,
     commits: Vec<(SlotId, NodeId)>,
@@ -427,26 +428,24 @@ struct Printer<'a> {
     places: Places,
     /// Small nodes with a place in memory.
     kept: Nodes,
-    /// Nodes settled within a sweep, for its rows.
+    /// Those of them that lie in the slots that are set to them.
+    in_slots: Vec<(SlotId, NodeId)>,
+    /// Row values that tiles of whole rows settle, each for its own.
     local: Nodes,
-    /// Those of them that a later level of the sweep reads.
+    /// What a level reads of what its sweep settles.
     shared: Nodes,
-    /// Nodes that each workgroup of the next sweep settles for itself.
+    /// Nodes that each workgroup of a sweep settles for itself, before it.
     repeated: Nodes,
     hosts: Vec<NodeId>,
 }
 
 impl<'a> Printer<'a> {
     fn new(plan: &'a Plan, form: Form) -> Result<Self> {
-        let local: Nodes = plan.sweeps.iter().flat_map(|s| s.local.clone()).collect();
-        let mut shared = Nodes::default();
-        for sweep in &plan.sweeps {
-            let reads = sweep.levels.clone().flat_map(|k| plan.levels[k].reads.iter().copied());
-            let later = sweep.local.iter().flat_map(|&n| {
-                let level = plan.graph.nodes[n].level;
-                plan.graph.nodes[n].op.args().filter(move |&a| plan.graph.nodes[a].level < level)
-            });
-            shared.extend(reads.chain(later).filter(|n| sweep.local.contains(n)));
+        let (mut local, mut repeated) = (Nodes::default(), Nodes::default());
+        // Whether the only level makes what comes before it itself, and all of it comes again after it.
+        let only = plan.levels.len() == 1 && Settle::new(plan, 0..1, [&local; 2]).is_plain(plan);
+        if plan.fused && !only {
+            rows_of_tiles(plan, &mut local, &mut repeated);
         }
         let mut settles = Vec::new();
         let mut from = 0;
@@ -455,20 +454,17 @@ impl<'a> Printer<'a> {
                 Some(sweep) => sweep.levels.start + 1,
                 None => plan.settles.len(),
             };
-            settles.push(Settle::new(plan, from..upto.max(from), &local));
+            settles.push(Settle::new(plan, from..upto.max(from), [&local, &repeated]));
             from = upto.max(from);
         }
-        let mut repeated = Nodes::default();
-        if let ([before, after], [sweep]) = (&mut settles[..], &plan.sweeps[..])
-            && sweep.levels.len() == 1
-            && before.is_plain(plan)
+        if let [before, after] = &mut settles[..]
+            && only
             && after.is_dispatched()
         {
             // Each workgroup of the sweep makes what it reads of them; all are made once more after
             // it, where slots are set that the sweep must find as they were.
-            repeated.extend(before.nodes.drain(..));
-            before.commits.clear();
-            *after = Settle::new(plan, 0..from, &local);
+            repeated.extend(std::mem::take(before).nodes);
+            *after = Settle::new(plan, 0..from, [&local; 2]);
         }
         let mut printer = Self {
             plan,
@@ -476,8 +472,9 @@ impl<'a> Printer<'a> {
             settles,
             places: Places::default(),
             kept: Nodes::default(),
+            in_slots: Vec::new(),
             local,
-            shared,
+            shared: Nodes::default(),
             repeated,
             hosts: hosts(plan),
         };
@@ -527,6 +524,14 @@ impl<'a> Printer<'a> {
         }
     }
 
+    /// A reduction over values of rows that tiles settle, of which each leaves a part.
+    fn total(&self, n: NodeId) -> Option<(Reduction, NodeId)> {
+        match self.node(n).op {
+            Op::Reduce(kind, _, a) if self.local.contains(&a) => Some((kind, a)),
+            _ => None,
+        }
+    }
+
     /// Decides which small values need memory: those that a sweep reads, that another phase or
     /// another settle reads, and those that slots are set to.
     fn keep(&mut self) {
@@ -534,33 +539,47 @@ impl<'a> Printer<'a> {
         for sweep in &self.plan.sweeps {
             for k in sweep.levels.clone() {
                 for &n in &self.plan.levels[k].reads {
-                    if !sweep.local.contains(&n) && !self.repeated.contains(&n) {
+                    let of_rows = graph.nodes[n].shape == Shape::Rows;
+                    if sweep.local.contains(&n) || of_rows && self.repeated.contains(&n) {
+                        self.shared.insert(n);
+                    } else if !self.repeated.contains(&n) {
                         self.kept.insert(n);
                     }
                 }
             }
-            // What the rows at hand are settled with.
-            let made = |n: &&NodeId| !matches!(graph.nodes[**n].op, Op::Reduce(..));
-            for &n in sweep.local.iter().filter(made) {
-                let args = graph.nodes[n].op.args();
-                self.kept.extend(args.filter(|a| !sweep.local.contains(a)));
-            }
+        }
+        // What the rows at hand are settled with.
+        for &n in &self.local.0 {
+            let level = graph.nodes[n].level;
+            let apart = |&a: &NodeId| graph.nodes[a].level < level || !self.local.contains(&a);
+            self.kept.extend(graph.nodes[n].op.args().filter(apart));
         }
         for &n in &self.repeated.0 {
             let args = graph.nodes[n].op.args();
             self.kept.extend(args.filter(|a| !self.repeated.contains(a)));
         }
+        for settle in &mut self.settles {
+            settle.commits.retain(|&(s, n)| {
+                self.kept.insert(n);
+                let copied = self.in_slots.iter().any(|x| x.1 == n) || !replaces(self.plan, s, n);
+                if !copied {
+                    self.in_slots.push((s, n));
+                }
+                copied
+            });
+        }
         for settle in &self.settles {
             for &n in &settle.nodes {
                 for a in graph.nodes[n].op.args() {
-                    if phase_of(&settle.phase, a) != phase_of(&settle.phase, n)
+                    if self.total(n).is_some() {
+                        self.places.partials.push((n, Axis::Tensor));
+                    } else if phase_of(&settle.phase, a) != phase_of(&settle.phase, n)
                         || !near(self.plan, a, n)
                     {
                         self.kept.insert(a);
                     }
                 }
             }
-            self.kept.extend(settle.commits.iter().map(|c| c.1));
         }
         let in_memory = |n: &NodeId| {
             !matches!(graph.nodes[*n].shape, Shape::Host | Shape::Full) && !resides(self.plan, *n)
@@ -572,7 +591,9 @@ impl<'a> Printer<'a> {
             }
         }
         for &n in &self.kept.0 {
-            self.places.small.push((Small::Node(n), graph.nodes[n].shape));
+            if self.in_slots.iter().all(|x| x.1 != n) {
+                self.places.small.push((Small::Node(n), graph.nodes[n].shape));
+            }
         }
         for level in &self.plan.levels {
             for &n in &level.reductions {
@@ -594,8 +615,9 @@ impl<'a> Printer<'a> {
                 entries.push(self.sweep(i - 1, &name));
                 dispatches.push(Dispatch::Sweep(name));
             }
-            let columns: Vec<_> =
-                settle.full_reductions(self.plan).filter(|&n| self.axis(n) == Axis::Col).collect();
+            let is_sum =
+                |&n: &NodeId| self.axis(n) == Axis::Col && self.node(n).shape == Shape::Cols;
+            let columns: Vec<_> = settle.nodes.iter().copied().filter(is_sum).collect();
             if !columns.is_empty() && self.plan.fused {
                 let name = format!("gather_{i}");
                 entries.push(self.gather(&columns, &name));
@@ -715,7 +737,10 @@ impl<'a> Printer<'a> {
     fn place(&self, n: NodeId) -> String {
         match self.node(n).op {
             Op::Old(s) if resides(self.plan, n) => small_place(self.plan, Small::Slot(s)),
-            _ => small_place(self.plan, Small::Node(n)),
+            _ => {
+                let slot = self.in_slots.iter().find(|x| x.1 == n);
+                small_place(self.plan, slot.map_or(Small::Node(n), |x| Small::Slot(x.0)))
+            }
         }
     }
 
@@ -813,7 +838,8 @@ impl<'a> Printer<'a> {
         let value = |n: NodeId| self.constant(n).unwrap_or_else(|| format!("v{n}"));
         let in_sweep = |n: NodeId| self.expression(n, self.is_vector(n), &value);
 
-        // Small values, each read as far out as it is constant.
+        // Small values, each read as far out as it is constant. What rows are settled with comes first.
+        let (mut rows, mut named, mut old_rows) = (String::new(), Nodes::default(), false);
         for n in self.with_repeated(level).0 {
             if self.constant(n).is_some() {
                 continue;
@@ -824,15 +850,22 @@ impl<'a> Printer<'a> {
                         self.repeat_reduction(&mut before, n, kind);
                         Ok(())
                     }
+                    (_, Shape::Rows) => {
+                        self.settle_row(&mut rows, n, &mut named);
+                        if level.reads.contains(&n) {
+                            let _ = writeln!(element, "let v{n} = local_{n}[i];");
+                        }
+                        Ok(())
+                    }
                     (_, shape) => {
                         let to = match shape {
-                            Shape::Rows => &mut element,
                             Shape::Cols => &mut column,
                             _ => &mut before,
                         };
                         writeln!(to, "let v{n} = {};", in_sweep(n))
                     }
                 };
+                named.insert(n);
                 continue;
             }
             let place = self.place(n);
@@ -840,7 +873,10 @@ impl<'a> Printer<'a> {
                 Shape::Rows if sweep.local.contains(&n) => {
                     writeln!(element, "let v{n} = local_{n}[i];")
                 }
-                Shape::Rows => writeln!(element, "let v{n} = small[{place}(t) + tile.row + i];"),
+                Shape::Rows => {
+                    old_rows |= matches!(self.node(n).op, Op::Old(_));
+                    writeln!(element, "let v{n} = small[{place}(t) + tile.row + i];")
+                }
                 Shape::Cols => {
                     let (open, close) = if vectors { ("four(", ")") } else { ("small[", "]") };
                     writeln!(
@@ -852,6 +888,9 @@ impl<'a> Printer<'a> {
                 Shape::Matrix => writeln!(before, "let v{n} = small[{place}(t) + tile.b];"),
                 _ => writeln!(before, "let v{n} = small[{place}(t)];"),
             };
+        }
+        if !rows.is_empty() {
+            before.push_str(&if_rows(&rows));
         }
         for &n in &level.full {
             let node = self.node(n);
@@ -923,32 +962,27 @@ impl<'a> Printer<'a> {
                 Axis::Matrix | Axis::Tensor => {
                     let _ = writeln!(before, "var {sums} = {begin};");
                     let _ = writeln!(element, "{}", join(&sums, &x));
-                    let line = join(&format!("sum_{n}"), "lanes[i]");
                     if vectors {
                         let _ = writeln!(after, "var sum_{n} = {};", of_four(kind, &sums));
                     }
-                    writeln!(
-                        after,
-                        "lanes[lid] = sum_{n};
-workgroupBarrier();
-if (lid == 0u) {{
-    for (var i = 1u; i < WIDTH; i++) {{
-        {line}
-    }}
-    small[partials_{n}(t) + tile.index] = sum_{n};
-}}
-workgroupBarrier();"
-                    )
+                    leave(&mut after, n, kind, "WIDTH");
+                    Ok(())
                 }
             };
         }
         if !row_sums.is_empty() {
-            let _ = writeln!(after, "workgroupBarrier();\nif (lid < tile.rows) {{");
+            // A row of a slot is set by one thread, after all have read it.
+            if old_rows {
+                after.push_str("storageBarrier();\n");
+            }
+            after.push_str("workgroupBarrier();\n");
+            let (mut rows, mut named, mut totals) =
+                (String::new(), Nodes::default(), String::new());
             for &(n, row, kind) in &row_sums {
                 let x = format!("row_{row}[lid * WIDTH + i]");
                 let line = accumulated(kind, &format!("sum_{n}"), &x);
                 let _ = writeln!(
-                    after,
+                    rows,
                     "    var sum_{n} = row_{row}[lid * WIDTH];
     for (var i = 1u; i < WIDTH; i++) {{
         {line}
@@ -956,38 +990,28 @@ workgroupBarrier();"
                 );
                 if self.local.contains(&n) {
                     let total = finished(kind, &format!("sum_{n}"), "f32(t.cols)");
-                    let _ = writeln!(after, "    let v{n} = {total};");
+                    let _ = writeln!(rows, "    let v{n} = {total};");
                 } else {
                     let _ = writeln!(
-                        after,
+                        rows,
                         "    small[partials_{n}(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_{n};"
                     );
                 }
             }
             // The rows at hand are settled before the next level of this sweep.
-            let local = sweep.local.iter().filter(|&&n| usize::from(self.node(n).level) == k + 1);
-            let mut named = Nodes::default();
-            for &n in local {
-                if !matches!(self.node(n).op, Op::Reduce(..)) {
-                    // What an earlier level of this sweep settled is at hand.
-                    for a in self.node(n).op.args() {
-                        if self.shared.contains(&a) && named.insert(a) {
-                            let _ = writeln!(after, "    let v{a} = local_{a}[lid];");
-                        }
-                    }
-                    self.read_small(&mut after, n, &mut named, "tile.row + lid", "tile.b");
-                    let _ = writeln!(after, "    let v{n} = {};", in_sweep(n));
+            for &n in &self.plan.settles[k + 1] {
+                if self.local.contains(&n) {
+                    self.settle_row(&mut rows, n, &mut named);
                 }
-                named.insert(n);
-                if self.shared.contains(&n) {
-                    let _ = writeln!(after, "    local_{n}[lid] = v{n};");
-                }
-                if self.kept.contains(&n) {
-                    let _ =
-                        writeln!(after, "    small[{}(t) + tile.row + lid] = v{n};", self.place(n));
+                if let Some((kind, a)) = self.total(n) {
+                    let _ = writeln!(after, "var sum_{n} = {};", identity(kind));
+                    let line = accumulated(kind, &format!("sum_{n}"), &format!("v{a}"));
+                    let _ = writeln!(rows, "    {line}");
+                    leave(&mut totals, n, kind, "tile.rows");
                 }
             }
-            let _ = writeln!(after, "}}\nworkgroupBarrier();");
+            after.push_str(&if_rows(&rows));
+            after.push_str(&totals);
         }
         let mut text = template.to_string();
         for (name, lines) in [
@@ -1007,6 +1031,14 @@ workgroupBarrier();"
             Given::Several(n) => for_each_grad(n, &loops),
         };
         format!("    // Level {k}.\n{}", fill(&text, "columns", &loops))
+    }
+
+    /// Settles a value of the row that a thread has.
+    fn settle_row(&self, out: &mut String, n: NodeId, named: &mut Nodes) {
+        self.settle_value(out, n, named, "tile.row + lid", "tile.b");
+        if self.shared.contains(&n) {
+            let _ = writeln!(out, "    local_{n}[lid] = v{n};");
+        }
     }
 
     /// True where there may be less than four columns in the last vector of a tensor.
@@ -1029,7 +1061,11 @@ workgroupBarrier();"
         let mut open = level.reads.clone();
         while let Some(n) = open.pop() {
             if self.repeated.contains(&n) && !matches!(self.node(n).op, Op::Reduce(..)) {
-                open.extend(self.node(n).op.args().filter(|&a| all.insert(a)));
+                // What rows are settled with is read there.
+                let of_rows = self.node(n).shape == Shape::Rows;
+                let args = self.node(n).op.args();
+                let args = args.filter(|a| !of_rows || self.repeated.contains(a));
+                open.extend(args.filter(|&a| all.insert(a)));
             }
         }
         all
@@ -1143,31 +1179,44 @@ small[partials_{n}(t) + first * span + c] = sum_{n};"
     /// The values of one shape in one phase.
     fn settle_shape(&self, out: &mut String, shape: Shape, nodes: &[NodeId]) {
         // Reductions to Scalar and Matrix take the whole workgroup, everything else goes by index.
-        let (whole, by_index): (Vec<_>, Vec<_>) =
-            nodes.iter().partition(|&&n| by_workgroup(self.plan, n));
-        for n in whole {
+        let whole = |n: &&NodeId| by_workgroup(self.plan, **n);
+        for &n in nodes.iter().filter(whole) {
             self.reduce(out, n);
         }
-        if by_index.is_empty() {
+        if nodes.iter().all(|n| whole(&n)) {
             return;
         }
         let (extent, cut) = extent(shape);
         let _ = writeln!(out, "for (var i = lid; i < {extent}; i += SETTLE) {{");
         let mut named = Nodes::default();
-        let value = |n: NodeId| self.constant(n).unwrap_or_else(|| format!("v{n}"));
-        for n in by_index {
+        let batch = format!("i{cut}");
+        for &n in nodes.iter().filter(|n| !whole(n)) {
             if let Op::Reduce(kind, axis, a) = self.node(n).op {
                 self.finish_by_index(out, n, kind, axis, a);
-            } else {
-                self.read_small(out, n, &mut named, "i", &format!("i{cut}"));
-                let _ = writeln!(out, "    let v{n} = {};", self.expression(n, false, &value));
             }
-            named.insert(n);
-            if self.kept.contains(&n) {
-                let _ = writeln!(out, "    small[{}(t) + i] = v{n};", self.place(n));
-            }
+            self.settle_value(out, n, &mut named, "i", &batch);
         }
         let _ = writeln!(out, "}}");
+    }
+
+    /// The value at an index, in lines of a block: its reduction, if it is one, stands there before.
+    fn settle_value(
+        &self,
+        out: &mut String,
+        n: NodeId,
+        named: &mut Nodes,
+        index: &str,
+        batch: &str,
+    ) {
+        if !matches!(self.node(n).op, Op::Reduce(..)) {
+            let value = |n: NodeId| self.constant(n).unwrap_or_else(|| format!("v{n}"));
+            self.read_small(out, n, named, index, batch);
+            let _ = writeln!(out, "    let v{n} = {};", self.expression(n, false, &value));
+        }
+        named.insert(n);
+        if self.kept.contains(&n) {
+            let _ = writeln!(out, "    small[{}(t) + {index}] = v{n};", self.place(n));
+        }
     }
 
     /// Adds the partial sums of a row or column reduction at index `i`.
@@ -1211,6 +1260,9 @@ small[partials_{n}(t) + first * span + c] = sum_{n};"
                 format!("partials_{n}(t)"),
                 "(f32(t.rows) * f32(t.cols))",
             ),
+            Shape::Rows if self.total(n).is_some() => {
+                ("t.row_tiles * t.col_tiles", format!("partials_{n}(t)"), "f32(t.rows)")
+            }
             Shape::Rows => ("t.rows", format!("{}(t)", self.place(a)), "f32(t.rows)"),
             Shape::Cols => ("t.cols", format!("{}(t)", self.place(a)), "f32(t.cols)"),
             _ => ("1u", format!("{}(t)", self.place(a)), "1.0"),
@@ -1265,17 +1317,88 @@ if (lid == 0u) {{
     }
 }
 
+/// What each thread does that has a row of the tile.
+fn if_rows(lines: &str) -> String {
+    format!("if (lid < tile.rows) {{\n{lines}}}\nworkgroupBarrier();\n")
+}
+
+/// A tile's part of a reduction, of which so many threads have a part each.
+fn leave(out: &mut String, n: NodeId, kind: Reduction, threads: &str) {
+    let line = accumulated(kind, &format!("sum_{n}"), "lanes[i]");
+    let _ = writeln!(
+        out,
+        "lanes[lid] = sum_{n};
+workgroupBarrier();
+if (lid == 0u) {{
+    for (var i = 1u; i < {threads}; i++) {{
+        {line}
+    }}
+    small[partials_{n}(t) + tile.index] = sum_{n};
+}}
+workgroupBarrier();"
+    );
+}
+
+/// The row values that tiles settle, where they have whole rows: in `local` those that follow from the
+/// sums of these rows, after them; in `before` those that follow from what is settled, before each sweep
+/// that reads them, where nothing else does.
+fn rows_of_tiles(plan: &Plan, local: &mut Nodes, before: &mut Nodes) {
+    let (nodes, used) = (&plan.graph.nodes, plan.graph.reachable());
+    // What has level 0 is made of slots alone, as they were.
+    let is = |n: NodeId| used[n] && nodes[n].shape == Shape::Rows && nodes[n].level > 0;
+    for n in (0..nodes.len()).filter(|&n| is(n)) {
+        let mut known = 0;
+        for sweep in &plan.sweeps {
+            if sweep.levels.start < usize::from(nodes[n].level) {
+                known = sweep.levels.start;
+            }
+        }
+        let of_sums = |a: NodeId| usize::from(nodes[a].level) <= known || local.contains(&a);
+        if matches!(nodes[n].op, Op::Reduce(..)) || nodes[n].op.args().all(of_sums) {
+            local.insert(n);
+        }
+    }
+    for n in (0..nodes.len()).rev().filter(|&n| is(n)) {
+        let old = |a: NodeId| matches!(nodes[a].op, Op::Old(_));
+        let read = settled_with(plan, n, &before.0) || plan.graph.stores.contains(&n);
+        if !read && !local.contains(&n) && !nodes[n].op.args().any(old) {
+            before.insert(n);
+        }
+    }
+}
+
+/// Whether small values that are none of these are made of `n`.
+fn settled_with(plan: &Plan, n: NodeId, but: &[NodeId]) -> bool {
+    let used = plan.graph.reachable();
+    let mut users = plan.graph.nodes.iter().enumerate().filter(|(_, u)| u.shape != Shape::Full);
+    users.any(|(u, node)| used[u] && !but.contains(&u) && node.op.args().any(|a| a == n))
+}
+
+/// Whether the new value `n` of a slot may lie where the old one does: what reads that is part of it, at
+/// the same index, or an element.
+fn replaces(plan: &Plan, s: SlotId, n: NodeId) -> bool {
+    let graph = &plan.graph;
+    let mut parts = vec![false; graph.nodes.len()];
+    parts[n] = true;
+    graph.spread(&mut parts);
+    let alike = |m: NodeId| graph.nodes[m].shape == graph.slots[s].shape;
+    let parts: Vec<_> = (0..parts.len()).filter(|&r| parts[r] && alike(r)).collect();
+    let apart = |old: NodeId| resides(plan, old) && !settled_with(plan, old, &parts);
+    let mut old = (0..graph.nodes.len()).filter(|&m| graph.nodes[m].op == Op::Old(s));
+    alike(n) && !matches!(graph.nodes[n].op, Op::Old(_)) && old.all(apart)
+}
+
 fn phase_of(phases: &[(NodeId, usize)], n: NodeId) -> Option<usize> {
     phases.iter().find(|p| p.0 == n).map(|p| p.1)
 }
 
 impl Settle {
-    fn new(plan: &Plan, levels: std::ops::Range<usize>, local: &Nodes) -> Self {
+    fn new(plan: &Plan, levels: std::ops::Range<usize>, apart: [&Nodes; 2]) -> Self {
         let graph = &plan.graph;
         let nodes: Vec<NodeId> = levels
             .clone()
             .flat_map(|k| plan.settles.get(k).into_iter().flatten().copied())
-            .filter(|n| !local.contains(n))
+            .filter(|n| !apart[0].contains(n) && !apart[1].contains(n))
             .filter(|&n| !resides(plan, n))
             .collect();
         let mut phase: Vec<(NodeId, usize)> = Vec::new();
@@ -1316,27 +1439,15 @@ impl Settle {
             }
             _ => true,
         };
-        let used = graph.reachable();
         let read_here = |n: NodeId| {
             let reads = |k: usize| plan.levels[k].reads.contains(&n);
             let mut others = (0..plan.sweeps.len()).filter(|&i| i != next);
-            let users = (0..graph.nodes.len()).filter(|&u| {
-                used[u] && graph.nodes[u].shape != Shape::Full && !self.nodes.contains(&u)
-            });
             !others.any(|i| plan.sweeps[i].levels.clone().any(reads))
-                && !users.flat_map(|u| graph.nodes[u].op.args()).any(|a| a == n)
+                && !settled_with(plan, n, &self.nodes)
         };
         self.commits.is_empty()
             && self.nodes.iter().all(number)
             && self.nodes.iter().all(|&n| read_here(n))
-    }
-
-    /// The reductions of Full values that this settle finishes.
-    fn full_reductions<'p>(&'p self, plan: &'p Plan) -> impl Iterator<Item = NodeId> + 'p {
-        self.nodes.iter().copied().filter(move |&n| match plan.graph.nodes[n].op {
-            Op::Reduce(_, _, a) => plan.graph.nodes[a].shape == Shape::Full,
-            _ => false,
-        })
     }
 }
 

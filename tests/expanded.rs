@@ -153,3 +153,20 @@ fn every_shader_is_valid() {
         }
     }
 }
+
+#[test]
+fn where_tiles_have_whole_rows_no_settle_goes_over_rows() {
+    let mut settles = 0;
+    for (name, text) in programs() {
+        if !name.contains("_matrix") || name.contains("_wide") {
+            continue;
+        }
+        for settle in text.split("\nfn settle_").skip(1) {
+            let body = settle.split("\n}\n").next().expect("it ends");
+            let over_rows = |line: &&str| line.contains("for (") && line.contains("t.rows");
+            assert_eq!(body.lines().find(over_rows), None, "{name}: rows are for the tiles");
+            settles += 1;
+        }
+    }
+    assert!(settles > 10, "{settles} settles");
+}

@@ -74,6 +74,7 @@ struct Tile {
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
 var<workgroup> local_46: array<f32, ROWS>;
+var<workgroup> local_63: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -95,60 +96,48 @@ fn at_exp_avg_sq_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.rows;
 }
 
-fn at_39(t: Tensor) -> u32 {
+fn at_45(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_44(t: Tensor) -> u32 {
-    return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
-fn at_45(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
 fn at_46(t: Tensor) -> u32 {
-    return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
+    return t.small + t.batch + t.batch * t.cols + t.batch * t.rows;
 }
 
 fn at_49(t: Tensor) -> u32 {
-    return t.small + t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + t.batch + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_50(t: Tensor) -> u32 {
-    return t.small + t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_51(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_54(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 3u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_55(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_61(t: Tensor) -> u32 {
-    return t.small + 1u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 1u + 2u * t.batch + 4u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_62(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
-fn at_63(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
-}
-
-fn partials_30(t: Tensor) -> u32 {
+fn partials_45(t: Tensor) -> u32 {
     return t.partials;
 }
 
+fn partials_30(t: Tensor) -> u32 {
+    return t.partials + t.batch * t.row_tiles * t.col_tiles;
+}
+
 fn partials_49(t: Tensor) -> u32 {
-    return t.partials + t.row_tiles * t.batch * t.cols;
+    return t.partials + t.batch * t.row_tiles * t.col_tiles + t.row_tiles * t.batch * t.cols;
 }
 
 @compute @workgroup_size(WIDTH)
@@ -182,6 +171,7 @@ fn sweep_1(
         small[partials_30(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_30;
     }
     workgroupBarrier();
+    var sum_45 = 0.0;
     if (lid < tile.rows) {
         var sum_28 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
@@ -194,10 +184,20 @@ fn sweep_1(
         let v35 = v29 - v32;
         let v38 = v35 * hosts.host_37;
         let v39 = v34 + v38;
-        small[at_39(t) + tile.row + lid] = v39;
+        small[at_exp_avg_sq_row(t) + tile.row + lid] = v39;
+        sum_45 += v39;
         let v46 = inverseSqrt(v39);
-        local_46[lid] = v46;
         small[at_46(t) + tile.row + lid] = v46;
+        local_46[lid] = v46;
+    }
+    workgroupBarrier();
+    lanes[lid] = sum_45;
+    workgroupBarrier();
+    if (lid == 0u) {
+        for (var i = 1u; i < tile.rows; i++) {
+            sum_45 += lanes[i];
+        }
+        small[partials_45(t) + tile.index] = sum_45;
     }
     workgroupBarrier();
     // Level 1.
@@ -264,16 +264,16 @@ fn settle_1(
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
             var sum_45 = 0.0;
-            for (var i = 0u; i < t.rows; i++) {
-                sum_45 += small[at_39(t) + b * t.rows + i];
+            for (var i = 0u; i < t.row_tiles * t.col_tiles; i++) {
+                sum_45 += small[partials_45(t) + b * t.row_tiles * t.col_tiles + i];
             }
             small[at_45(t) + b] = sum_45 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
-            for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_39(t) + b * t.rows + i];
+            for (var i = lid; i < t.row_tiles * t.col_tiles; i += SETTLE) {
+                part += small[partials_45(t) + b * t.row_tiles * t.col_tiles + i];
             }
             let sum_45 = sum_lanes(lid, part);
             if (lid == 0u) {
@@ -293,7 +293,7 @@ fn settle_1(
         let v42 = v31 - v40;
         let v43 = v42 * hosts.host_37;
         let v44 = v41 + v43;
-        small[at_44(t) + i] = v44;
+        small[at_exp_avg_sq_col(t) + i] = v44;
         let v51 = inverseSqrt(v44);
         small[at_51(t) + i] = v51;
         var sum_49 = 0.0;
@@ -310,12 +310,6 @@ fn settle_1(
         small[at_50(t) + i] = v50;
     }
     storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v50 = small[at_50(t) + i / t.rows];
-        let v46 = small[at_46(t) + i];
-        let v62 = v50 * v46;
-        small[at_62(t) + i] = v62;
-    }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         let v50 = small[at_50(t) + i / t.cols];
         let v51 = small[at_51(t) + i];
@@ -344,20 +338,6 @@ fn settle_1(
         let v61 = hosts.host_22 * v60;
         small[at_61(t) + i] = v61;
     }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v62 = small[at_62(t) + i];
-        let v61 = small[at_61(t)];
-        let v63 = v62 * v61;
-        small[at_63(t) + i] = v63;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_39(t) + i];
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_44(t) + i];
-    }
 }
 
 @compute @workgroup_size(WIDTH)
@@ -373,11 +353,20 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
+    if (lid < tile.rows) {
+        let v50 = small[at_50(t) + tile.b];
+        let v46 = small[at_46(t) + tile.row + lid];
+        let v62 = v50 * v46;
+        let v61 = small[at_61(t)];
+        let v63 = v62 * v61;
+        local_63[lid] = v63;
+    }
+    workgroupBarrier();
     for (var c = lid; c < tile.cols; c += WIDTH) {
         let v51 = small[at_51(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v63 = small[at_63(t) + tile.row + i];
+            let v63 = local_63[i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);

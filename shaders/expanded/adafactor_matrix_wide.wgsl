@@ -94,48 +94,40 @@ fn at_exp_avg_sq_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.rows;
 }
 
-fn at_39(t: Tensor) -> u32 {
+fn at_45(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_44(t: Tensor) -> u32 {
-    return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
-fn at_45(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
 fn at_46(t: Tensor) -> u32 {
-    return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
+    return t.small + t.batch + t.batch * t.cols + t.batch * t.rows;
 }
 
 fn at_50(t: Tensor) -> u32 {
-    return t.small + t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + t.batch + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_51(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u * t.batch + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_52(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_57(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 3u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_63(t: Tensor) -> u32 {
-    return t.small + 1u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 1u + 2u * t.batch + 3u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_64(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 3u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_65(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn partials_28(t: Tensor) -> u32 {
@@ -215,7 +207,7 @@ fn settle_1(
         let v35 = v29 - v32;
         let v38 = v35 * hosts.host_37;
         let v39 = v34 + v38;
-        small[at_39(t) + i] = v39;
+        small[at_exp_avg_sq_row(t) + i] = v39;
         let v46 = inverseSqrt(v39);
         small[at_46(t) + i] = v46;
     }
@@ -231,7 +223,7 @@ fn settle_1(
         let v42 = v31 - v40;
         let v43 = v42 * hosts.host_37;
         let v44 = v41 + v43;
-        small[at_44(t) + i] = v44;
+        small[at_exp_avg_sq_col(t) + i] = v44;
         let v51 = inverseSqrt(v44);
         small[at_51(t) + i] = v51;
     }
@@ -240,7 +232,7 @@ fn settle_1(
         for (var b = lid; b < t.batch; b += SETTLE) {
             var sum_45 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_45 += small[at_39(t) + b * t.rows + i];
+                sum_45 += small[at_exp_avg_sq_row(t) + b * t.rows + i];
             }
             small[at_45(t) + b] = sum_45 / f32(t.rows);
         }
@@ -248,7 +240,7 @@ fn settle_1(
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_39(t) + b * t.rows + i];
+                part += small[at_exp_avg_sq_row(t) + b * t.rows + i];
             }
             let sum_45 = sum_lanes(lid, part);
             if (lid == 0u) {
@@ -274,13 +266,6 @@ fn settle_1(
         let v51 = small[at_51(t) + i];
         let v52 = v50 * v51;
         small[at_52(t) + i] = v52;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_39(t) + i];
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_44(t) + i];
     }
 }
 

@@ -78,6 +78,7 @@ struct Tile {
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
 var<workgroup> local_52: array<f32, ROWS>;
+var<workgroup> local_69: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -107,68 +108,56 @@ fn at_28(t: Tensor) -> u32 {
     return t.small + 1u + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_45(t: Tensor) -> u32 {
+fn at_51(t: Tensor) -> u32 {
     return t.small + 2u + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_50(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
-fn at_51(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
 fn at_52(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
+    return t.small + 2u + t.batch + t.batch * t.cols + t.batch * t.rows;
 }
 
 fn at_55(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u + t.batch + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_56(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_57(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_60(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 3u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_61(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_67(t: Tensor) -> u32 {
-    return t.small + 3u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
-fn at_68(t: Tensor) -> u32 {
-    return t.small + 4u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
-fn at_69(t: Tensor) -> u32 {
-    return t.small + 4u + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 3u + 2u * t.batch + 4u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_82(t: Tensor) -> u32 {
-    return t.small + 4u + 2u * t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
+    return t.small + 4u + 2u * t.batch + 4u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn partials_25(t: Tensor) -> u32 {
+fn partials_51(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_36(t: Tensor) -> u32 {
+fn partials_25(t: Tensor) -> u32 {
     return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
+fn partials_36(t: Tensor) -> u32 {
+    return t.partials + 2u * t.batch * t.row_tiles * t.col_tiles;
+}
+
 fn partials_55(t: Tensor) -> u32 {
-    return t.partials + t.batch * t.row_tiles * t.col_tiles + t.row_tiles * t.batch * t.cols;
+    return t.partials + 2u * t.batch * t.row_tiles * t.col_tiles + t.row_tiles * t.batch * t.cols;
 }
 
 @compute @workgroup_size(WIDTH)
@@ -215,6 +204,7 @@ fn sweep_1(
     }
     workgroupBarrier();
     workgroupBarrier();
+    var sum_51 = 0.0;
     if (lid < tile.rows) {
         var sum_34 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
@@ -227,10 +217,20 @@ fn sweep_1(
         let v41 = v35 - v38;
         let v44 = v41 * hosts.host_43;
         let v45 = v40 + v44;
-        small[at_45(t) + tile.row + lid] = v45;
+        small[at_exp_avg_sq_row(t) + tile.row + lid] = v45;
+        sum_51 += v45;
         let v52 = inverseSqrt(v45);
-        local_52[lid] = v52;
         small[at_52(t) + tile.row + lid] = v52;
+        local_52[lid] = v52;
+    }
+    workgroupBarrier();
+    lanes[lid] = sum_51;
+    workgroupBarrier();
+    if (lid == 0u) {
+        for (var i = 1u; i < tile.rows; i++) {
+            sum_51 += lanes[i];
+        }
+        small[partials_51(t) + tile.index] = sum_51;
     }
     workgroupBarrier();
     // Level 1.
@@ -305,16 +305,16 @@ fn settle_1(
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
             var sum_51 = 0.0;
-            for (var i = 0u; i < t.rows; i++) {
-                sum_51 += small[at_45(t) + b * t.rows + i];
+            for (var i = 0u; i < t.row_tiles * t.col_tiles; i++) {
+                sum_51 += small[partials_51(t) + b * t.row_tiles * t.col_tiles + i];
             }
             small[at_51(t) + b] = sum_51 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
-            for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_45(t) + b * t.rows + i];
+            for (var i = lid; i < t.row_tiles * t.col_tiles; i += SETTLE) {
+                part += small[partials_51(t) + b * t.row_tiles * t.col_tiles + i];
             }
             let sum_51 = sum_lanes(lid, part);
             if (lid == 0u) {
@@ -334,7 +334,7 @@ fn settle_1(
         let v48 = v37 - v46;
         let v49 = v48 * hosts.host_43;
         let v50 = v47 + v49;
-        small[at_50(t) + i] = v50;
+        small[at_exp_avg_sq_col(t) + i] = v50;
         let v57 = inverseSqrt(v50);
         small[at_57(t) + i] = v57;
         var sum_55 = 0.0;
@@ -360,12 +360,6 @@ fn settle_1(
         small[at_56(t) + i] = v56;
     }
     storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v56 = small[at_56(t) + i / t.rows];
-        let v52 = small[at_52(t) + i];
-        let v68 = v56 * v52;
-        small[at_68(t) + i] = v68;
-    }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         let v56 = small[at_56(t) + i / t.cols];
         let v57 = small[at_57(t) + i];
@@ -395,20 +389,6 @@ fn settle_1(
         let v67 = v28 * v66;
         small[at_67(t) + i] = v67;
     }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v68 = small[at_68(t) + i];
-        let v67 = small[at_67(t)];
-        let v69 = v68 * v67;
-        small[at_69(t) + i] = v69;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_45(t) + i];
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_50(t) + i];
-    }
 }
 
 @compute @workgroup_size(WIDTH)
@@ -425,11 +405,20 @@ fn sweep_2(
     let t = tensor_at(tile.tensor);
     // Level 2.
     let v82 = small[at_82(t)];
+    if (lid < tile.rows) {
+        let v56 = small[at_56(t) + tile.b];
+        let v52 = small[at_52(t) + tile.row + lid];
+        let v68 = v56 * v52;
+        let v67 = small[at_67(t)];
+        let v69 = v68 * v67;
+        local_69[lid] = v69;
+    }
+    workgroupBarrier();
     for (var c = lid; c < tile.cols; c += WIDTH) {
         let v57 = small[at_57(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v69 = small[at_69(t) + tile.row + i];
+            let v69 = local_69[i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);

@@ -106,52 +106,44 @@ fn at_28(t: Tensor) -> u32 {
     return t.small + 1u + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_45(t: Tensor) -> u32 {
+fn at_51(t: Tensor) -> u32 {
     return t.small + 2u + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_50(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
-fn at_51(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
 fn at_52(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
+    return t.small + 2u + t.batch + t.batch * t.cols + t.batch * t.rows;
 }
 
 fn at_56(t: Tensor) -> u32 {
-    return t.small + 2u + t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u + t.batch + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_57(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_58(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_63(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 3u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_69(t: Tensor) -> u32 {
-    return t.small + 3u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 3u + 2u * t.batch + 3u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_70(t: Tensor) -> u32 {
-    return t.small + 4u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 4u + 2u * t.batch + 3u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_71(t: Tensor) -> u32 {
-    return t.small + 4u + 2u * t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 4u + 2u * t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_84(t: Tensor) -> u32 {
-    return t.small + 4u + 2u * t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
+    return t.small + 4u + 2u * t.batch + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
 fn partials_25(t: Tensor) -> u32 {
@@ -256,7 +248,7 @@ fn settle_1(
         let v41 = v35 - v38;
         let v44 = v41 * hosts.host_43;
         let v45 = v40 + v44;
-        small[at_45(t) + i] = v45;
+        small[at_exp_avg_sq_row(t) + i] = v45;
         let v52 = inverseSqrt(v45);
         small[at_52(t) + i] = v52;
     }
@@ -272,7 +264,7 @@ fn settle_1(
         let v48 = v37 - v46;
         let v49 = v48 * hosts.host_43;
         let v50 = v47 + v49;
-        small[at_50(t) + i] = v50;
+        small[at_exp_avg_sq_col(t) + i] = v50;
         let v57 = inverseSqrt(v50);
         small[at_57(t) + i] = v57;
     }
@@ -290,7 +282,7 @@ fn settle_1(
         for (var b = lid; b < t.batch; b += SETTLE) {
             var sum_51 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_51 += small[at_45(t) + b * t.rows + i];
+                sum_51 += small[at_exp_avg_sq_row(t) + b * t.rows + i];
             }
             small[at_51(t) + b] = sum_51 / f32(t.rows);
         }
@@ -298,7 +290,7 @@ fn settle_1(
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_45(t) + b * t.rows + i];
+                part += small[at_exp_avg_sq_row(t) + b * t.rows + i];
             }
             let sum_51 = sum_lanes(lid, part);
             if (lid == 0u) {
@@ -324,13 +316,6 @@ fn settle_1(
         let v57 = small[at_57(t) + i];
         let v58 = v56 * v57;
         small[at_58(t) + i] = v58;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_45(t) + i];
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_50(t) + i];
     }
 }
 

@@ -75,6 +75,7 @@ struct Tile {
 
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
+var<workgroup> local_39: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -96,56 +97,44 @@ fn at_exp_avg_sq_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.rows;
 }
 
-fn at_31(t: Tensor) -> u32 {
+fn at_37(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_36(t: Tensor) -> u32 {
-    return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
-fn at_37(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
 fn at_38(t: Tensor) -> u32 {
-    return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
-fn at_39(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
+    return t.small + t.batch + t.batch * t.cols + t.batch * t.rows;
 }
 
 fn at_54(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u * t.batch + t.batch * t.cols + t.batch * t.rows;
 }
 
 fn at_57(t: Tensor) -> u32 {
-    return t.small + 1u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 1u + 2u * t.batch + t.batch * t.cols + t.batch * t.rows;
 }
 
 fn at_59(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + t.batch * t.cols + t.batch * t.rows;
 }
 
 fn at_65(t: Tensor) -> u32 {
-    return t.small + 3u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 3u + 2u * t.batch + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn partials_18(t: Tensor) -> u32 {
+fn partials_37(t: Tensor) -> u32 {
     return t.partials;
 }
 
 fn partials_21(t: Tensor) -> u32 {
-    return t.partials + t.col_tiles * t.batch * t.rows;
+    return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
 fn partials_54(t: Tensor) -> u32 {
-    return t.partials + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
+    return t.partials + t.batch * t.row_tiles * t.col_tiles + t.row_tiles * t.batch * t.cols;
 }
 
 fn partials_59(t: Tensor) -> u32 {
-    return t.partials + t.batch * t.row_tiles * t.col_tiles + t.col_tiles * t.batch * t.rows + t.row_tiles * t.batch * t.cols;
+    return t.partials + 2u * t.batch * t.row_tiles * t.col_tiles + t.row_tiles * t.batch * t.cols;
 }
 
 @compute @workgroup_size(WIDTH)
@@ -192,12 +181,30 @@ fn sweep_1(
     }
     workgroupBarrier();
     workgroupBarrier();
+    var sum_37 = 0.0;
     if (lid < tile.rows) {
         var sum_18 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
             sum_18 += row_0[lid * WIDTH + i];
         }
-        small[partials_18(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_18;
+        let v18 = sum_18 / f32(t.cols);
+        let v20 = v18 + 0.0;
+        let v23 = small[at_exp_avg_sq_row(t) + tile.row + lid];
+        let v26 = select(v20, v23, hosts.host_24 < 0.5);
+        let v27 = v20 - v23;
+        let v30 = v27 * hosts.host_29;
+        let v31 = v26 + v30;
+        small[at_exp_avg_sq_row(t) + tile.row + lid] = v31;
+        sum_37 += v31;
+    }
+    workgroupBarrier();
+    lanes[lid] = sum_37;
+    workgroupBarrier();
+    if (lid == 0u) {
+        for (var i = 1u; i < tile.rows; i++) {
+            sum_37 += lanes[i];
+        }
+        small[partials_37(t) + tile.index] = sum_37;
     }
     workgroupBarrier();
 }
@@ -248,19 +255,25 @@ fn settle_1(
     if (lid == 0u) {
         small[at_54(t)] = total_54 / (f32(t.batch) * (f32(t.rows) * f32(t.cols)));
     }
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        var sum_18 = 0.0;
-        for (var k = 0u; k < t.col_tiles; k++) {
-            sum_18 += small[partials_18(t) + k * t.batch * t.rows + i];
+    if (t.batch >= SETTLE) {
+        for (var b = lid; b < t.batch; b += SETTLE) {
+            var sum_37 = 0.0;
+            for (var i = 0u; i < t.row_tiles * t.col_tiles; i++) {
+                sum_37 += small[partials_37(t) + b * t.row_tiles * t.col_tiles + i];
+            }
+            small[at_37(t) + b] = sum_37 / f32(t.rows);
         }
-        let v18 = sum_18 / f32(t.cols);
-        let v20 = v18 + 0.0;
-        let v23 = small[at_exp_avg_sq_row(t) + i];
-        let v26 = select(v20, v23, hosts.host_24 < 0.5);
-        let v27 = v20 - v23;
-        let v30 = v27 * hosts.host_29;
-        let v31 = v26 + v30;
-        small[at_31(t) + i] = v31;
+    } else {
+        for (var b = 0u; b < t.batch; b++) {
+            var part = 0.0;
+            for (var i = lid; i < t.row_tiles * t.col_tiles; i += SETTLE) {
+                part += small[partials_37(t) + b * t.row_tiles * t.col_tiles + i];
+            }
+            let sum_37 = sum_lanes(lid, part);
+            if (lid == 0u) {
+                small[at_37(t) + b] = sum_37 / f32(t.rows);
+            }
+        }
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         var sum_21 = 0.0;
@@ -274,7 +287,7 @@ fn settle_1(
         let v34 = v22 - v32;
         let v35 = v34 * hosts.host_29;
         let v36 = v33 + v35;
-        small[at_36(t) + i] = v36;
+        small[at_exp_avg_sq_col(t) + i] = v36;
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
@@ -284,45 +297,10 @@ fn settle_1(
         let v57 = hosts.host_52 * v56;
         small[at_57(t) + i] = v57;
     }
-    if (t.batch >= SETTLE) {
-        for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_37 = 0.0;
-            for (var i = 0u; i < t.rows; i++) {
-                sum_37 += small[at_31(t) + b * t.rows + i];
-            }
-            small[at_37(t) + b] = sum_37 / f32(t.rows);
-        }
-    } else {
-        for (var b = 0u; b < t.batch; b++) {
-            var part = 0.0;
-            for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_31(t) + b * t.rows + i];
-            }
-            let sum_37 = sum_lanes(lid, part);
-            if (lid == 0u) {
-                small[at_37(t) + b] = sum_37 / f32(t.rows);
-            }
-        }
-    }
-    storageBarrier();
     for (var i = lid; i < t.batch; i += SETTLE) {
         let v37 = small[at_37(t) + i];
         let v38 = max(v37, hosts.eps1);
         small[at_38(t) + i] = v38;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v31 = small[at_31(t) + i];
-        let v38 = small[at_38(t) + i / t.rows];
-        let v39 = v31 / v38;
-        small[at_39(t) + i] = v39;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_31(t) + i];
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_36(t) + i];
     }
 }
 
@@ -339,12 +317,19 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
+    if (lid < tile.rows) {
+        let v31 = small[at_exp_avg_sq_row(t) + tile.row + lid];
+        let v38 = small[at_38(t) + tile.b];
+        let v39 = v31 / v38;
+        local_39[lid] = v39;
+    }
+    workgroupBarrier();
     var sum_59 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v36 = small[at_36(t) + tile.b * t.cols + tile.col + c];
+        let v36 = small[at_exp_avg_sq_col(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v39 = small[at_39(t) + tile.row + i];
+            let v39 = local_39[i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
@@ -414,11 +399,18 @@ fn sweep_3(
     let t = tensor_at(tile.tensor);
     // Level 2.
     let v65 = small[at_65(t)];
+    if (lid < tile.rows) {
+        let v31 = small[at_exp_avg_sq_row(t) + tile.row + lid];
+        let v38 = small[at_38(t) + tile.b];
+        let v39 = v31 / v38;
+        local_39[lid] = v39;
+    }
+    workgroupBarrier();
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v36 = small[at_36(t) + tile.b * t.cols + tile.col + c];
+        let v36 = small[at_exp_avg_sq_col(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v39 = small[at_39(t) + tile.row + i];
+            let v39 = local_39[i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);

@@ -96,40 +96,32 @@ fn at_exp_avg_sq_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.rows;
 }
 
-fn at_31(t: Tensor) -> u32 {
+fn at_37(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + t.batch * t.rows;
 }
 
-fn at_36(t: Tensor) -> u32 {
-    return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
-fn at_37(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
 fn at_38(t: Tensor) -> u32 {
-    return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
+    return t.small + t.batch + t.batch * t.cols + t.batch * t.rows;
 }
 
 fn at_39(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
+    return t.small + 2u * t.batch + t.batch * t.cols + t.batch * t.rows;
 }
 
 fn at_54(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u * t.batch + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_57(t: Tensor) -> u32 {
-    return t.small + 1u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 1u + 2u * t.batch + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_59(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_65(t: Tensor) -> u32 {
-    return t.small + 3u + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + 3u + 2u * t.batch + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn partials_18(t: Tensor) -> u32 {
@@ -234,7 +226,7 @@ fn settle_1(
         let v27 = v20 - v23;
         let v30 = v27 * hosts.host_29;
         let v31 = v26 + v30;
-        small[at_31(t) + i] = v31;
+        small[at_exp_avg_sq_row(t) + i] = v31;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         var sum_21 = 0.0;
@@ -248,7 +240,7 @@ fn settle_1(
         let v34 = v22 - v32;
         let v35 = v34 * hosts.host_29;
         let v36 = v33 + v35;
-        small[at_36(t) + i] = v36;
+        small[at_exp_avg_sq_col(t) + i] = v36;
     }
     storageBarrier();
     for (var i = lid; i < 1u; i += SETTLE) {
@@ -262,7 +254,7 @@ fn settle_1(
         for (var b = lid; b < t.batch; b += SETTLE) {
             var sum_37 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_37 += small[at_31(t) + b * t.rows + i];
+                sum_37 += small[at_exp_avg_sq_row(t) + b * t.rows + i];
             }
             small[at_37(t) + b] = sum_37 / f32(t.rows);
         }
@@ -270,7 +262,7 @@ fn settle_1(
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_31(t) + b * t.rows + i];
+                part += small[at_exp_avg_sq_row(t) + b * t.rows + i];
             }
             let sum_37 = sum_lanes(lid, part);
             if (lid == 0u) {
@@ -286,17 +278,10 @@ fn settle_1(
     }
     storageBarrier();
     for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v31 = small[at_31(t) + i];
+        let v31 = small[at_exp_avg_sq_row(t) + i];
         let v38 = small[at_38(t) + i / t.rows];
         let v39 = v31 / v38;
         small[at_39(t) + i] = v39;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_31(t) + i];
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_36(t) + i];
     }
 }
 
@@ -315,7 +300,7 @@ fn sweep_2(
     // Level 1.
     var sum_59 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v36 = small[at_36(t) + tile.b * t.cols + tile.col + c];
+        let v36 = small[at_exp_avg_sq_col(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
             let v39 = small[at_39(t) + tile.row + i];
@@ -389,7 +374,7 @@ fn sweep_3(
     // Level 2.
     let v65 = small[at_65(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
-        let v36 = small[at_36(t) + tile.b * t.cols + tile.col + c];
+        let v36 = small[at_exp_avg_sq_col(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
             let v39 = small[at_39(t) + tile.row + i];

@@ -83,6 +83,7 @@ struct Tile {
 
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
+var<workgroup> local_133: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -112,80 +113,64 @@ fn at_exp_avg_res_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_30(t: Tensor) -> u32 {
+fn at_36(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_35(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
-fn at_36(t: Tensor) -> u32 {
-    return t.small + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
 fn at_46(t: Tensor) -> u32 {
-    return t.small + t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_50(t: Tensor) -> u32 {
-    return t.small + t.batch + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_51(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_52(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_57(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_62(t: Tensor) -> u32 {
-    return t.small + 1u + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 1u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_63(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_64(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
-}
-
-fn at_89(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 6u * t.batch * t.rows;
-}
-
-fn at_94(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 7u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
 fn at_95(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 7u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
 fn at_103(t: Tensor) -> u32 {
-    return t.small + 2u + 3u * t.batch + 6u * t.batch * t.cols + 7u * t.batch * t.rows;
+    return t.small + 2u + 3u * t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
 fn at_104(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 6u * t.batch * t.cols + 7u * t.batch * t.rows;
+    return t.small + 2u + 4u * t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
 fn at_105(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 6u * t.batch * t.cols + 8u * t.batch * t.rows;
+    return t.small + 2u + 4u * t.batch + 4u * t.batch * t.cols + 6u * t.batch * t.rows;
 }
 
 fn at_106(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 6u * t.batch * t.cols + 9u * t.batch * t.rows;
+    return t.small + 2u + 4u * t.batch + 4u * t.batch * t.cols + 7u * t.batch * t.rows;
 }
 
 fn at_120(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 9u * t.batch * t.rows;
+    return t.small + 2u + 4u * t.batch + 5u * t.batch * t.cols + 7u * t.batch * t.rows;
 }
 
 fn partials_17(t: Tensor) -> u32 {
@@ -277,7 +262,7 @@ fn settle_1(
         let v26 = v18 - v21;
         let v29 = v26 * hosts.host_28;
         let v30 = v25 + v29;
-        small[at_30(t) + i] = v30;
+        small[at_exp_avg_sq_row(t) + i] = v30;
         let v43 = v30 * hosts.host_42;
         let v46 = inverseSqrt(v43);
         small[at_46(t) + i] = v46;
@@ -294,7 +279,7 @@ fn settle_1(
         let v33 = v20 - v31;
         let v34 = v33 * hosts.host_28;
         let v35 = v32 + v34;
-        small[at_35(t) + i] = v35;
+        small[at_exp_avg_sq_col(t) + i] = v35;
         let v44 = v35 * hosts.host_42;
         let v51 = inverseSqrt(v44);
         small[at_51(t) + i] = v51;
@@ -304,7 +289,7 @@ fn settle_1(
         for (var b = lid; b < t.batch; b += SETTLE) {
             var sum_36 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_36 += small[at_30(t) + b * t.rows + i];
+                sum_36 += small[at_exp_avg_sq_row(t) + b * t.rows + i];
             }
             small[at_36(t) + b] = sum_36 / f32(t.rows);
         }
@@ -312,7 +297,7 @@ fn settle_1(
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_30(t) + b * t.rows + i];
+                part += small[at_exp_avg_sq_row(t) + b * t.rows + i];
             }
             let sum_36 = sum_lanes(lid, part);
             if (lid == 0u) {
@@ -339,13 +324,6 @@ fn settle_1(
         let v51 = small[at_51(t) + i];
         let v52 = v50 * v51;
         small[at_52(t) + i] = v52;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_30(t) + i];
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_35(t) + i];
     }
 }
 
@@ -505,7 +483,7 @@ fn settle_3(
         let v85 = v79 - v82;
         let v88 = v85 * hosts.host_87;
         let v89 = v84 + v88;
-        small[at_89(t) + i] = v89;
+        small[at_exp_avg_res_row(t) + i] = v89;
         let v100 = v89 * hosts.host_99;
         let v104 = inverseSqrt(v100);
         small[at_104(t) + i] = v104;
@@ -522,7 +500,7 @@ fn settle_3(
         let v92 = v81 - v90;
         let v93 = v92 * hosts.host_87;
         let v94 = v91 + v93;
-        small[at_94(t) + i] = v94;
+        small[at_exp_avg_res_col(t) + i] = v94;
         let v101 = v94 * hosts.host_99;
         let v106 = inverseSqrt(v101);
         small[at_106(t) + i] = v106;
@@ -532,7 +510,7 @@ fn settle_3(
         for (var b = lid; b < t.batch; b += SETTLE) {
             var sum_95 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_95 += small[at_89(t) + b * t.rows + i];
+                sum_95 += small[at_exp_avg_res_row(t) + b * t.rows + i];
             }
             small[at_95(t) + b] = sum_95 / f32(t.rows);
         }
@@ -540,7 +518,7 @@ fn settle_3(
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_89(t) + b * t.rows + i];
+                part += small[at_exp_avg_res_row(t) + b * t.rows + i];
             }
             let sum_95 = sum_lanes(lid, part);
             if (lid == 0u) {
@@ -567,13 +545,6 @@ fn settle_3(
         let v106 = small[at_106(t) + i];
         let v120 = v103 * v106;
         small[at_120(t) + i] = v120;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_res_row(t) + i] = small[at_89(t) + i];
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_res_col(t) + i] = small[at_94(t) + i];
     }
 }
 
@@ -645,12 +616,17 @@ fn sweep_5(
     let v130 = max(v129, 1.0);
     let v131 = 1.0 / v130;
     let v132 = hosts.host_115 * v131;
+    if (lid < tile.rows) {
+        let v105 = small[at_105(t) + tile.row + lid];
+        let v133 = v105 * v132;
+        local_133[lid] = v133;
+    }
+    workgroupBarrier();
     for (var c = lid; c < tile.cols; c += WIDTH) {
         let v106 = small[at_106(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v105 = small[at_105(t) + tile.row + i];
-            let v133 = v105 * v132;
+            let v133 = local_133[i];
             let v7 = param[window.param + e];
             let v75 = exp_avg[e];
             let v134 = v75 * v133;

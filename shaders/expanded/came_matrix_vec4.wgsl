@@ -82,6 +82,8 @@ struct Tile {
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
 var<workgroup> local_46: array<f32, ROWS>;
+var<workgroup> local_62: array<f32, ROWS>;
+var<workgroup> local_114: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -111,96 +113,72 @@ fn at_exp_avg_res_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_30(t: Tensor) -> u32 {
+fn at_36(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_35(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
-fn at_36(t: Tensor) -> u32 {
-    return t.small + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
 fn at_46(t: Tensor) -> u32 {
-    return t.small + t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_49(t: Tensor) -> u32 {
-    return t.small + t.batch + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_50(t: Tensor) -> u32 {
-    return t.small + t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_51(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_54(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_55(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 6u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_60(t: Tensor) -> u32 {
-    return t.small + 1u + 2u * t.batch + 6u * t.batch * t.cols + 4u * t.batch * t.rows;
-}
-
-fn at_61(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 4u * t.batch * t.rows;
-}
-
-fn at_62(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 5u * t.batch * t.rows;
-}
-
-fn at_87(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 6u * t.batch * t.rows;
-}
-
-fn at_92(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 7u * t.batch * t.rows;
+    return t.small + 1u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_93(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 7u * t.batch * t.cols + 7u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_101(t: Tensor) -> u32 {
-    return t.small + 2u + 3u * t.batch + 7u * t.batch * t.cols + 7u * t.batch * t.rows;
+    return t.small + 2u + 3u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_102(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 7u * t.batch * t.rows;
+    return t.small + 2u + 4u * t.batch + 5u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_104(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 8u * t.batch * t.rows;
+    return t.small + 2u + 4u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
-fn at_114(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 8u * t.batch * t.cols + 8u * t.batch * t.rows;
-}
-
-fn partials_19(t: Tensor) -> u32 {
+fn partials_36(t: Tensor) -> u32 {
     return t.partials;
 }
 
-fn partials_49(t: Tensor) -> u32 {
-    return t.partials + t.row_tiles * t.batch * t.cols;
+fn partials_93(t: Tensor) -> u32 {
+    return t.partials + t.batch * t.row_tiles * t.col_tiles;
 }
 
-fn partials_76(t: Tensor) -> u32 {
-    return t.partials + 2u * t.row_tiles * t.batch * t.cols;
+fn partials_19(t: Tensor) -> u32 {
+    return t.partials + 2u * t.batch * t.row_tiles * t.col_tiles;
+}
+
+fn partials_49(t: Tensor) -> u32 {
+    return t.partials + 2u * t.batch * t.row_tiles * t.col_tiles + t.row_tiles * t.batch * t.cols;
 }
 
 fn partials_78(t: Tensor) -> u32 {
-    return t.partials + t.col_tiles * t.batch * t.rows + 2u * t.row_tiles * t.batch * t.cols;
+    return t.partials + 2u * t.batch * t.row_tiles * t.col_tiles + 2u * t.row_tiles * t.batch * t.cols;
 }
 
 // Small values of four columns.
@@ -254,6 +232,7 @@ fn sweep_1(
         put(partials_19(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c, sum_four_19, tile.cols - c);
     }
     workgroupBarrier();
+    var sum_36 = 0.0;
     if (lid < tile.rows) {
         var sum_17 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
@@ -266,11 +245,21 @@ fn sweep_1(
         let v26 = v18 - v21;
         let v29 = v26 * hosts.host_28;
         let v30 = v25 + v29;
-        small[at_30(t) + tile.row + lid] = v30;
+        small[at_exp_avg_sq_row(t) + tile.row + lid] = v30;
+        sum_36 += v30;
         let v43 = v30 * hosts.host_42;
         let v46 = inverseSqrt(v43);
-        local_46[lid] = v46;
         small[at_46(t) + tile.row + lid] = v46;
+        local_46[lid] = v46;
+    }
+    workgroupBarrier();
+    lanes[lid] = sum_36;
+    workgroupBarrier();
+    if (lid == 0u) {
+        for (var i = 1u; i < tile.rows; i++) {
+            sum_36 += lanes[i];
+        }
+        small[partials_36(t) + tile.index] = sum_36;
     }
     workgroupBarrier();
     // Level 1.
@@ -337,16 +326,16 @@ fn settle_1(
     if (t.batch >= SETTLE) {
         for (var b = lid; b < t.batch; b += SETTLE) {
             var sum_36 = 0.0;
-            for (var i = 0u; i < t.rows; i++) {
-                sum_36 += small[at_30(t) + b * t.rows + i];
+            for (var i = 0u; i < t.row_tiles * t.col_tiles; i++) {
+                sum_36 += small[partials_36(t) + b * t.row_tiles * t.col_tiles + i];
             }
             small[at_36(t) + b] = sum_36 / f32(t.rows);
         }
     } else {
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
-            for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_30(t) + b * t.rows + i];
+            for (var i = lid; i < t.row_tiles * t.col_tiles; i += SETTLE) {
+                part += small[partials_36(t) + b * t.row_tiles * t.col_tiles + i];
             }
             let sum_36 = sum_lanes(lid, part);
             if (lid == 0u) {
@@ -366,7 +355,7 @@ fn settle_1(
         let v33 = v20 - v31;
         let v34 = v33 * hosts.host_28;
         let v35 = v32 + v34;
-        small[at_35(t) + i] = v35;
+        small[at_exp_avg_sq_col(t) + i] = v35;
         let v44 = v35 * hosts.host_42;
         let v51 = inverseSqrt(v44);
         small[at_51(t) + i] = v51;
@@ -385,12 +374,6 @@ fn settle_1(
         small[at_50(t) + i] = v50;
     }
     storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v50 = small[at_50(t) + i / t.rows];
-        let v46 = small[at_46(t) + i];
-        let v61 = v50 * v46;
-        small[at_61(t) + i] = v61;
-    }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         let v50 = small[at_50(t) + i / t.cols];
         let v51 = small[at_51(t) + i];
@@ -418,20 +401,6 @@ fn settle_1(
         let v60 = 1.0 / v59;
         small[at_60(t) + i] = v60;
     }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v61 = small[at_61(t) + i];
-        let v60 = small[at_60(t)];
-        let v62 = v61 * v60;
-        small[at_62(t) + i] = v62;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_30(t) + i];
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_35(t) + i];
-    }
 }
 
 @compute @workgroup_size(WIDTH)
@@ -447,6 +416,15 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
+    if (lid < tile.rows) {
+        let v50 = small[at_50(t) + tile.b];
+        let v46 = small[at_46(t) + tile.row + lid];
+        let v61 = v50 * v46;
+        let v60 = small[at_60(t)];
+        let v62 = v61 * v60;
+        local_62[lid] = v62;
+    }
+    workgroupBarrier();
     for (var i = 0u; i < tile.rows; i++) {
         row_0[i * WIDTH + lid] = 0.0;
     }
@@ -455,7 +433,7 @@ fn sweep_2(
         var sum_four_78 = vec4(0.0);
         for (var i = 0u; i < tile.rows; i++) {
             let e = (tile.at + i * t.cols + c) / 4u;
-            let v62 = small[at_62(t) + tile.row + i];
+            let v62 = local_62[i];
             let v3 = grad[window.grad + e];
             let v4 = max(v3, vec4(hosts.grad_min));
             let v5 = min(v4, vec4(hosts.grad_max));
@@ -477,12 +455,33 @@ fn sweep_2(
         put(partials_78(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c, sum_four_78, tile.cols - c);
     }
     workgroupBarrier();
+    var sum_93 = 0.0;
     if (lid < tile.rows) {
         var sum_76 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
             sum_76 += row_0[lid * WIDTH + i];
         }
-        small[partials_76(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_76;
+        let v76 = sum_76 / f32(t.cols);
+        let v77 = v76 + hosts.eps2;
+        let v80 = small[at_exp_avg_res_row(t) + tile.row + lid];
+        let v82 = select(v77, v80, hosts.host_81 < 0.5);
+        let v83 = v77 - v80;
+        let v86 = v83 * hosts.host_85;
+        let v87 = v82 + v86;
+        small[at_exp_avg_res_row(t) + tile.row + lid] = v87;
+        sum_93 += v87;
+        let v98 = v87 * hosts.host_97;
+        let v102 = inverseSqrt(v98);
+        small[at_102(t) + tile.row + lid] = v102;
+    }
+    workgroupBarrier();
+    lanes[lid] = sum_93;
+    workgroupBarrier();
+    if (lid == 0u) {
+        for (var i = 1u; i < tile.rows; i++) {
+            sum_93 += lanes[i];
+        }
+        small[partials_93(t) + tile.index] = sum_93;
     }
     workgroupBarrier();
 }
@@ -525,22 +524,25 @@ fn settle_2(
         return;
     }
     let t = tensor_at(index);
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        var sum_76 = 0.0;
-        for (var k = 0u; k < t.col_tiles; k++) {
-            sum_76 += small[partials_76(t) + k * t.batch * t.rows + i];
+    if (t.batch >= SETTLE) {
+        for (var b = lid; b < t.batch; b += SETTLE) {
+            var sum_93 = 0.0;
+            for (var i = 0u; i < t.row_tiles * t.col_tiles; i++) {
+                sum_93 += small[partials_93(t) + b * t.row_tiles * t.col_tiles + i];
+            }
+            small[at_93(t) + b] = sum_93 / f32(t.rows);
         }
-        let v76 = sum_76 / f32(t.cols);
-        let v77 = v76 + hosts.eps2;
-        let v80 = small[at_exp_avg_res_row(t) + i];
-        let v82 = select(v77, v80, hosts.host_81 < 0.5);
-        let v83 = v77 - v80;
-        let v86 = v83 * hosts.host_85;
-        let v87 = v82 + v86;
-        small[at_87(t) + i] = v87;
-        let v98 = v87 * hosts.host_97;
-        let v102 = inverseSqrt(v98);
-        small[at_102(t) + i] = v102;
+    } else {
+        for (var b = 0u; b < t.batch; b++) {
+            var part = 0.0;
+            for (var i = lid; i < t.row_tiles * t.col_tiles; i += SETTLE) {
+                part += small[partials_93(t) + b * t.row_tiles * t.col_tiles + i];
+            }
+            let sum_93 = sum_lanes(lid, part);
+            if (lid == 0u) {
+                small[at_93(t) + b] = sum_93 / f32(t.rows);
+            }
+        }
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         var sum_78 = 0.0;
@@ -554,31 +556,10 @@ fn settle_2(
         let v90 = v79 - v88;
         let v91 = v90 * hosts.host_85;
         let v92 = v89 + v91;
-        small[at_92(t) + i] = v92;
+        small[at_exp_avg_res_col(t) + i] = v92;
         let v99 = v92 * hosts.host_97;
         let v104 = inverseSqrt(v99);
         small[at_104(t) + i] = v104;
-    }
-    storageBarrier();
-    if (t.batch >= SETTLE) {
-        for (var b = lid; b < t.batch; b += SETTLE) {
-            var sum_93 = 0.0;
-            for (var i = 0u; i < t.rows; i++) {
-                sum_93 += small[at_87(t) + b * t.rows + i];
-            }
-            small[at_93(t) + b] = sum_93 / f32(t.rows);
-        }
-    } else {
-        for (var b = 0u; b < t.batch; b++) {
-            var part = 0.0;
-            for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_87(t) + b * t.rows + i];
-            }
-            let sum_93 = sum_lanes(lid, part);
-            if (lid == 0u) {
-                small[at_93(t) + b] = sum_93 / f32(t.rows);
-            }
-        }
     }
     storageBarrier();
     for (var i = lid; i < t.batch; i += SETTLE) {
@@ -586,21 +567,6 @@ fn settle_2(
         let v100 = v93 * hosts.host_97;
         let v101 = sqrt(v100);
         small[at_101(t) + i] = v101;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        let v101 = small[at_101(t) + i / t.rows];
-        let v102 = small[at_102(t) + i];
-        let v103 = v101 * v102;
-        let v114 = v103 * hosts.host_113;
-        small[at_114(t) + i] = v114;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_res_row(t) + i] = small[at_87(t) + i];
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_res_col(t) + i] = small[at_92(t) + i];
     }
 }
 
@@ -617,11 +583,19 @@ fn sweep_3(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 3.
+    if (lid < tile.rows) {
+        let v101 = small[at_101(t) + tile.b];
+        let v102 = small[at_102(t) + tile.row + lid];
+        let v103 = v101 * v102;
+        let v114 = v103 * hosts.host_113;
+        local_114[lid] = v114;
+    }
+    workgroupBarrier();
     for (var c = 4u * lid; c < tile.cols; c += 4u * WIDTH) {
         let v104 = four(at_104(t) + tile.b * t.cols + tile.col + c);
         for (var i = 0u; i < tile.rows; i++) {
             let e = (tile.at + i * t.cols + c) / 4u;
-            let v114 = small[at_114(t) + tile.row + i];
+            let v114 = local_114[i];
             let v7 = param[window.param + e];
             let v73 = exp_avg[e];
             let v115 = v73 * v114;

@@ -110,76 +110,60 @@ fn at_exp_avg_res_col(t: Tensor) -> u32 {
     return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_30(t: Tensor) -> u32 {
+fn at_36(t: Tensor) -> u32 {
     return t.small + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
-fn at_35(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
-fn at_36(t: Tensor) -> u32 {
-    return t.small + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
-}
-
 fn at_46(t: Tensor) -> u32 {
-    return t.small + t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
+    return t.small + t.batch + 2u * t.batch * t.cols + 2u * t.batch * t.rows;
 }
 
 fn at_50(t: Tensor) -> u32 {
-    return t.small + t.batch + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_51(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 3u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 2u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_52(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 3u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_57(t: Tensor) -> u32 {
-    return t.small + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_62(t: Tensor) -> u32 {
-    return t.small + 1u + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 1u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_63(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 4u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 3u * t.batch * t.rows;
 }
 
 fn at_64(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 5u * t.batch * t.rows;
-}
-
-fn at_89(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 6u * t.batch * t.rows;
-}
-
-fn at_94(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 5u * t.batch * t.cols + 7u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 4u * t.batch * t.rows;
 }
 
 fn at_95(t: Tensor) -> u32 {
-    return t.small + 2u + 2u * t.batch + 6u * t.batch * t.cols + 7u * t.batch * t.rows;
+    return t.small + 2u + 2u * t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
 fn at_103(t: Tensor) -> u32 {
-    return t.small + 2u + 3u * t.batch + 6u * t.batch * t.cols + 7u * t.batch * t.rows;
+    return t.small + 2u + 3u * t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
 fn at_104(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 6u * t.batch * t.cols + 7u * t.batch * t.rows;
+    return t.small + 2u + 4u * t.batch + 4u * t.batch * t.cols + 5u * t.batch * t.rows;
 }
 
 fn at_106(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 6u * t.batch * t.cols + 8u * t.batch * t.rows;
+    return t.small + 2u + 4u * t.batch + 4u * t.batch * t.cols + 6u * t.batch * t.rows;
 }
 
 fn at_116(t: Tensor) -> u32 {
-    return t.small + 2u + 4u * t.batch + 7u * t.batch * t.cols + 8u * t.batch * t.rows;
+    return t.small + 2u + 4u * t.batch + 5u * t.batch * t.cols + 6u * t.batch * t.rows;
 }
 
 fn partials_17(t: Tensor) -> u32 {
@@ -287,7 +271,7 @@ fn settle_1(
         let v26 = v18 - v21;
         let v29 = v26 * hosts.host_28;
         let v30 = v25 + v29;
-        small[at_30(t) + i] = v30;
+        small[at_exp_avg_sq_row(t) + i] = v30;
         let v43 = v30 * hosts.host_42;
         let v46 = inverseSqrt(v43);
         small[at_46(t) + i] = v46;
@@ -304,7 +288,7 @@ fn settle_1(
         let v33 = v20 - v31;
         let v34 = v33 * hosts.host_28;
         let v35 = v32 + v34;
-        small[at_35(t) + i] = v35;
+        small[at_exp_avg_sq_col(t) + i] = v35;
         let v44 = v35 * hosts.host_42;
         let v51 = inverseSqrt(v44);
         small[at_51(t) + i] = v51;
@@ -314,7 +298,7 @@ fn settle_1(
         for (var b = lid; b < t.batch; b += SETTLE) {
             var sum_36 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_36 += small[at_30(t) + b * t.rows + i];
+                sum_36 += small[at_exp_avg_sq_row(t) + b * t.rows + i];
             }
             small[at_36(t) + b] = sum_36 / f32(t.rows);
         }
@@ -322,7 +306,7 @@ fn settle_1(
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_30(t) + b * t.rows + i];
+                part += small[at_exp_avg_sq_row(t) + b * t.rows + i];
             }
             let sum_36 = sum_lanes(lid, part);
             if (lid == 0u) {
@@ -349,13 +333,6 @@ fn settle_1(
         let v51 = small[at_51(t) + i];
         let v52 = v50 * v51;
         small[at_52(t) + i] = v52;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_sq_row(t) + i] = small[at_30(t) + i];
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_sq_col(t) + i] = small[at_35(t) + i];
     }
 }
 
@@ -516,7 +493,7 @@ fn settle_3(
         let v85 = v79 - v82;
         let v88 = v85 * hosts.host_87;
         let v89 = v84 + v88;
-        small[at_89(t) + i] = v89;
+        small[at_exp_avg_res_row(t) + i] = v89;
         let v100 = v89 * hosts.host_99;
         let v104 = inverseSqrt(v100);
         small[at_104(t) + i] = v104;
@@ -533,7 +510,7 @@ fn settle_3(
         let v92 = v81 - v90;
         let v93 = v92 * hosts.host_87;
         let v94 = v91 + v93;
-        small[at_94(t) + i] = v94;
+        small[at_exp_avg_res_col(t) + i] = v94;
         let v101 = v94 * hosts.host_99;
         let v106 = inverseSqrt(v101);
         small[at_106(t) + i] = v106;
@@ -543,7 +520,7 @@ fn settle_3(
         for (var b = lid; b < t.batch; b += SETTLE) {
             var sum_95 = 0.0;
             for (var i = 0u; i < t.rows; i++) {
-                sum_95 += small[at_89(t) + b * t.rows + i];
+                sum_95 += small[at_exp_avg_res_row(t) + b * t.rows + i];
             }
             small[at_95(t) + b] = sum_95 / f32(t.rows);
         }
@@ -551,7 +528,7 @@ fn settle_3(
         for (var b = 0u; b < t.batch; b++) {
             var part = 0.0;
             for (var i = lid; i < t.rows; i += SETTLE) {
-                part += small[at_89(t) + b * t.rows + i];
+                part += small[at_exp_avg_res_row(t) + b * t.rows + i];
             }
             let sum_95 = sum_lanes(lid, part);
             if (lid == 0u) {
@@ -573,13 +550,6 @@ fn settle_3(
         let v105 = v103 * v104;
         let v116 = v105 * hosts.host_115;
         small[at_116(t) + i] = v116;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_exp_avg_res_row(t) + i] = small[at_89(t) + i];
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_exp_avg_res_col(t) + i] = small[at_94(t) + i];
     }
 }
 

@@ -126,64 +126,28 @@ fn at_grad_norm(t: Tensor) -> u32 {
     return t.small + 8u;
 }
 
-fn at_14(t: Tensor) -> u32 {
+fn at_15(t: Tensor) -> u32 {
     return t.small + 9u;
 }
 
-fn at_15(t: Tensor) -> u32 {
+fn at_22(t: Tensor) -> u32 {
     return t.small + 10u;
 }
 
-fn at_17(t: Tensor) -> u32 {
+fn at_27(t: Tensor) -> u32 {
     return t.small + 11u;
 }
 
-fn at_22(t: Tensor) -> u32 {
+fn at_45(t: Tensor) -> u32 {
     return t.small + 12u;
 }
 
-fn at_27(t: Tensor) -> u32 {
+fn at_48(t: Tensor) -> u32 {
     return t.small + 13u;
 }
 
-fn at_28(t: Tensor) -> u32 {
-    return t.small + 14u;
-}
-
-fn at_33(t: Tensor) -> u32 {
-    return t.small + 15u;
-}
-
-fn at_37(t: Tensor) -> u32 {
-    return t.small + 16u;
-}
-
-fn at_38(t: Tensor) -> u32 {
-    return t.small + 17u;
-}
-
-fn at_45(t: Tensor) -> u32 {
-    return t.small + 18u;
-}
-
-fn at_48(t: Tensor) -> u32 {
-    return t.small + 19u;
-}
-
 fn at_49(t: Tensor) -> u32 {
-    return t.small + 20u;
-}
-
-fn at_50(t: Tensor) -> u32 {
-    return t.small + 21u;
-}
-
-fn at_51(t: Tensor) -> u32 {
-    return t.small + 22u;
-}
-
-fn at_54(t: Tensor) -> u32 {
-    return t.small + 23u;
+    return t.small + 14u;
 }
 
 fn partials_22(t: Tensor) -> u32 {
@@ -410,11 +374,11 @@ fn settle_1(
         let v12 = 1.7014117e38 / v10;
         let v13 = min(hosts.max_value, v12);
         let v14 = v13 * v8;
-        small[at_14(t) + i] = v14;
+        small[at_grad_max(t) + i] = v14;
         let v15 = 1.0 / v8;
         small[at_15(t) + i] = v15;
         let v17 = -(v14);
-        small[at_17(t) + i] = v17;
+        small[at_grad_min(t) + i] = v17;
         let v39 = small[at_good_steps(t)];
         let v40 = v39 + 1.0;
         let v43 = v7 * hosts.growth;
@@ -432,58 +396,30 @@ fn settle_1(
         let v22 = small[at_22(t)];
         let v24 = v22 * (f32(t.batch) * f32(t.rows) * f32(t.cols));
         let v28 = sqrt(v24);
-        small[at_28(t) + i] = v28;
+        small[at_grad_norm(t) + i] = v28;
         let v30 = select(1.0, 0.0, (bitcast<u32>(v28) & EXPONENT) == EXPONENT);
         let v27 = small[at_27(t)];
         let v32 = select(0.0, v30, v27 < 0.5);
         let v33 = select(v32, 1.0, hosts.tests < 0.5);
-        small[at_33(t) + i] = v33;
+        small[at_slot_go(t) + i] = v33;
         let v35 = v28 + 1e-6;
         let v36 = hosts.max_norm / v35;
         let v37 = select(v36, 1.0, v35 < hosts.max_norm);
-        small[at_37(t) + i] = v37;
+        small[at_clip_factor(t) + i] = v37;
         let v15 = small[at_15(t)];
         let v38 = v15 * v37;
-        small[at_38(t) + i] = v38;
+        small[at_grad_scale(t) + i] = v38;
         let v48 = small[at_48(t)];
         let v45 = small[at_45(t)];
         let v50 = select(v45, v48, v33 < 0.5);
-        small[at_50(t) + i] = v50;
+        small[at_loss_scale(t) + i] = v50;
         let v49 = small[at_49(t)];
         let v51 = select(v49, 0.0, v33 < 0.5);
-        small[at_51(t) + i] = v51;
+        small[at_good_steps(t) + i] = v51;
         let v53 = 1.0 - v33;
         let v52 = small[at_slot_skipped(t)];
         let v54 = v52 + v53;
-        small[at_54(t) + i] = v54;
-    }
-    storageBarrier();
-    for (var i = lid; i < 1u; i += SETTLE) {
-        small[at_grad_min(t) + i] = small[at_17(t)];
-    }
-    for (var i = lid; i < 1u; i += SETTLE) {
-        small[at_grad_max(t) + i] = small[at_14(t)];
-    }
-    for (var i = lid; i < 1u; i += SETTLE) {
-        small[at_slot_go(t) + i] = small[at_33(t)];
-    }
-    for (var i = lid; i < 1u; i += SETTLE) {
-        small[at_grad_scale(t) + i] = small[at_38(t)];
-    }
-    for (var i = lid; i < 1u; i += SETTLE) {
-        small[at_loss_scale(t) + i] = small[at_50(t)];
-    }
-    for (var i = lid; i < 1u; i += SETTLE) {
-        small[at_clip_factor(t) + i] = small[at_37(t)];
-    }
-    for (var i = lid; i < 1u; i += SETTLE) {
-        small[at_good_steps(t) + i] = small[at_51(t)];
-    }
-    for (var i = lid; i < 1u; i += SETTLE) {
-        small[at_slot_skipped(t) + i] = small[at_54(t)];
-    }
-    for (var i = lid; i < 1u; i += SETTLE) {
-        small[at_grad_norm(t) + i] = small[at_28(t)];
+        small[at_slot_skipped(t) + i] = v54;
     }
 }
 

@@ -90,20 +90,8 @@ fn at_accumulator_1(t: Tensor) -> u32 {
     return t.small + t.batch * t.rows;
 }
 
-fn at_15(t: Tensor) -> u32 {
-    return t.small + t.batch * t.cols + t.batch * t.rows;
-}
-
-fn at_16(t: Tensor) -> u32 {
-    return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
-fn partials_15(t: Tensor) -> u32 {
-    return t.partials;
-}
-
 fn partials_16(t: Tensor) -> u32 {
-    return t.partials + t.col_tiles * t.batch * t.rows;
+    return t.partials;
 }
 
 @compute @workgroup_size(WIDTH)
@@ -147,13 +135,15 @@ fn sweep_1(
         }
         small[partials_16(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_16;
     }
+    storageBarrier();
     workgroupBarrier();
     if (lid < tile.rows) {
         var sum_15 = row_0[lid * WIDTH];
         for (var i = 1u; i < WIDTH; i++) {
             sum_15 = max(sum_15, row_0[lid * WIDTH + i]);
         }
-        small[partials_15(t) + tile.across * t.batch * t.rows + tile.row + lid] = sum_15;
+        let v15 = sum_15;
+        small[at_accumulator_0(t) + tile.row + lid] = v15;
     }
     workgroupBarrier();
 }
@@ -196,28 +186,13 @@ fn settle_1(
         return;
     }
     let t = tensor_at(index);
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        var sum_15 = LOWEST;
-        for (var k = 0u; k < t.col_tiles; k++) {
-            sum_15 = max(sum_15, small[partials_15(t) + k * t.batch * t.rows + i]);
-        }
-        let v15 = sum_15;
-        small[at_15(t) + i] = v15;
-    }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         var sum_16 = LOWEST;
         for (var k = 0u; k < t.row_tiles; k += t.per_group) {
             sum_16 = max(sum_16, small[partials_16(t) + k * t.batch * t.cols + i]);
         }
         let v16 = sum_16;
-        small[at_16(t) + i] = v16;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_accumulator_0(t) + i] = small[at_15(t) + i];
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_accumulator_1(t) + i] = small[at_16(t) + i];
+        small[at_accumulator_1(t) + i] = v16;
     }
 }
 

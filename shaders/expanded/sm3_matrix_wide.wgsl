@@ -90,14 +90,6 @@ fn at_accumulator_1(t: Tensor) -> u32 {
     return t.small + t.batch * t.rows;
 }
 
-fn at_15(t: Tensor) -> u32 {
-    return t.small + t.batch * t.cols + t.batch * t.rows;
-}
-
-fn at_16(t: Tensor) -> u32 {
-    return t.small + t.batch * t.cols + 2u * t.batch * t.rows;
-}
-
 fn partials_15(t: Tensor) -> u32 {
     return t.partials;
 }
@@ -147,6 +139,7 @@ fn sweep_1(
         }
         small[partials_16(t) + (tile.down * t.batch + tile.b) * t.cols + tile.col + c] = sum_16;
     }
+    storageBarrier();
     workgroupBarrier();
     if (lid < tile.rows) {
         var sum_15 = row_0[lid * WIDTH];
@@ -176,7 +169,7 @@ fn settle_1(
             sum_15 = max(sum_15, small[partials_15(t) + k * t.batch * t.rows + i]);
         }
         let v15 = sum_15;
-        small[at_15(t) + i] = v15;
+        small[at_accumulator_0(t) + i] = v15;
     }
     for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
         var sum_16 = LOWEST;
@@ -184,14 +177,7 @@ fn settle_1(
             sum_16 = max(sum_16, small[partials_16(t) + k * t.batch * t.cols + i]);
         }
         let v16 = sum_16;
-        small[at_16(t) + i] = v16;
-    }
-    storageBarrier();
-    for (var i = lid; i < t.batch * t.rows; i += SETTLE) {
-        small[at_accumulator_0(t) + i] = small[at_15(t) + i];
-    }
-    for (var i = lid; i < t.batch * t.cols; i += SETTLE) {
-        small[at_accumulator_1(t) + i] = small[at_16(t) + i];
+        small[at_accumulator_1(t) + i] = v16;
     }
 }
 

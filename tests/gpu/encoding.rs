@@ -7,7 +7,7 @@ use gradstep::{Error, Layout, Optimizer};
 use crate::common::gate;
 use crate::common::table::{Any, Values, optimizers, seed_of, small_shapes};
 use crate::run::{Run, bits, finish, step, submit, tensor, wait};
-use crate::table::{even_shapes, gpu_shapes};
+use crate::table::{even_shapes, gpu_shapes, tall_shapes};
 
 /// The steps that the library's ring holds.
 const RING: usize = 64;
@@ -215,7 +215,7 @@ fn two_runs_give_equal_bits() {
     let Some(gpu) = gate::gpu() else { return };
     for name in ["came", "came clipped", "adafactor torch", "adafactor hf", "sm3"] {
         let case = optimizers().into_iter().find(|c| c.name == name).expect("in the table");
-        let tensors = [gpu_shapes(), small_shapes()].concat();
+        let tensors = [gpu_shapes(), tall_shapes(), small_shapes()].concat();
         let run = Run { tensors, values: Values::Mixed, ..run(name) };
         let once = || {
             let mut arena = run.arena(gpu, case.optimizer.clone());

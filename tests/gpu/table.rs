@@ -57,6 +57,14 @@ pub(crate) fn even_shapes() -> Vec<Tensor> {
     .to_vec()
 }
 
+/// Matrices of many rows, of which each tile settles its own.
+pub(crate) fn tall_shapes() -> Vec<Tensor> {
+    use Layout::{Auto, LastTwo};
+    [(&[5000, 8][..], Auto), (&[3001, 5], Auto), (&[3, 700, 6], LastTwo)]
+        .map(|(shape, layout)| tensor(shape, layout))
+        .to_vec()
+}
+
 fn run(tensors: &[Tensor], values: Values, steps: u64, test: &'static str) {
     let Some(gpu) = gate::gpu() else { return };
     for case in optimizers() {
@@ -120,6 +128,23 @@ fn tensors_taken_four_columns_at_once_equal_the_cpu() {
 fn tensors_of_every_way_of_cutting_with_idle_rows_equal_the_cpu() {
     let test = "tensors_of_every_way_of_cutting_with_idle_rows_equal_the_cpu";
     run(&gpu_shapes(), Values::IdleRows, 8, test);
+}
+
+#[test]
+fn tall_matrices_equal_the_cpu() {
+    let test = "tall_matrices_equal_the_cpu";
+    run(&tall_shapes(), Values::Mixed, 12, test);
+    // Alone it is taken four columns at once.
+    run(&tall_shapes()[..1], Values::IdleRows, 12, test);
+}
+
+#[test]
+fn many_tiny_tensors_beside_a_tall_one_equal_the_cpu() {
+    let test = "many_tiny_tensors_beside_a_tall_one_equal_the_cpu";
+    let mut tensors = vec![tensor(&[2, 3], Layout::Auto); 100];
+    tensors.push(tensor(&[9000, 6], Layout::Auto));
+    tensors.extend(vec![tensor(&[5, 1], Layout::Auto); 100]);
+    run(&tensors, Values::Normal, 3, test);
 }
 
 /// Of one definition and kind of layout.
