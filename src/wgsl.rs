@@ -539,8 +539,7 @@ impl<'a> Printer<'a> {
         for sweep in &self.plan.sweeps {
             for k in sweep.levels.clone() {
                 for &n in &self.plan.levels[k].reads {
-                    let of_rows = graph.nodes[n].shape == Shape::Rows;
-                    if sweep.local.contains(&n) || of_rows && self.repeated.contains(&n) {
+                    if sweep.local.contains(&n) {
                         self.shared.insert(n);
                     } else if !self.repeated.contains(&n) {
                         self.kept.insert(n);
@@ -838,8 +837,8 @@ impl<'a> Printer<'a> {
         let value = |n: NodeId| self.constant(n).unwrap_or_else(|| format!("v{n}"));
         let in_sweep = |n: NodeId| self.expression(n, self.is_vector(n), &value);
 
-        // Small values, each read as far out as it is constant. What rows are settled with comes first.
-        let (mut rows, mut named, mut old_rows) = (String::new(), Nodes::default(), false);
+        // Small values, each read or made as far out as it is constant.
+        let mut old_rows = false;
         for n in self.with_repeated(level).0 {
             if self.constant(n).is_some() {
                 continue;
@@ -850,22 +849,15 @@ impl<'a> Printer<'a> {
                         self.repeat_reduction(&mut before, n, kind);
                         Ok(())
                     }
-                    (_, Shape::Rows) => {
-                        self.settle_row(&mut rows, n, &mut named);
-                        if level.reads.contains(&n) {
-                            let _ = writeln!(element, "let v{n} = local_{n}[i];");
-                        }
-                        Ok(())
-                    }
                     (_, shape) => {
                         let to = match shape {
+                            Shape::Rows => &mut element,
                             Shape::Cols => &mut column,
                             _ => &mut before,
                         };
                         writeln!(to, "let v{n} = {};", in_sweep(n))
                     }
                 };
-                named.insert(n);
                 continue;
             }
             let place = self.place(n);
@@ -888,9 +880,6 @@ impl<'a> Printer<'a> {
                 Shape::Matrix => writeln!(before, "let v{n} = small[{place}(t) + tile.b];"),
                 _ => writeln!(before, "let v{n} = small[{place}(t)];"),
             };
-        }
-        if !rows.is_empty() {
-            before.push_str(&if_rows(&rows));
         }
         for &n in &level.full {
             let node = self.node(n);
@@ -1061,11 +1050,7 @@ impl<'a> Printer<'a> {
         let mut open = level.reads.clone();
         while let Some(n) = open.pop() {
             if self.repeated.contains(&n) && !matches!(self.node(n).op, Op::Reduce(..)) {
-                // What rows are settled with is read there.
-                let of_rows = self.node(n).shape == Shape::Rows;
-                let args = self.node(n).op.args();
-                let args = args.filter(|a| !of_rows || self.repeated.contains(a));
-                open.extend(args.filter(|&a| all.insert(a)));
+                open.extend(self.node(n).op.args().filter(|&a| all.insert(a)));
             }
         }
         all

@@ -110,7 +110,7 @@ fn group(optimizer: &str) -> Option<Group> {
 }
 
 /// Shapes whose time per parameter may not differ much from that of a square.
-const WORST: [&str; 11] = [
+const WORST: [&str; 15] = [
     "1x1000000",
     "1000000x1",
     "1000000x2",
@@ -122,6 +122,10 @@ const WORST: [&str; 11] = [
     "10000x127",
     "3x1000000",
     "333x3001",
+    "50000x2",
+    "12500x8",
+    "6000x17",
+    "3x40000",
 ];
 
 const SHAPES: [&str; 11] = [

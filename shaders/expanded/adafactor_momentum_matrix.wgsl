@@ -77,7 +77,6 @@ struct Tile {
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
 var<workgroup> local_46: array<f32, ROWS>;
-var<workgroup> local_63: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -356,20 +355,15 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    if (lid < tile.rows) {
-        let v50 = small[at_50(t) + tile.b];
-        let v46 = small[at_46(t) + tile.row + lid];
-        let v62 = v50 * v46;
-        let v61 = small[at_61(t)];
-        let v63 = v62 * v61;
-        local_63[lid] = v63;
-    }
-    workgroupBarrier();
+    let v50 = small[at_50(t) + tile.b];
+    let v61 = small[at_61(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         let v51 = small[at_51(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v63 = local_63[i];
+            let v46 = small[at_46(t) + tile.row + i];
+            let v62 = v50 * v46;
+            let v63 = v62 * v61;
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);

@@ -75,7 +75,6 @@ struct Tile {
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
 var<workgroup> local_52: array<f32, ROWS>;
-var<workgroup> local_69: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -401,21 +400,16 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
+    let v56 = small[at_56(t) + tile.b];
+    let v67 = small[at_67(t)];
     let v72 = small[at_72(t)];
-    if (lid < tile.rows) {
-        let v56 = small[at_56(t) + tile.b];
-        let v52 = small[at_52(t) + tile.row + lid];
-        let v68 = v56 * v52;
-        let v67 = small[at_67(t)];
-        let v69 = v68 * v67;
-        local_69[lid] = v69;
-    }
-    workgroupBarrier();
     for (var c = lid; c < tile.cols; c += WIDTH) {
         let v57 = small[at_57(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v69 = local_69[i];
+            let v52 = small[at_52(t) + tile.row + i];
+            let v68 = v56 * v52;
+            let v69 = v68 * v67;
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);

@@ -75,7 +75,6 @@ struct Tile {
 
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
-var<workgroup> local_39: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -317,19 +316,14 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 1.
-    if (lid < tile.rows) {
-        let v31 = small[at_exp_avg_sq_row(t) + tile.row + lid];
-        let v38 = small[at_38(t) + tile.b];
-        let v39 = v31 / v38;
-        local_39[lid] = v39;
-    }
-    workgroupBarrier();
+    let v38 = small[at_38(t) + tile.b];
     var sum_59 = 0.0;
     for (var c = lid; c < tile.cols; c += WIDTH) {
         let v36 = small[at_exp_avg_sq_col(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v39 = local_39[i];
+            let v31 = small[at_exp_avg_sq_row(t) + tile.row + i];
+            let v39 = v31 / v38;
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
@@ -398,19 +392,14 @@ fn sweep_3(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
+    let v38 = small[at_38(t) + tile.b];
     let v65 = small[at_65(t)];
-    if (lid < tile.rows) {
-        let v31 = small[at_exp_avg_sq_row(t) + tile.row + lid];
-        let v38 = small[at_38(t) + tile.b];
-        let v39 = v31 / v38;
-        local_39[lid] = v39;
-    }
-    workgroupBarrier();
     for (var c = lid; c < tile.cols; c += WIDTH) {
         let v36 = small[at_exp_avg_sq_col(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v39 = local_39[i];
+            let v31 = small[at_exp_avg_sq_row(t) + tile.row + i];
+            let v39 = v31 / v38;
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);

@@ -84,9 +84,7 @@ struct Tile {
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
 var<workgroup> local_46: array<f32, ROWS>;
-var<workgroup> local_62: array<f32, ROWS>;
 var<workgroup> local_102: array<f32, ROWS>;
-var<workgroup> local_129: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -419,15 +417,8 @@ fn sweep_2(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 2.
-    if (lid < tile.rows) {
-        let v50 = small[at_50(t) + tile.b];
-        let v46 = small[at_46(t) + tile.row + lid];
-        let v61 = v50 * v46;
-        let v60 = small[at_60(t)];
-        let v62 = v61 * v60;
-        local_62[lid] = v62;
-    }
-    workgroupBarrier();
+    let v50 = small[at_50(t) + tile.b];
+    let v60 = small[at_60(t)];
     for (var i = 0u; i < tile.rows; i++) {
         row_0[i * WIDTH + lid] = 0.0;
     }
@@ -436,7 +427,9 @@ fn sweep_2(
         var sum_78 = 0.0;
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v62 = local_62[i];
+            let v46 = small[at_46(t) + tile.row + i];
+            let v61 = v50 * v46;
+            let v62 = v61 * v60;
             let v3 = grad[window.grad + e];
             let v4 = max(v3, hosts.grad_min);
             let v5 = min(v4, hosts.grad_max);
@@ -641,20 +634,15 @@ fn sweep_3(
     let tile = tile_at(index);
     let t = tensor_at(tile.tensor);
     // Level 4.
-    if (lid < tile.rows) {
-        let v101 = small[at_101(t) + tile.b];
-        let v102 = small[at_102(t) + tile.row + lid];
-        let v103 = v101 * v102;
-        let v128 = small[at_128(t)];
-        let v129 = v103 * v128;
-        local_129[lid] = v129;
-    }
-    workgroupBarrier();
+    let v101 = small[at_101(t) + tile.b];
+    let v128 = small[at_128(t)];
     for (var c = lid; c < tile.cols; c += WIDTH) {
         let v104 = small[at_104(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v129 = local_129[i];
+            let v102 = small[at_102(t) + tile.row + i];
+            let v103 = v101 * v102;
+            let v129 = v103 * v128;
             let v7 = param[window.param + e];
             let v73 = exp_avg[e];
             let v130 = v73 * v129;

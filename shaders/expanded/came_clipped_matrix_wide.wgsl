@@ -83,7 +83,6 @@ struct Tile {
 
 var<workgroup> lanes: array<f32, SETTLE>;
 var<workgroup> row_0: array<f32, WIDTH * ROWS>;
-var<workgroup> local_133: array<f32, ROWS>;
 
 fn tensor_at(index: u32) -> Tensor {
     let i = 8u * index;
@@ -616,17 +615,12 @@ fn sweep_5(
     let v130 = max(v129, 1.0);
     let v131 = 1.0 / v130;
     let v132 = hosts.host_115 * v131;
-    if (lid < tile.rows) {
-        let v105 = small[at_105(t) + tile.row + lid];
-        let v133 = v105 * v132;
-        local_133[lid] = v133;
-    }
-    workgroupBarrier();
     for (var c = lid; c < tile.cols; c += WIDTH) {
         let v106 = small[at_106(t) + tile.b * t.cols + tile.col + c];
         for (var i = 0u; i < tile.rows; i++) {
             let e = tile.at + i * t.cols + c;
-            let v133 = local_133[i];
+            let v105 = small[at_105(t) + tile.row + i];
+            let v133 = v105 * v132;
             let v7 = param[window.param + e];
             let v75 = exp_avg[e];
             let v134 = v75 * v133;
