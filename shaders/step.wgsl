@@ -9,9 +9,9 @@
 // stay in a register, sums along a row in workgroup memory, and both leave as partial sums that
 // the settle after the sweep adds in a fixed order. No atomics: two runs give equal bits.
 //
-// A tile of whole rows has all that belongs to them. Thread `lid` settles row `lid` of it, after the
-// sums are made and before a level that reads what follows from them; of what is reduced over rows,
-// a tile leaves one partial sum. So a settle goes over columns and tiles, not over rows.
+// A tile of whole rows has all that belongs to them. Thread `lid` settles row `lid` of it after the
+// sums are made; of what is reduced over rows, a tile leaves one partial sum. So a settle goes over
+// columns and tiles, not over rows: what rows need of it is made where elements read it.
 //
 // Where all rows begin at multiples of four elements a thread takes four neighbouring columns at once:
 // what is as large as the tensor is bound as vectors of four, and there are four of each value.

@@ -434,7 +434,7 @@ struct Printer<'a> {
     local: Nodes,
     /// What a level reads of what its sweep settles.
     shared: Nodes,
-    /// Nodes that each workgroup of a sweep settles for itself, before it.
+    /// Nodes that each workgroup of a sweep settles for itself, as far out as they are constant.
     repeated: Nodes,
     hosts: Vec<NodeId>,
 }
@@ -1325,9 +1325,9 @@ workgroupBarrier();"
 }
 
 /// The row values that tiles settle, where they have whole rows: in `local` those that follow from the
-/// sums of these rows, after them; in `before` those that follow from what is settled, before each sweep
-/// that reads them, where nothing else does.
-fn rows_of_tiles(plan: &Plan, local: &mut Nodes, before: &mut Nodes) {
+/// sums of these rows, after them; in `repeated` those that follow from what is settled and that nothing but
+/// elements read, which make them.
+fn rows_of_tiles(plan: &Plan, local: &mut Nodes, repeated: &mut Nodes) {
     let (nodes, used) = (&plan.graph.nodes, plan.graph.reachable());
     // What has level 0 is made of slots alone, as they were.
     let is = |n: NodeId| used[n] && nodes[n].shape == Shape::Rows && nodes[n].level > 0;
@@ -1345,9 +1345,9 @@ fn rows_of_tiles(plan: &Plan, local: &mut Nodes, before: &mut Nodes) {
     }
     for n in (0..nodes.len()).rev().filter(|&n| is(n)) {
         let old = |a: NodeId| matches!(nodes[a].op, Op::Old(_));
-        let read = settled_with(plan, n, &before.0) || plan.graph.stores.contains(&n);
+        let read = settled_with(plan, n, &repeated.0) || plan.graph.stores.contains(&n);
         if !read && !local.contains(&n) && !nodes[n].op.args().any(old) {
-            before.insert(n);
+            repeated.insert(n);
         }
     }
 }
