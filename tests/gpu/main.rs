@@ -18,7 +18,6 @@ mod foreign;
 mod golden;
 mod limits;
 mod lost;
-mod random;
 mod run;
 mod shaders;
 mod state;

@@ -1,19 +1,15 @@
-//! Random definitions run on the CPU as the oracle says, whatever they do.
+//! Random definitions run on the CPU as the oracle says, whatever they do, and on the GPU as on the CPU.
 //!
 //! `GRADSTEP_SEED` sets the seed, `GRADSTEP_CASES` the number of random cases.
 
 #![allow(missing_docs, reason = "a test")]
 
-#[path = "common/oracle.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared with other tests")]
-mod oracle;
-#[path = "common/random.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared with the fuzz targets")]
-mod random;
-#[path = "common/table.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared with other tests")]
-#[allow(clippy::cast_possible_truncation, reason = "numbers are rounded to f32 on purpose")]
-mod table;
+#[path = "../common/mod.rs"]
+mod common;
+
+// Here, because the loops of random definitions take the compiler as long as those of two optimizers.
+#[cfg(feature = "gpu")]
+mod gpu;
 
 use std::cell::RefCell;
 use std::fmt::Debug;
@@ -22,7 +18,8 @@ use gradstep::Layout;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use random::Problem;
+use common::random::Problem;
+use common::{random, table};
 
 fn cases(usual: u32) -> u32 {
     let parse = |s: String| s.parse().expect("GRADSTEP_CASES is a whole number");
@@ -103,21 +100,23 @@ fn random_definitions_equal_the_oracle() {
     }
 }
 
+/// Parses and validates a module, as a device without extensions does.
+fn validate(source: &str) {
+    let module = naga::front::wgsl::parse_str(source)
+        .unwrap_or_else(|e| panic!("{}\n{source}", e.emit_to_string(source)));
+    let flags = naga::valid::ValidationFlags::all();
+    naga::valid::Validator::new(flags, naga::valid::Capabilities::empty())
+        .validate(&module)
+        .unwrap_or_else(|e| panic!("{}\n{source}", e.emit_to_string(source)));
+}
+
 #[test]
 fn random_definitions_are_valid_wgsl() {
     for_all("random_definitions_are_valid_wgsl", cases(60), problems(), |problem| {
         if random::recipe(problem.kind(), &problem.program).is_err() {
             return;
         }
-        for source in problem.shaders() {
-            let module = naga::front::wgsl::parse_str(&source)
-                .unwrap_or_else(|e| panic!("{}\n{source}", e.emit_to_string(&source)));
-            let flags = naga::valid::ValidationFlags::all();
-            let capabilities = naga::valid::Capabilities::empty();
-            naga::valid::Validator::new(flags, capabilities)
-                .validate(&module)
-                .unwrap_or_else(|e| panic!("{}\n{source}", e.emit_to_string(&source)));
-        }
+        problem.shaders().iter().for_each(|source| validate(source));
     });
 }
 
