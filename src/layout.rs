@@ -176,11 +176,11 @@ impl Layout {
 }
 
 impl Dims {
-    /// Whether levels may share a sweep: not where a handful of rows is very long, since a sweep
-    /// of whole rows would then have nothing to share among workers.
+    /// Whether levels may share a sweep: not where a handful of rows is long. A sweep of whole rows would then
+    /// have little to share among workers, and what columns are reduced to is complete after one walk down.
     pub(crate) const fn is_fused(&self) -> bool {
         // Under miri small tensors have all the seams of large ones.
-        let long = if cfg!(miri) { 32 } else { 1 << 15 };
+        let long = if cfg!(miri) { 32 } else { 256 };
         !(self.rows <= 64 && self.cols >= long)
     }
 }

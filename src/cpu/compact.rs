@@ -164,10 +164,10 @@ pub(crate) unsafe fn kernel<T: Element, const LEVEL: usize>(
         if !span.narrow {
             for &(call, from) in &uniform.reads {
                 // SAFETY: the caller's contract: one value per row.
-                uniform.together[call][0] = unsafe { *from.wrapping_add(row * span.group_rows) };
+                uniform.together[call][0] = unsafe { *from.wrapping_add(row) };
             }
         }
-        let of_row = Span { at: span.at + row * span.group_pitch, ..span };
+        let of_row = Span { at: span.at + row * span.pitch, ..span };
         // SAFETY: the caller's contract.
         unsafe { run(level, tables, uniform, of_row, row, out) }
     }

@@ -19,7 +19,7 @@ use std::cell::Cell;
 
 use num_traits::{One, Zero};
 
-use super::simd::Simd;
+use super::simd::{Simd, Spread};
 use super::{Element, FOLD, Lanes, MAX_CALLS, MAX_FULL_SLOTS, MAX_LEVELS, MAX_REDUCTIONS};
 use crate::definition::Definition;
 use crate::trace::Kind;
@@ -80,7 +80,7 @@ pub(crate) struct Uniform<T> {
     /// The calls of the level's row values, and where those of the first row are.
     pub(crate) reads: Vec<(usize, *const T)>,
     /// Row values for a kernel that takes narrow rows: room for a vector, which it fills; with
-    /// [`Span::narrow`] one value after the other, as the elements lie. Entries that are not used point to
+    /// [`Span::narrow`] those that [`Simd::row_values`] finds. Entries that are not used point to
     /// memory of the same extent.
     pub(crate) rows: [*mut T; MAX_CALLS],
     pub(crate) col_acc: [*mut T; MAX_REDUCTIONS],
@@ -90,6 +90,8 @@ pub(crate) struct Uniform<T> {
     /// pointers to several of its places live side by side.
     pub(crate) row_values: *mut T,
     pub(crate) operands: *mut T,
+    /// With [`Span::narrow`]: one for each vector.
+    pub(crate) spreads: *const Spread,
 }
 
 // SAFETY: a `Uniform` belongs to one worker and so does the memory behind its pointers.
@@ -117,12 +119,8 @@ pub(crate) struct Span {
     /// 1 if all of them are, else 0: the compiler takes a zero for seldom, and a comparison of lanes for
     /// as likely as not.
     pub(crate) whole: usize,
-    /// How often as many rows as the kernel takes together, and rows and elements from each time to the next.
+    /// How often as many rows as the kernel takes together.
     pub(crate) groups: usize,
-    pub(crate) group_rows: usize,
-    pub(crate) group_pitch: usize,
-    /// Rows from one that the kernel takes together to the next.
-    pub(crate) row_step: usize,
     /// Whether it is many short rows, one after the other, for a kernel that takes one row. Then row
     /// values and column values are there for each element, and row reductions reduce nothing: they
     /// leave their operands.
@@ -132,7 +130,7 @@ pub(crate) struct Span {
 impl Span {
     /// The rows that a kernel takes together, once: at the beginning of everything, with one vector that is not
     /// whole.
-    pub(crate) fn once(rows: usize) -> Self {
+    pub(crate) fn once() -> Self {
         Self {
             at: 0,
             pitch: 0,
@@ -142,9 +140,6 @@ impl Span {
             lanes: 0,
             whole: 0,
             groups: 1,
-            group_rows: rows,
-            group_pitch: 0,
-            row_step: 1,
             narrow: false,
         }
     }
@@ -187,7 +182,7 @@ struct Progress {
     /// Whether it is at the last vector of each row.
     last: Cell<bool>,
     col: Cell<usize>,
-    /// How far into row values that are there for each element.
+    /// How far it is into narrow rows.
     row: Cell<usize>,
     calls: Cell<usize>,
     slots: Cell<usize>,
@@ -214,15 +209,10 @@ trait Rows: Copy {
     unsafe fn load(from: *const Elem<Self>, pitch: usize) -> Self;
     /// The lanes of the mask, and zeros in the others.
     unsafe fn load_lanes(from: *const Elem<Self>, pitch: usize, mask: Mask<Self>) -> Self;
-    /// Takes the values of a call for the rows from `row` on, of which one is `step` behind the other.
-    unsafe fn take_rows(
-        uniform: &mut Uniform<Elem<Self>>,
-        call: usize,
-        row: *const Elem<Self>,
-        step: usize,
-    );
-    /// The row value of a call; for one row `at` elements behind where its values begin.
-    unsafe fn of_rows(uniform: &Uniform<Elem<Self>>, call: usize, at: usize) -> Self;
+    /// Takes the values of a call for the rows from `row` on.
+    unsafe fn take_rows(uniform: &mut Uniform<Elem<Self>>, call: usize, row: *const Elem<Self>);
+    /// The row value of a call; of narrow rows that of the vector `at` elements behind the first.
+    unsafe fn of_rows(uniform: &Uniform<Elem<Self>>, call: usize, at: Option<usize>) -> Self;
     unsafe fn store(self, to: *mut Elem<Self>, pitch: usize);
     unsafe fn store_lanes(self, to: *mut Elem<Self>, pitch: usize, mask: Mask<Self>);
     /// The same for all rows.
@@ -262,7 +252,7 @@ struct Pair<V>(V, V);
 struct Quad<V>(V, V, V, V);
 
 macro_rules! rows {
-    ($name:ident of $rows:literal, narrow $narrow:literal, $of_rows:ident: $($i:tt)*) => {
+    ($name:ident of $rows:literal, narrow $narrow:literal, $of_rows:ident $fold:ident: $($i:tt)*) => {
         // In every method: SAFETY: the trait's contract.
         #[allow(
             clippy::undocumented_unsafe_blocks,
@@ -284,13 +274,12 @@ macro_rules! rows {
                 uniform: &mut Uniform<V::T>,
                 call: usize,
                 row: *const V::T,
-                step: usize,
             ) {
                 if $narrow {
                     unsafe { V::splat(*row).store(uniform.rows[call % MAX_CALLS]) };
                 } else {
                     $(
-                        let value = unsafe { *row.wrapping_add(step.wrapping_mul($i)) };
+                        let value = unsafe { *row.wrapping_add($i) };
                         uniform.together[call % MAX_CALLS][$i] = value;
                     )*
                 }
@@ -310,7 +299,7 @@ macro_rules! rows {
                 Self($(unsafe { V::load(from.wrapping_add(pitch.wrapping_mul($i))) }),*)
             }
             #[inline(always)]
-            unsafe fn of_rows(uniform: &Uniform<V::T>, call: usize, at: usize) -> Self {
+            unsafe fn of_rows(uniform: &Uniform<V::T>, call: usize, at: Option<usize>) -> Self {
                 // A function: closures are not inlined into kernels.
                 unsafe { $of_rows(uniform, call, at) }
             }
@@ -349,18 +338,18 @@ macro_rules! rows {
             }
             #[inline(always)]
             unsafe fn fold(self, kind: Reduction, to: *mut V::T) {
-                $(unsafe { *to.wrapping_add($i) = self.$i.fold(kind) };)*
+                unsafe { $fold([$(self.$i),*], kind, to) }
             }
         }
     };
 }
 
-rows!(Narrow of 1, narrow true, narrow_rows: 0);
-rows!(Single of 1, narrow false, one_row: 0);
+rows!(Narrow of 1, narrow true, narrow_rows fold_each: 0);
+rows!(Single of 1, narrow false, one_row fold_each: 0);
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-rows!(Pair of 2, narrow false, two_rows: 0 1);
+rows!(Pair of 2, narrow false, two_rows fold_each: 0 1);
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-rows!(Quad of 4, narrow false, four_rows: 0 1 2 3);
+rows!(Quad of 4, narrow false, four_rows fold_four: 0 1 2 3);
 
 /// Whether a kernel's tensors have values of rows and of columns.
 #[inline(always)]
@@ -378,15 +367,25 @@ const fn bit(r: usize) -> u8 {
 /// # Safety
 /// As for [`Rows`].
 #[inline(always)]
-unsafe fn narrow_rows<V: Simd>(uniform: &Uniform<V::T>, call: usize, at: usize) -> Narrow<V> {
-    // SAFETY: the caller's contract: there is a vector for the row, or for each vector of elements.
-    unsafe { Narrow(V::load(uniform.rows[call].wrapping_add(at))) }
+unsafe fn narrow_rows<V: Simd>(
+    uniform: &Uniform<V::T>,
+    call: usize,
+    at: Option<usize>,
+) -> Narrow<V> {
+    let from = uniform.rows[call];
+    // SAFETY: the caller's contract: there is a vector for the row, or what a vector of elements takes.
+    unsafe {
+        match at {
+            Some(at) => Narrow(V::row_values(from, at, uniform.spreads)),
+            None => Narrow(V::load(from)),
+        }
+    }
 }
 
 /// # Safety
 /// As for [`Rows`].
 #[inline(always)]
-unsafe fn one_row<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: usize) -> Single<V> {
+unsafe fn one_row<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: Option<usize>) -> Single<V> {
     // SAFETY: the caller's contract.
     unsafe { Single(V::splat(uniform.together[call][0])) }
 }
@@ -395,7 +394,7 @@ unsafe fn one_row<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: usize) -> Si
 /// As for [`Rows`].
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline(always)]
-unsafe fn two_rows<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: usize) -> Pair<V> {
+unsafe fn two_rows<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: Option<usize>) -> Pair<V> {
     let [a, b, ..] = uniform.together[call];
     // SAFETY: the caller's contract.
     unsafe { Pair(V::splat(a), V::splat(b)) }
@@ -405,10 +404,31 @@ unsafe fn two_rows<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: usize) -> P
 /// As for [`Rows`].
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline(always)]
-unsafe fn four_rows<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: usize) -> Quad<V> {
+unsafe fn four_rows<V: Simd>(uniform: &Uniform<V::T>, call: usize, _: Option<usize>) -> Quad<V> {
     let [a, b, c, d] = uniform.together[call];
     // SAFETY: the caller's contract.
     unsafe { Quad(V::splat(a), V::splat(b), V::splat(c), V::splat(d)) }
+}
+
+/// # Safety
+/// As for [`Rows`].
+#[inline(always)]
+unsafe fn fold_each<V: Simd, const N: usize>(of: [V; N], kind: Reduction, to: *mut V::T) {
+    let mut i = 0;
+    while i < N {
+        // SAFETY: the caller's contract.
+        unsafe { to.wrapping_add(i).write(of[i].fold(kind)) };
+        i += 1;
+    }
+}
+
+/// # Safety
+/// As for [`Rows`].
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+unsafe fn fold_four<V: Simd>(of: [V; 4], kind: Reduction, to: *mut V::T) {
+    // SAFETY: the caller's contract.
+    unsafe { V::fold_four(of, kind, to) }
 }
 
 /// Counters and accumulators lie apart: the compiler first finds out that the counters are
@@ -423,6 +443,7 @@ struct Lane<'t, W: Rows, const LEVEL: u8, const KIND: u8> {
     /// [`Span::whole`], and which lanes of the last vector are elements.
     whole: usize,
     tail: Mask<W>,
+    narrow: bool,
     progress: Progress,
     acc: &'t [Cell<W>; MAX_REDUCTIONS],
 }
@@ -453,7 +474,9 @@ impl<W: Rows, const LEVEL: u8, const KIND: u8> Lane<'_, W, LEVEL, KIND> {
                 Shape::Cols => W::splat(W::V::load(
                     self.tables.cols[a.call].wrapping_add(self.progress.col.get()),
                 )),
-                Shape::Rows => W::of_rows(self.uniform, a.call, self.progress.row.get()),
+                Shape::Rows => {
+                    W::of_rows(self.uniform, a.call, self.narrow.then_some(self.progress.row.get()))
+                }
                 _ => W::splat(W::V::splat(self.uniform.values[a.call])),
             }
         }
@@ -756,7 +779,7 @@ unsafe fn number<V: Simd>(v: V) -> V {
 /// # Safety
 /// As for [`Kernel`].
 #[inline(always)]
-unsafe fn join<V: Simd>(kind: Reduction, acc: V, v: V) -> V {
+pub(super) unsafe fn join<V: Simd>(kind: Reduction, acc: V, v: V) -> V {
     // SAFETY: the caller's contract.
     unsafe {
         match kind {
@@ -785,8 +808,8 @@ unsafe fn body<D: Definition, W: Rows, const LEVEL: u8, const KIND: u8>(
             if !(is_matrix(KIND) && W::NARROW && span.narrow) {
                 for i in 0..uniform.reads.len() {
                     let (call, rows) = uniform.reads[i];
-                    let rows = rows.wrapping_add(group.wrapping_mul(span.group_rows));
-                    W::take_rows(uniform, call, rows, span.row_step);
+                    let rows = rows.wrapping_add(group.wrapping_mul(W::ROWS));
+                    W::take_rows(uniform, call, rows);
                 }
             }
             rows_of_a_group::<D, W, LEVEL, KIND>(tables, uniform, span, group, out);
@@ -814,7 +837,7 @@ unsafe fn rows_of_a_group<D: Definition, W: Rows, const LEVEL: u8, const KIND: u
     let acc: [Cell<W>; MAX_REDUCTIONS] = unsafe { accumulators(&tables.identity) };
     let Span { at, pitch, grad_pitch, col, n, lanes, narrow, .. } = span;
     let first = group.wrapping_mul(W::ROWS);
-    let at = at.wrapping_add(group.wrapping_mul(span.group_pitch));
+    let at = at.wrapping_add(first.wrapping_mul(pitch));
     // SAFETY: the kernel's contract.
     let tail = unsafe { W::V::mask(lanes) };
     let lane = Lane::<'_, W, LEVEL, KIND> {
@@ -824,6 +847,7 @@ unsafe fn rows_of_a_group<D: Definition, W: Rows, const LEVEL: u8, const KIND: u
         grad_pitch,
         whole: span.whole,
         tail,
+        narrow,
         progress: Progress::default(),
         acc: &acc,
     };
@@ -866,7 +890,7 @@ unsafe fn rows_of_a_group<D: Definition, W: Rows, const LEVEL: u8, const KIND: u
         lane.progress.at.set(at.wrapping_add(done));
         lane.progress.col.set(col.wrapping_add(done));
         if is_matrix(KIND) && W::NARROW {
-            lane.progress.row.set(if narrow { done } else { 0 });
+            lane.progress.row.set(done);
         }
         if is_matrix(KIND) {
             lane.progress.last.set(i.wrapping_add(1) >= n);
@@ -936,8 +960,10 @@ kernels!(#[cfg(all(target_arch = "x86_64", not(miri)))] avx512_quad_later: "avx5
 /// The compiled loops of one level for one instruction set.
 #[derive(Clone, Copy)]
 pub(crate) struct LevelKernel<T: Lanes> {
-    /// Over one row, over many narrow ones, and over what does not fill a vector.
+    /// Over one row, and over what does not fill a vector.
     pub(crate) one: Kernel<T>,
+    /// Over many narrow rows, and as well over one.
+    pub(crate) narrow: Kernel<T>,
     /// Over this many rows together.
     pub(crate) together: Kernel<T>,
     pub(crate) rows: usize,
@@ -945,7 +971,7 @@ pub(crate) struct LevelKernel<T: Lanes> {
 
 impl<T: Lanes> LevelKernel<T> {
     const fn single(one: Kernel<T>) -> Self {
-        Self { one, together: one, rows: 1 }
+        Self { one, narrow: one, together: one, rows: 1 }
     }
 }
 
@@ -998,8 +1024,8 @@ pub struct Kernels<T: Lanes> {
 struct At<D, T, const LEVEL: u8, const KIND: u8>(std::marker::PhantomData<(D, T)>);
 
 impl<D: Definition, T: Element, const LEVEL: u8, const KIND: u8> At<D, T, LEVEL, KIND> {
-    // Loops are compiled where a constant names them, so few are named: one row of a matrix and many
-    // narrow ones take the same loop, and AVX-512 is for several rows together.
+    // Loops are compiled where a constant names them, so few are named: but for AVX-512, one row of a matrix
+    // and many narrow ones take the same loop.
     const BASELINE: LevelKernel<T> = LevelKernel::single(if is_matrix(KIND) {
         baseline::kernel::<D, Narrow<T::Baseline>, LEVEL, KIND>
     } else {
@@ -1027,7 +1053,8 @@ impl<D: Definition, T: Element, const LEVEL: u8, const KIND: u8> At<D, T, LEVEL,
             } else {
                 avx512_quad_later::kernel::<D, Quad<T::Avx512>, LEVEL, KIND>
             };
-            LevelKernel { together, rows: 4, ..Self::AVX2 }
+            let one = avx512::kernel::<D, Single<T::Avx512>, LEVEL, KIND>;
+            LevelKernel { one, together, rows: 4, ..Self::AVX2 }
         } else if matches!(Kind::of(KIND), Kind::Vector) {
             LevelKernel::single(avx512::kernel::<D, Single<T::Avx512>, LEVEL, KIND>)
         } else {

@@ -66,8 +66,15 @@ struct Prepared<T: Element> {
     hosts: Hosts<T>,
 }
 
-/// Programs that several tensors have in common, by optimizer, shape and layout.
-type Programs<T> = Vec<(usize, Vec<usize>, Layout, Arc<Program<T>>)>;
+/// Programs that several tensors have in common.
+struct Programs<T: Element> {
+    /// Elements of all tensors.
+    elements: usize,
+    made: Vec<Made<T>>,
+}
+
+/// By optimizer, shape and layout.
+type Made<T> = (usize, Vec<usize>, Layout, Arc<Program<T>>);
 
 /// What decides on a step before any parameter changes.
 #[derive(Debug)]
@@ -151,6 +158,14 @@ impl Setup {
     }
 }
 
+impl<T: Element> Programs<T> {
+    fn new(groups: &Groups) -> Self {
+        let active = groups.tensors.iter().filter(|t| t.unit.is_some());
+        let elements = active.map(|t| t.info.shape.iter().product::<usize>()).sum();
+        Self { elements, made: Vec::new() }
+    }
+}
+
 /// A tensor of optimizer `unit`, by the program that others of its shape have.
 fn shared<T: Element>(
     programs: &mut Programs<T>,
@@ -160,12 +175,13 @@ fn shared<T: Element>(
     layout: Layout,
     watch: Watch,
 ) -> Result<CpuTensor<T>> {
-    let known = programs.iter().find(|(u, s, l, _)| *u == unit && s == shape && *l == layout);
+    let known = programs.made.iter().find(|(u, s, l, _)| *u == unit && s == shape && *l == layout);
     let program = match known {
         Some((.., program)) => program.clone(),
         None => {
-            let program = Arc::new(CpuTensor::program(cpu, optimizer, shape, layout, watch)?);
-            programs.push((unit, shape.to_vec(), layout, program.clone()));
+            let program = CpuTensor::program(cpu, optimizer, shape, layout, watch)?;
+            let program = Arc::new(program.beside(programs.elements));
+            programs.made.push((unit, shape.to_vec(), layout, program.clone()));
             program
         }
     };
@@ -178,7 +194,7 @@ fn side<T: Element>(
     cpu: &Cpu,
     settings: &dyn Optimizer,
 ) -> Result<Vec<Option<CpuTensor<T>>>> {
-    let mut programs = Programs::new();
+    let mut programs = Programs::new(groups);
     let mut tensor = |shape: &[usize]| {
         shared(&mut programs, cpu, (0, settings), shape, Layout::Vector, Watch::Nothing)
     };
@@ -214,7 +230,7 @@ impl<T: Element> CpuOptimizer<T> {
     fn new(setup: &Setup, cpu: &Cpu) -> Result<Self> {
         let groups = setup.assign()?;
         let watch = if setup.watch { Watch::Updates } else { Watch::Nothing };
-        let mut programs = Programs::new();
+        let mut programs = Programs::new(&groups);
         let tensors = groups.tensors.iter().map(|t| {
             let mut make = |u: usize| {
                 let of = (u, &groups.units[u].optimizer as &dyn Optimizer);
@@ -226,7 +242,7 @@ impl<T: Element> CpuOptimizer<T> {
         let tensors = tensors.collect::<Result<Vec<_>>>()?;
         if setup.gradients != Gradients::default() || setup.accumulation.is_some() {
             // Now, and not in the first step that clips something.
-            programs.iter().for_each(|p| p.3.make_room());
+            programs.made.iter().for_each(|p| p.3.make_room());
         }
         let gradients = setup.gradients.clone();
         let guard = match gradients.needs_all() {

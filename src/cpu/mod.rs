@@ -6,11 +6,12 @@
 //! goes to virtual lane *j* mod 16 of an accumulator (8 for `f64`), rows are summed in blocks, and
 //! everything above a block is summed in `f64` in an order that the shape alone decides.
 //!
-//! Where sums go down the columns, two or four rows are taken together, so that one load and store of
-//! a column's accumulator serves all of them; one call of a loop goes over many such groups of rows. The last
-//! vector of a row may be less than whole: then no more is read, written or added. Rows of fewer columns
-//! than fill a good part of a vector are gone over as one, a tile at a time: row and column values are
-//! written out for each element, and what rows reduce is left per element and summed afterwards.
+//! In the nearer caches two or four rows are taken together, so that one load and store of a column's
+//! accumulator serves all of them; what comes from further away is taken row by row, which hardware foresees.
+//! One call of a loop goes over many rows or groups of rows. The last vector of a row may be less than whole:
+//! then no more is read, written or added. Rows of less than two vectors are gone over as one, a tile at a time:
+//! row values are spread over their elements, column values written out for them, and what rows reduce is left
+//! per element and summed afterwards.
 //!
 //! What tensors of one size have in common, the plan and the memory that a step needs and no longer, is
 //! kept once for all of them: in a list of many small tensors it stays in the cache.
@@ -68,30 +69,27 @@ const MAX_SEGMENTS: usize = 64;
 /// Bytes of an array from which on loops look ahead, and elements which they look ahead.
 const FAR: usize = 1 << 20;
 const AHEAD: usize = 64 * 1024;
-/// Columns with which rows are taken one by one where nothing is reduced, and those with which they are where
-/// they come from beyond all caches: as measured. Several rows side by side are several streams, which hardware
-/// loses at the end of each row.
-const APART: std::ops::Range<usize> = 1024..2048;
-const DISTANT_APART: std::ops::Range<usize> = 96..1024;
-/// Rows of fewer columns that do not fill whole vectors are taken in an order in which none follows its neighbour
-/// soon, where nothing is reduced: a load of what lies beside a vector's last elements waits until the store of
-/// those is through.
-const SCATTERED: usize = 32;
+/// Columns with which rows are taken one by one where nothing is reduced, and those with which they always are
+/// where they come from beyond the nearer caches: as measured. Several rows side by side are several streams,
+/// which hardware loses at the end of each row.
+const APART: std::ops::Range<usize> = 256..3200;
+const COLD_APART: std::ops::Range<usize> = 64..2049;
+/// Bytes of an array from which on it comes from there. So does the smallest where those of all tensors of an
+/// optimizer together are [`DISTANT`].
+const COLD: usize = 2 << 20;
 /// Elements of narrow rows that are gone over together: what the loops read and write for them stays
 /// in the nearest cache.
 const NARROW_TILE: usize = if cfg!(miri) { 32 } else { 1024 };
 /// Bytes of an array from which on it comes from beyond all caches. Then pieces are shorter, of narrow rows and
 /// of few long ones: hardware fetches the next one while small values are settled.
 const DISTANT: usize = 6 << 20;
-const NARROW_PIECE: usize = 256;
+/// Elements of narrow rows from there that are gone over together, and their rows at most.
+const NARROW_PIECE: usize = 416;
+const NARROW_ROWS: usize = 128;
 /// Columns of a piece of few rows, and of up to [`FEWEST`].
 const SHALLOW_PIECE: usize = 512;
 const SHALLOWEST_PIECE: usize = 128;
 const FEWEST: usize = 8;
-/// Rows of fewer columns, which fill no vector, are gone over many at a time.
-const NARROW: usize = 9;
-const _: () =
-    assert!(NARROW <= 9, "row values are written out, and rows summed, for 2 to 8 columns");
 
 /// A number that tensors are made of: `f32` or `f64`.
 ///

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(feature = "parallel")]
 use super::Threads;
-use super::lane::{LevelKernel, MAX_ROWS, Reduced, Span, Tables, Uniform};
+use super::lane::{self, LevelKernel, MAX_ROWS, Reduced, Span, Tables, Uniform};
 use super::memory::{Aligned, PAGE, has_large_pages};
 use super::settle::{Places, Run, Settle, Settling, Table, count, identity, join};
-use super::simd::{Simd, join_each, repeat_each};
+use super::simd::{SHORT, Simd, Spread, join_each, repeat_each};
 use super::{
-    AHEAD, APART, BLOCK, Cpu, DISTANT, DISTANT_APART, Element, FAR, FEWEST, FOLD, Isa, MAX_CALLS,
-    MAX_FULL_SLOTS, MAX_REDUCTIONS, MAX_SEGMENTS, NARROW, NARROW_PIECE, NARROW_TILE, SCATTERED,
-    SEGMENT, SHALLOW_PIECE, SHALLOWEST_PIECE, TILE,
+    AHEAD, APART, BLOCK, COLD, COLD_APART, Cpu, DISTANT, Element, FAR, FEWEST, FOLD, Isa, Lanes,
+    MAX_CALLS, MAX_FULL_SLOTS, MAX_REDUCTIONS, MAX_SEGMENTS, NARROW_PIECE, NARROW_ROWS,
+    NARROW_TILE, SEGMENT, SHALLOW_PIECE, SHALLOWEST_PIECE, TILE,
 };
 use crate::definition::Recipe;
 use crate::error::{Error, Result};
@@ -136,6 +136,7 @@ struct Context<T: Element> {
     col_values: Aligned<T>,
     _operands: Aligned<T>,
     room: usize,
+    _spreads: Vec<Spread>,
     watching: Option<Watching<T>>,
     /// Where gradients are clipped or scaled: a tile of them.
     conditioned: Vec<T>,
@@ -241,6 +242,8 @@ pub(super) struct Program<T: Element> {
     narrow: bool,
     /// Whether rows are so few that a column's sum is complete after one walk down.
     shallow: bool,
+    /// Whether its arrays are not in the nearer caches when a step begins.
+    cold: bool,
     watch: bool,
     places: Places,
     /// What happens to small values before each sweep, and after the last one.
@@ -463,7 +466,7 @@ impl<T: Element> Program<T> {
             }
         }
 
-        let narrow = by_rows && dims.cols < NARROW && !dims.cols.is_multiple_of(T::LANES);
+        let narrow = by_rows && dims.cols < 2 * T::LANES && !dims.cols.is_multiple_of(T::LANES);
         let widest = segments.iter().map(|s| s.cols.1 - s.cols.0).max().unwrap_or(0);
         let room = if narrow {
             let rows = segments.iter().map(|s| s.rows.1 - s.rows.0).max().unwrap_or(0);
@@ -485,6 +488,7 @@ impl<T: Element> Program<T> {
             kernels,
             narrow,
             shallow,
+            cold: dims.len() * size_of::<T>() >= COLD,
             watch,
             places,
             settles,
@@ -511,6 +515,11 @@ impl<T: Element> Program<T> {
         this
     }
 
+    /// The same for tensors that are stepped with others, `elements` altogether. No bit depends on it.
+    pub(super) fn beside(self, elements: usize) -> Self {
+        Self { cold: self.cold || elements.saturating_mul(size_of::<T>()) >= DISTANT, ..self }
+    }
+
     fn idle(&self) -> MutexGuard<'_, Vec<Box<Workspace<T>>>> {
         // What a panic of another thread left there is whole: it is only pushed and popped.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
@@ -535,6 +544,9 @@ impl<T: Element> Program<T> {
             let mut operand_memory = if_narrow(1 + MAX_REDUCTIONS);
             let operands = operand_memory.as_mut_ptr();
             let col_values = if_narrow(1 + self.cols.len());
+            let vectors = if narrow { room / T::LANES } else { 0 };
+            let spreads: Vec<_> =
+                (0..vectors).map(|i| Spread::of(i * T::LANES, dims.cols.max(1))).collect();
             let unused_cols = if narrow { col_values.as_ptr() } else { spare.as_ptr() };
             let watching = self
                 .watch
@@ -549,6 +561,7 @@ impl<T: Element> Program<T> {
                     row_acc: [operands; MAX_REDUCTIONS],
                     row_values,
                     operands,
+                    spreads: spreads.as_ptr(),
                 },
                 reduced: [[T::zero(); FOLD]; MAX_REDUCTIONS],
                 tail: self.tables(unused_cols),
@@ -558,6 +571,7 @@ impl<T: Element> Program<T> {
                 _row_values: row_memory,
                 col_values,
                 _operands: operand_memory,
+                _spreads: spreads,
                 room,
                 watching,
                 conditioned: Vec::new(),
@@ -960,7 +974,13 @@ impl<T: Element> Job<'_, T> {
                 let from = unsafe {
                     std::slice::from_raw_parts(self.tables.cols[call].add(first_col), cols)
                 };
-                to.chunks_mut(cols).for_each(|row| row.copy_from_slice(&from[..row.len()]));
+                to[..cols].copy_from_slice(from);
+                let mut there = cols;
+                while there < to.len() {
+                    let more = there.min(to.len() - there);
+                    to.copy_within(..more, there);
+                    there += more;
+                }
                 (tables.cols[call], tail.cols[call]) = (to.as_ptr(), to.as_ptr());
             }
         }
@@ -1046,7 +1066,7 @@ impl<T: Element> Job<'_, T> {
         let (width, run) = (s.cols.1 - s.cols.0, &self.program.levels[k]);
         // Where nothing is reduced, rows have nothing in common but the memory's attention.
         let apart = run.sums.is_empty() && APART.contains(&width)
-            || distant::<T>(self.program.dims) && DISTANT_APART.contains(&width);
+            || self.program.cold && COLD_APART.contains(&width);
         let together = if watched || apart { 1 } else { self.program.kernels[k].rows };
         // Most rows are no more than a tile or are not summed, and go as they lie.
         let conditioned = self.conditions.is_some() && run.loads.contains(&0);
@@ -1055,23 +1075,7 @@ impl<T: Element> Job<'_, T> {
         let plain = (matrix || width.is_multiple_of(T::LANES)) && whole && !conditioned && !watched;
         // As many at a time as the memory's attention is called to at once.
         let reach = if matrix { (AHEAD / (width * together)).max(1) } else { 1 };
-        // Every second row, and then those between ([`SCATTERED`]): how often as many as a loop takes.
-        let scattered = plain && matrix && run.sums.is_empty() && width < SCATTERED;
-        let pairs = if scattered && !width.is_multiple_of(T::LANES) && together > 1 {
-            rows.len() / (2 * together)
-        } else {
-            0
-        };
         let mut i = rows.start;
-        if pairs > 1 {
-            for first in [i, i + 1] {
-                let group_step = 2 * together;
-                let rows = Rows { first, n: together, step: 2, groups: pairs, group_step };
-                // SAFETY: the caller's contract.
-                unsafe { self.plain_rows(s, b, rows, k, context) };
-            }
-            i += 2 * pairs * together;
-        }
         while i < rows.end {
             let left = rows.end - i;
             let n = if together <= left { together } else { 1 };
@@ -1079,7 +1083,7 @@ impl<T: Element> Job<'_, T> {
             unsafe {
                 if plain {
                     let groups = if matrix { (left / n).min(reach) } else { 1 };
-                    let rows = Rows { first: i, n, step: 1, groups, group_step: n };
+                    let rows = Rows { first: i, n, groups };
                     self.plain_rows(s, b, rows, k, context);
                     i += groups * n;
                 } else {
@@ -1105,7 +1109,7 @@ impl<T: Element> Job<'_, T> {
         k: usize,
         context: &mut Context<T>,
     ) {
-        let Rows { first, n, step, groups, group_step } = rows;
+        let Rows { first, n, groups } = rows;
         let run = &self.program.levels[k];
         let cols = self.program.dims.cols;
         let first = b * self.program.dims.rows + first;
@@ -1114,16 +1118,13 @@ impl<T: Element> Job<'_, T> {
         let narrow = false;
         let span = Span {
             at,
-            pitch: step * cols,
-            grad_pitch: step * cols,
+            pitch: cols,
+            grad_pitch: cols,
             col,
             n: vectors,
             lanes,
             whole,
             groups,
-            group_rows: group_step,
-            group_pitch: group_step * cols,
-            row_step: step,
             narrow,
         };
         let kernel = self.program.kernels[k];
@@ -1269,7 +1270,8 @@ impl<T: Element> Job<'_, T> {
             let from = unsafe {
                 std::slice::from_raw_parts(self.table.at(read.from).add(first), rows.len())
             };
-            expand(self.program.cpu.isa, from, cols, values);
+            // SAFETY: places have room for a vector more than a tile has elements.
+            unsafe { expand(self.program.cpu.isa, from, cols, values) };
             context.uniform.rows[read.call] = values.as_mut_ptr();
         }
         for &x in &run.sums {
@@ -1285,11 +1287,11 @@ impl<T: Element> Job<'_, T> {
             unsafe { self.piece(k, piece, context, &mut out) };
         } else {
             let (n, lanes, whole) = in_vectors::<T>(len);
-            let span = Span { at, n, lanes, whole, narrow: true, ..Span::once(1) };
+            let span = Span { at, n, lanes, whole, narrow: true, ..Span::once() };
             let Context { tables, uniform, reduced, .. } = &mut *context;
             tables.grad = self.tables.grad;
             // SAFETY: the elements lie within the rows; the instruction set was checked.
-            unsafe { (self.program.kernels[k].one)(tables, uniform, span, reduced) };
+            unsafe { (self.program.kernels[k].narrow)(tables, uniform, span, reduced) };
         }
         for &x in &run.sums {
             let sums = &self.program.sums[x];
@@ -1365,14 +1367,19 @@ impl<T: Element> Job<'_, T> {
         }
         if len >= T::LANES || self.program.dims.kind == Kind::Matrix {
             let kernel = self.program.kernels[k];
-            let kernel = if rows == 1 { kernel.one } else { kernel.together };
+            let kernel = if narrow {
+                kernel.narrow
+            } else if rows == 1 {
+                kernel.one
+            } else {
+                kernel.together
+            };
             let (n, lanes, whole) = in_vectors::<T>(len);
-            let span =
-                Span { at, pitch, grad_pitch, col, n, lanes, whole, narrow, ..Span::once(rows) };
+            let span = Span { at, pitch, grad_pitch, col, n, lanes, whole, narrow, ..Span::once() };
             // SAFETY: the span lies within the rows; the instruction set was checked.
             unsafe { kernel(tables, uniform, span, reduced) };
         } else {
-            let span = Span { col, lanes: len, ..Span::once(1) };
+            let span = Span { col, lanes: len, ..Span::once() };
             // SAFETY: the elements lie within the row, and staged memory has a vector for each
             // buffer; the tail's tables point there.
             unsafe {
@@ -1447,15 +1454,12 @@ fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
-/// Rows that a loop goes over: `n` together, which are `step` apart, `groups` times, from each time to the next
-/// `group_step` further on.
+/// Rows that a loop goes over: `n` together, `groups` times.
 #[derive(Clone, Copy, Debug)]
 struct Rows {
     first: usize,
     n: usize,
-    step: usize,
     groups: usize,
-    group_step: usize,
 }
 
 /// Elements that a loop goes over: `len` of each of `rows` rows.
@@ -1482,7 +1486,11 @@ fn distant<T>(dims: Dims) -> bool {
 
 /// Rows that make a tile where rows are narrow: whole vectors of row values, if it can be.
 fn tile_rows<T: Element>(dims: Dims) -> usize {
-    let rows = if distant::<T>(dims) { NARROW_PIECE } else { NARROW_TILE } / dims.cols.max(1);
+    let cols = dims.cols.max(1);
+    let rows = match distant::<T>(dims) {
+        true => (NARROW_PIECE / cols + T::LANES / 2).min(NARROW_ROWS),
+        false => NARROW_TILE / cols,
+    };
     if rows > T::LANES { rows / T::LANES * T::LANES } else { rows.max(1) }
 }
 
@@ -1595,25 +1603,49 @@ macro_rules! over_vectors {
     }};
 }
 
-/// Writes each of `from` for all columns of its row, row after row.
+/// Leaves the values of rows of `cols` elements as [`Simd::row_values`] finds them: written for all columns of
+/// the row, row after row, or once.
+///
+/// # Safety
+/// There is room for a vector behind the rows.
 #[inline(never)]
-fn expand<T: Element>(isa: Isa, from: &[T], cols: usize, to: &mut [T]) {
+unsafe fn expand<T: Element>(isa: Isa, from: &[T], cols: usize, to: &mut [T]) {
     #[inline(always)]
     unsafe fn over<T: Element, V: Simd<T = T>>(from: &[T], cols: usize, to: &mut [T]) {
-        if cols == 1 {
+        if cols == 1 || !V::WRITTEN_OUT && !cfg!(gradstep_compact) {
             return to[..from.len()].copy_from_slice(from);
         }
-        let rows = from.chunks_exact(T::LANES);
-        let rest = rows.remainder();
-        let mut places = to.chunks_exact_mut(T::LANES * cols);
-        for (from, to) in rows.zip(&mut places) {
-            // SAFETY: the instruction set is present; as many elements as are read and written.
-            unsafe { V::repeat(from.as_ptr(), cols, to.as_mut_ptr()) };
+        if cols <= SHORT {
+            return repeat_each(from, cols, to);
         }
-        let to = &mut to[(from.len() - rest.len()) * cols..];
-        repeat_each(rest, cols, to);
+        // What goes beyond a row is written again.
+        let second = cols.saturating_sub(T::LANES);
+        for (row, &value) in from.iter().enumerate() {
+            let to = to.as_mut_ptr().wrapping_add(row * cols);
+            // SAFETY: the instruction set is present; there is room for a vector behind the rows.
+            unsafe {
+                V::splat(value).store(to);
+                V::splat(value).store(to.wrapping_add(second));
+            }
+        }
     }
     over_vectors!(isa, over<T>(from: &[T], cols: usize, to: &mut [T]));
+}
+
+/// A row of more than [`SHORT`] elements, two vectors at most, as one.
+///
+/// # Safety
+/// As for [`Simd`]; there is room for a vector behind the row.
+#[inline(always)]
+unsafe fn row_in_vector<V: Simd>(kind: Reduction, from: *const V::T, cols: usize) -> V {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let first = V::load(from);
+        let last = if cols < V::T::LANES { first } else { V::load(from.wrapping_add(V::T::LANES)) };
+        let none = V::splat(V::T::narrow(identity(kind)));
+        let last = last.or(V::mask(cols % V::T::LANES), none);
+        if cols < V::T::LANES { last } else { lane::join(kind, first, last) }
+    }
 }
 
 /// Reduces rows of `cols` elements that lie one after the other.
@@ -1638,6 +1670,29 @@ unsafe fn reduce_rows<T: Element>(
         #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
         let n = T::narrow(if kind == Reduction::Mean { cols as f64 } else { 1.0 });
         let mut at = from;
+        if cols > SHORT {
+            let mut fours = to.chunks_exact_mut(4);
+            for to in &mut fours {
+                // SAFETY: the caller's contract.
+                unsafe {
+                    let rows = [
+                        row_in_vector::<V>(kind, at, cols),
+                        row_in_vector::<V>(kind, at.wrapping_add(cols), cols),
+                        row_in_vector::<V>(kind, at.wrapping_add(2 * cols), cols),
+                        row_in_vector::<V>(kind, at.wrapping_add(3 * cols), cols),
+                    ];
+                    V::fold_four(rows, kind, to.as_mut_ptr());
+                }
+                at = at.wrapping_add(4 * cols);
+            }
+            for to in fours.into_remainder() {
+                // SAFETY: the caller's contract.
+                *to = unsafe { row_in_vector::<V>(kind, at, cols).fold(kind) };
+                at = at.wrapping_add(cols);
+            }
+            to.iter_mut().for_each(|sum| *sum = *sum / n);
+            return;
+        }
         let mut vectors = to.chunks_exact_mut(T::LANES);
         for to in &mut vectors {
             // SAFETY: the caller's contract.

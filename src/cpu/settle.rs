@@ -199,12 +199,13 @@ struct Operand {
     moves: Moves,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
     Unary(Unary),
     Binary(Binary),
     Select,
     Copy,
+    Chain(Chain),
 }
 
 impl Work {
@@ -217,7 +218,170 @@ impl Work {
             Self::Copy => of(0),
             Self::Select if of(0) < of(1) => of(2),
             Self::Select => of(3),
+            Self::Chain(chain) => chain.apply(&of),
         }
+    }
+}
+
+/// Operands that any [`Work`] has at most.
+const MAX_ARGS: usize = 6;
+
+/// An operation of a [`Chain`], as [`Work`] and on vectors.
+macro_rules! link {
+    (Select) => {
+        Work::Select
+    };
+    (Rsqrt) => {
+        Work::Unary(Unary::Rsqrt)
+    };
+    ($op:ident) => {
+        Work::Binary(Binary::$op)
+    };
+    (Select $v:ident $a:ident $b:ident $x:ident $y:ident) => {
+        $v::select_less($a, $b, $x, $y)
+    };
+    (Rsqrt $v:ident $x:ident) => {
+        unary::<$v>(Unary::Rsqrt, $x)
+    };
+    ($op:ident $v:ident $x:ident $y:ident) => {
+        binary::<$v>(Binary::$op, $x, $y)
+    };
+}
+
+macro_rules! last {
+    ($last:ident) => { $last };
+    ($_:ident $($rest:ident)+) => { last!($($rest)+) };
+}
+
+/// Operands in `[…]`, and operations on them and on each other's results. A definition's own text stays where it
+/// is: graphs are searched for these, and what is not found goes operation by operation, with the same bits.
+macro_rules! chains {
+    ($($(#[$doc:meta])* $name:ident [$($arg:ident)*] { $($made:ident = $op:ident($($of:ident)*);)* })*) => {
+        /// Operations one after the other, each of which needs what the one before made, and nobody else does:
+        /// one loop over the values instead of one for each operation, and no memory between them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Chain {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Chain {
+            /// Those that are searched for, the longest first.
+            const ALL: &[Self] =
+                if cfg!(gradstep_compact) { &[] } else { &[$(Self::$name),*] };
+
+            /// How many operands it has, and its operations: each with which of them, or of the results
+            /// after them, it takes.
+            const fn links(self) -> (usize, &'static [(Work, &'static [usize])]) {
+                match self {
+                    $(Self::$name => {
+                        #[allow(non_camel_case_types, dead_code, reason = "names, for their numbers")]
+                        enum N { $($arg,)* $($made,)* }
+                        let args = [$(N::$arg as usize),*].len();
+                        (args, &[$((link!($op), &[$(N::$of as usize),*])),*])
+                    })*
+                }
+            }
+
+            /// # Safety
+            /// As for [`each_value`].
+            #[inline(always)]
+            unsafe fn each_value<V: Simd>(
+                self,
+                to: *mut V::T,
+                n: usize,
+                operands: [Source<V::T>; MAX_ARGS],
+            ) {
+                match self {
+                    $(Self::$name => {
+                        let [$($arg,)* ..] = operands;
+                        let one = |args: [V::T; _]| self.apply(&|i| args[i]);
+                        // SAFETY: the caller's contract.
+                        let vector = |[$($arg),*]: [V; _]| unsafe {
+                            $(let $made = link!($op V $($of)*);)*
+                            last!($($made)*)
+                        };
+                        // SAFETY: the caller's contract.
+                        unsafe { each_value::<V, _>(to, n, [$($arg),*], one, vector) };
+                    })*
+                }
+            }
+        }
+    };
+}
+
+chains! {
+    /// A moving average of `x + e`: [`Value::lerp`](crate::value::Value::lerp).
+    RaisedMean [x e w half old share] {
+        new = Add(x e);
+        near = Select(w half old new);
+        way = Sub(new old);
+        part = Mul(way share);
+        mean = Add(near part);
+    }
+    /// The same of what is as it is.
+    Mean [w half old new share] {
+        near = Select(w half old new);
+        way = Sub(new old);
+        part = Mul(way share);
+        mean = Add(near part);
+    }
+    /// `y/√(scale·x)`.
+    ScaledNorm [x scale y] {
+        scaled = Mul(x scale);
+        norm = Rsqrt(scaled);
+        product = Mul(y norm);
+    }
+    /// `1/√(scale·x)`.
+    ScaledRsqrt [x scale] {
+        scaled = Mul(x scale);
+        norm = Rsqrt(scaled);
+    }
+    /// `y/√x`.
+    Norm [x y] {
+        norm = Rsqrt(x);
+        product = Mul(y norm);
+    }
+    /// `x·y·z`.
+    Products [x y z] {
+        product = Mul(x y);
+        all = Mul(product z);
+    }
+}
+
+impl Chain {
+    fn apply<T: Element>(self, of: &dyn Fn(usize) -> T) -> T {
+        let (args, links) = self.links();
+        let mut made = [T::zero(); MAX_ARGS];
+        for (i, &(work, from)) in links.iter().enumerate() {
+            made[i] = work.apply(|arg| match from[arg] {
+                operand if operand < args => of(operand),
+                result => made[result - args],
+            });
+        }
+        made[links.len() - 1]
+    }
+
+    /// Its operands, if the first of the drafts are its operations and nobody else needs what they make in
+    /// between.
+    fn operands(self, drafts: &[Draft], inner: impl Fn(Name) -> bool) -> Option<Vec<Name>> {
+        let (args, links) = self.links();
+        let drafts = drafts.get(..links.len())?;
+        let mut names = vec![None; args];
+        names.extend(drafts.iter().map(|d| Some(d.to)));
+        for (&(work, of), draft) in links.iter().zip(drafts) {
+            if draft.work != work {
+                return None;
+            }
+            for (&i, &arg) in of.iter().zip(&draft.args) {
+                if *names[i].get_or_insert(arg) != arg {
+                    return None;
+                }
+            }
+        }
+        let (_, between) = drafts.split_last()?;
+        let own = |d: &Draft| inner(d.to);
+        names.truncate(args);
+        between.iter().all(own).then(|| names.into_iter().flatten().collect())
     }
 }
 
@@ -226,7 +390,7 @@ impl Work {
 struct Call {
     work: Work,
     to: Operand,
-    args: [Operand; 4],
+    args: [Operand; MAX_ARGS],
 }
 
 /// A node, or the old or new value in a slot.
@@ -300,6 +464,33 @@ impl Run {
         self.drafts.iter().any(|d| d.args.contains(&Name::Node(n)))
     }
 
+    /// Makes chains of operations. Those of a single value wait for each other either way.
+    fn chain(&mut self, temporary: &[bool]) {
+        if matches!(self.shape, Shape::Scalar | Shape::Matrix) {
+            return;
+        }
+        let uses = |drafts: &[Draft], name| {
+            drafts.iter().flat_map(|d| &d.args).filter(|&&a| a == name).count()
+        };
+        let mut i = 0;
+        while i < self.drafts.len() {
+            let found = Chain::ALL.iter().find_map(|&chain| {
+                let n = chain.links().1.len();
+                let inner = |name| {
+                    matches!(name, Name::Node(n) if temporary[n])
+                        && uses(&self.drafts, name) == uses(&self.drafts[i..i + n], name)
+                };
+                Some((chain, n, chain.operands(&self.drafts[i..], inner)?))
+            });
+            if let Some((chain, n, args)) = found {
+                let to = self.drafts[i + n - 1].to;
+                let draft = Draft { work: Work::Chain(chain), to, args };
+                self.drafts.splice(i..i + n, [draft]);
+            }
+            i += 1;
+        }
+    }
+
     /// Finds out where everything lies. Values without a place get one in the scratch memory, which
     /// is free again after their last use; returns how many there are at a time.
     fn place(&mut self, plan: &Plan, places: &Places) -> usize {
@@ -332,7 +523,7 @@ impl Run {
                 }
             };
             let none = Operand { memory: Memory::Host, at: 0, moves: Moves::Not };
-            let mut args = [none; 4];
+            let mut args = [none; MAX_ARGS];
             for (arg, &name) in args.iter_mut().zip(&draft.args) {
                 *arg = find(&scratch, name);
             }
@@ -478,6 +669,11 @@ impl Settling {
 
         let temporary = temporary(plan, &settles, &local);
         let places = Places::new(plan, dims, lanes, &temporary);
+        let runs = settles.iter_mut().flat_map(|s| &mut s.0).filter_map(|stage| match stage {
+            Stage::Run(run) => Some(run),
+            Stage::Reduce(_) => None,
+        });
+        runs.chain(local.iter_mut().flatten()).for_each(|run| run.chain(&temporary));
         let mut scratch = 0;
         for run in local.iter_mut().flatten() {
             scratch = scratch.max(run.place(plan, &places));
@@ -724,6 +920,11 @@ impl<T: Element> Table<'_, T> {
                     let vector = |[a, b, x, y]: [V; 4]| V::select_less(a, b, x, y);
                     each_value::<V, 4>(to, n, args, one, vector);
                 }
+                // None is made.
+                Work::Chain(_) if cfg!(gradstep_compact) => {}
+                Work::Chain(chain) => {
+                    chain.each_value::<V>(to, n, std::array::from_fn(arg));
+                }
             }
         }
     }
@@ -787,30 +988,41 @@ unsafe fn each_value<V: Simd, const N: usize>(
 ) {
     // SAFETY: the caller's contract.
     unsafe {
-        let mut i = 0;
-        if n >= V::T::LANES && !cfg!(gradstep_compact) {
-            // What is the same for all is read once.
-            let mut values = [V::splat(*args[0].from); N];
-            for (value, arg) in values.iter_mut().zip(&args) {
-                *value = V::splat(*arg.from);
-            }
-            while i + V::T::LANES <= n {
+        if cfg!(gradstep_compact) {
+            for i in 0..n {
+                let mut values = [*args[0].from; N];
                 for (value, arg) in values.iter_mut().zip(&args) {
-                    if arg.step == 1 {
-                        *value = V::load(arg.from.wrapping_add(i));
-                    }
+                    *value = *arg.from.wrapping_add(i * arg.step);
                 }
-                vector(values).store(to.wrapping_add(i));
-                i += V::T::LANES;
+                to.wrapping_add(i).write(one(values));
             }
+            return;
         }
+        // What is the same for all is read once.
+        let mut values = [V::splat(*args[0].from); N];
+        for (value, arg) in values.iter_mut().zip(&args) {
+            *value = V::splat(*arg.from);
+        }
+        let mut i = 0;
         while i < n {
-            let mut values = [*args[0].from; N];
+            // One call of `vector` for whole ones and the rest: twice, it would not be inlined.
+            let rest = n - i;
             for (value, arg) in values.iter_mut().zip(&args) {
-                *value = *arg.from.wrapping_add(i * arg.step);
+                let from = arg.from.wrapping_add(i);
+                match arg.step {
+                    0 => {}
+                    _ if rest >= V::T::LANES => *value = V::load(from),
+                    _ => *value = V::load_lanes(from, V::mask(rest)),
+                }
             }
-            to.wrapping_add(i).write(one(values));
-            i += 1;
+            let to = to.wrapping_add(i);
+            let made = vector(values);
+            if rest >= V::T::LANES {
+                made.store(to);
+            } else {
+                made.store_lanes(to, V::mask(rest));
+            }
+            i += V::T::LANES;
         }
     }
 }

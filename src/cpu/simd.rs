@@ -18,6 +18,8 @@ pub trait Simd: Copy + 'static {
     type T: Element;
     /// Which lanes: the first ones.
     type Mask: Copy;
+    /// Whether the values of narrow rows lie there for each of their elements, or once for each row.
+    const WRITTEN_OUT: bool = true;
 
     unsafe fn load(from: *const Self::T) -> Self;
     unsafe fn store(self, to: *mut Self::T);
@@ -45,11 +47,20 @@ pub trait Simd: Copy + 'static {
     unsafe fn or(self, mask: Self::Mask, other: Self) -> Self;
     /// Combines the lanes: each with the one half the lanes further on, until one is left.
     unsafe fn fold(self, kind: Reduction) -> Self::T;
-    /// Writes each of a vector's numbers `cols` times, one after the other. There are 2 to 8 columns.
-    unsafe fn repeat(from: *const Self::T, cols: usize, to: *mut Self::T);
+    /// [`fold`](Self::fold) of four vectors, whose values go side by side.
+    unsafe fn fold_four(of: [Self; 4], kind: Reduction, to: *mut Self::T);
     /// Combines each of as many rows as a vector has lanes, from its first element to its last. They are
-    /// 2 to 8 elements each and lie one after the other, with room for a vector behind them.
+    /// 2 to [`SHORT`] elements each and lie one after the other, with room for a vector behind them.
     unsafe fn join_rows(kind: Reduction, from: *const Self::T, cols: usize) -> Self;
+
+    /// The row values of the vector that begins `at` elements behind the first of narrow rows. `spreads` says
+    /// where they are, if they are not written out.
+    #[inline(always)]
+    unsafe fn row_values(from: *const Self::T, at: usize, spreads: *const Spread) -> Self {
+        let _ = spreads;
+        // SAFETY: the trait's contract.
+        unsafe { Self::load(from.wrapping_add(at)) }
+    }
 
     /// The first `n` lanes, and `rest` in the others.
     #[inline(always)]
@@ -61,6 +72,28 @@ pub trait Simd: Copy + 'static {
         lanes[n..].fill(rest);
         // SAFETY: as above.
         unsafe { Self::load(lanes.as_ptr()) }
+    }
+}
+
+/// Which row values the lanes of a vector of narrow rows take: for each half of them, some of eight that lie side
+/// by side.
+#[derive(Clone, Copy, Debug)]
+pub struct Spread {
+    lanes: [i32; 16],
+    first: [usize; 2],
+}
+
+impl Spread {
+    /// For the vector that begins `at` elements behind the first of rows of `cols` elements, 2 at least.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "numbers of lanes"
+    )]
+    pub(super) fn of(at: usize, cols: usize) -> Self {
+        let first = [at / cols, (at + 8) / cols];
+        let lanes = std::array::from_fn(|i| ((at + i) / cols - first[i / 8]) as i32);
+        Self { lanes, first }
     }
 }
 
@@ -116,6 +149,21 @@ unsafe fn or_some<V: Simd<Mask = usize>>(v: V, n: usize, other: V) -> V {
     }
 }
 
+/// [`Simd::fold_four`] where it helps nothing that they are four.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+unsafe fn fold_apart<V: Simd>([a, b, c, d]: [V; 4], kind: Reduction, to: *mut V::T) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        to.cast::<[V::T; 4]>().write([a.fold(kind), b.fold(kind), c.fold(kind), d.fold(kind)]);
+    }
+}
+
+/// Elements of the longest rows for which there is code of each length.
+pub(super) const SHORT: usize = 8;
+
 /// Calls a function of a row's length, which the compiler then knows.
 macro_rules! of_length {
     ($cols:expr, $name:ident<$t:ty>($($arg:expr),*)) => {
@@ -132,7 +180,7 @@ macro_rules! of_length {
     };
 }
 
-/// [`Simd::repeat`] for fewer or more numbers.
+/// Writes each number `cols` times, 2 to [`SHORT`], one after the other.
 #[inline(always)]
 pub(super) fn repeat_each<T: Element>(from: &[T], cols: usize, to: &mut [T]) {
     #[inline(always)]
@@ -180,22 +228,6 @@ pub(super) fn join_each<T: Element>(kind: Reduction, from: &[T], cols: usize, to
         Reduction::Mean => of_length!(cols, of<T>(Reduction::Mean, from, to)),
         Reduction::Max => of_length!(cols, of<T>(Reduction::Max, from, to)),
     }
-}
-
-/// [`Simd::repeat`] where no instruction helps.
-///
-/// # Safety
-/// As for [`Simd`].
-#[inline(always)]
-unsafe fn repeat_lanes<T: Element>(from: *const T, cols: usize, to: *mut T) {
-    // SAFETY: the caller's contract: a vector, and a vector for each column.
-    let (from, to) = unsafe {
-        (
-            std::slice::from_raw_parts(from, T::LANES),
-            std::slice::from_raw_parts_mut(to, T::LANES * cols),
-        )
-    };
-    repeat_each(from, cols, to);
 }
 
 /// [`Simd::join_rows`] where no instruction helps.
@@ -322,15 +354,15 @@ impl<T: Element, const N: usize> Simd for Portable<T, N> {
     }
 
     #[inline(always)]
-    unsafe fn repeat(from: *const T, cols: usize, to: *mut T) {
-        // SAFETY: the trait's contract.
-        unsafe { repeat_lanes(from, cols, to) }
-    }
-
-    #[inline(always)]
     unsafe fn join_rows(kind: Reduction, from: *const T, cols: usize) -> Self {
         // SAFETY: the trait's contract.
         unsafe { join_lanes(kind, from, cols) }
+    }
+
+    #[inline(always)]
+    unsafe fn fold_four(of: [Self; 4], kind: Reduction, to: *mut T) {
+        // SAFETY: the trait's contract.
+        unsafe { fold_apart(of, kind, to) }
     }
 
     #[inline(always)]
@@ -354,7 +386,7 @@ impl<T: Element, const N: usize> Simd for Portable<T, N> {
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[cfg_attr(not(feature = "f64"), allow(dead_code, reason = "functions of its vectors"))]
 pub(super) mod x86 {
-    use super::{Simd, join_lanes, load_some, or_some, repeat_lanes, store_some};
+    use super::{Simd, Spread, fold_apart, join_lanes, load_some, or_some, store_some};
     use crate::value::Reduction;
     use std::arch::x86_64::*;
 
@@ -363,9 +395,10 @@ pub(super) mod x86 {
         (
             $(#[$doc:meta])* $name:ident = [$register:ty; $count:literal] ($($i:literal)*) of $width:literal $t:ty,
             $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident $div:ident
-            $min:ident $max:ident $sqrt:ident $xor:ident $andnot:ident, $select:ident $fold:ident,
+            $min:ident $max:ident $sqrt:ident $xor:ident $andnot:ident,
+            $select:ident $fold:ident $fold_four:ident,
             $mask:ident $to_mask:ident $load_lanes:ident $store_lanes:ident $or:ident,
-            $repeat:ident $join_rows:ident
+            $join_rows:ident $(, $row_values:ident)?
         ) => {
             $(#[$doc])*
             #[derive(Clone, Copy, Debug)]
@@ -456,9 +489,20 @@ pub(super) mod x86 {
                     unsafe { $fold(self.0, kind) }
                 }
                 #[inline(always)]
-                unsafe fn repeat(from: *const $t, cols: usize, to: *mut $t) {
-                    unsafe { $repeat(from, cols, to) }
+                unsafe fn fold_four(of: [Self; 4], kind: Reduction, to: *mut $t) {
+                    unsafe { $fold_four(of, kind, to) }
                 }
+                $(
+                    const WRITTEN_OUT: bool = false;
+                    #[inline(always)]
+                    unsafe fn row_values(
+                        from: *const $t,
+                        at: usize,
+                        spreads: *const Spread,
+                    ) -> Self {
+                        unsafe { $row_values(from, at, spreads) }
+                    }
+                )?
                 #[inline(always)]
                 unsafe fn join_rows(kind: Reduction, from: *const $t, cols: usize) -> Self {
                     unsafe { $join_rows(kind, from, cols) }
@@ -543,6 +587,67 @@ pub(super) mod x86 {
     unsafe fn fold_ps512([v]: [__m512; 1], kind: Reduction) -> f32 {
         // SAFETY: the caller vouches for AVX-512.
         unsafe { fold_ps256([_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)], kind) }
+    }
+
+    /// Four times the halves of one register's lanes, then of two, and so on: what is left of each goes
+    /// together.
+    #[inline(always)]
+    unsafe fn fold_four_ps512([a, b, c, d]: [Avx512F32; 4], kind: Reduction, to: *mut f32) {
+        // SAFETY: the caller vouches for AVX-512 and the memory.
+        unsafe {
+            // A function: closures are not inlined into kernels.
+            #[inline(always)]
+            unsafe fn halves<const LOW: i32, const HIGH: i32>(
+                kind: Reduction,
+                a: __m512,
+                b: __m512,
+            ) -> __m512 {
+                // SAFETY: the caller's contract.
+                unsafe {
+                    let low = _mm512_shuffle_f32x4::<LOW>(a, b);
+                    let high = _mm512_shuffle_f32x4::<HIGH>(a, b);
+                    join!(kind, _mm512_add_ps, _mm512_max_ps, low, high)
+                }
+            }
+            let ab = halves::<0x44, 0xee>(kind, a.0[0], b.0[0]);
+            let cd = halves::<0x44, 0xee>(kind, c.0[0], d.0[0]);
+            let v = halves::<0x88, 0xdd>(kind, ab, cd);
+            let v = join!(kind, _mm512_add_ps, _mm512_max_ps, v, _mm512_permute_ps::<0x4e>(v));
+            let v = join!(kind, _mm512_add_ps, _mm512_max_ps, v, _mm512_permute_ps::<0xb1>(v));
+            let first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+            _mm_storeu_ps(to, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, v)));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn fold_four_ps256([a, b, c, d]: [Avx2F32; 4], kind: Reduction, to: *mut f32) {
+        // SAFETY: the caller vouches for AVX2 and the memory.
+        unsafe {
+            #[inline(always)]
+            unsafe fn halves<const LOW: i32, const HIGH: i32>(
+                kind: Reduction,
+                a: __m256,
+                b: __m256,
+            ) -> __m256 {
+                // SAFETY: the caller's contract.
+                unsafe {
+                    let low = _mm256_permute2f128_ps::<LOW>(a, b);
+                    let high = _mm256_permute2f128_ps::<HIGH>(a, b);
+                    join!(kind, _mm256_add_ps, _mm256_max_ps, low, high)
+                }
+            }
+            let a = join!(kind, _mm256_add_ps, _mm256_max_ps, a.0[0], a.0[1]);
+            let b = join!(kind, _mm256_add_ps, _mm256_max_ps, b.0[0], b.0[1]);
+            let c = join!(kind, _mm256_add_ps, _mm256_max_ps, c.0[0], c.0[1]);
+            let d = join!(kind, _mm256_add_ps, _mm256_max_ps, d.0[0], d.0[1]);
+            let (ab, cd) = (halves::<0x20, 0x31>(kind, a, b), halves::<0x20, 0x31>(kind, c, d));
+            let low = _mm256_shuffle_ps::<0x44>(ab, cd);
+            let high = _mm256_shuffle_ps::<0xee>(ab, cd);
+            let v = join!(kind, _mm256_add_ps, _mm256_max_ps, low, high);
+            let v = join!(kind, _mm256_add_ps, _mm256_max_ps, v, _mm256_permute_ps::<0xb1>(v));
+            let first = _mm256_setr_epi32(0, 4, 2, 6, 0, 0, 0, 0);
+            _mm_storeu_ps(to, _mm256_castps256_ps128(_mm256_permutevar8x32_ps(v, first)));
+        }
     }
 
     #[inline(always)]
@@ -696,49 +801,18 @@ pub(super) mod x86 {
         _mm256_maskload_pd store_some_pd256 _mm256_blendv_pd _mm256_castsi256_pd
     );
 
-    /// For each number of columns, which of eight row values the lanes of each register take.
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_possible_wrap,
-        reason = "numbers of rows, below 8"
-    )]
-    const REPEATED: [[[i32; 8]; 8]; 9] = {
-        let mut all = [[[0; 8]; 8]; 9];
-        let mut cols = 1;
-        while cols <= 8 {
-            let mut i = 0;
-            while i < 8 * cols {
-                all[cols][i / 8][i % 8] = (i / cols) as i32;
-                i += 1;
-            }
-            cols += 1;
-        }
-        all
-    };
-
     #[inline(always)]
-    unsafe fn repeat_ps256(from: *const f32, cols: usize, to: *mut f32) {
-        if cols == 8 {
-            for row in 0..16 {
-                // SAFETY: the caller vouches for AVX2 and the memory.
-                unsafe {
-                    let value = _mm256_broadcast_ss(&*from.wrapping_add(row));
-                    _mm256_storeu_ps(to.wrapping_add(8 * row), value);
-                }
-            }
-            return;
-        }
-        let lanes = &REPEATED[cols % 9];
-        for eight in [0, 8] {
-            // SAFETY: the caller vouches for AVX2 and the memory.
-            unsafe {
-                let rows = _mm256_loadu_ps(from.wrapping_add(eight));
-                let to = to.wrapping_add(eight * cols);
-                for (i, lanes) in lanes[..cols].iter().enumerate() {
-                    let lanes = _mm256_loadu_si256(lanes.as_ptr().cast());
-                    _mm256_storeu_ps(to.wrapping_add(8 * i), _mm256_permutevar8x32_ps(rows, lanes));
-                }
-            }
+    unsafe fn row_values_ps256(from: *const f32, at: usize, spreads: *const Spread) -> Avx2F32 {
+        // SAFETY: the caller vouches for AVX2 and the memory.
+        unsafe {
+            let Spread { lanes, first } = &*spreads.wrapping_add(at / 16);
+            let low = _mm256_loadu_ps(from.wrapping_add(first[0]));
+            let high = _mm256_loadu_ps(from.wrapping_add(first[1]));
+            let lanes = lanes.as_ptr();
+            Avx2F32([
+                _mm256_permutevar8x32_ps(low, _mm256_loadu_si256(lanes.cast())),
+                _mm256_permutevar8x32_ps(high, _mm256_loadu_si256(lanes.wrapping_add(8).cast())),
+            ])
         }
     }
 
@@ -858,24 +932,26 @@ pub(super) mod x86 {
         /// 16 × `f32` in four SSE2 registers.
         Sse2F32 = [__m128; 4] (0 1 2 3) of 4 f32,
         _mm_loadu_ps _mm_storeu_ps _mm_set1_ps _mm_add_ps _mm_sub_ps _mm_mul_ps _mm_div_ps
-        _mm_min_ps _mm_max_ps _mm_sqrt_ps _mm_xor_ps _mm_andnot_ps, select_ps fold_ps128,
-        usize count load_some store_some or_some, repeat_lanes join_lanes
+        _mm_min_ps _mm_max_ps _mm_sqrt_ps _mm_xor_ps _mm_andnot_ps,
+        select_ps fold_ps128 fold_apart,
+        usize count load_some store_some or_some, join_lanes
     );
     #[cfg(feature = "f64")]
     vector!(
         /// 8 × `f64` in four SSE2 registers.
         Sse2F64 = [__m128d; 4] (0 1 2 3) of 2 f64,
         _mm_loadu_pd _mm_storeu_pd _mm_set1_pd _mm_add_pd _mm_sub_pd _mm_mul_pd _mm_div_pd
-        _mm_min_pd _mm_max_pd _mm_sqrt_pd _mm_xor_pd _mm_andnot_pd, select_pd fold_pd128,
-        usize count load_some store_some or_some, repeat_lanes join_lanes
+        _mm_min_pd _mm_max_pd _mm_sqrt_pd _mm_xor_pd _mm_andnot_pd,
+        select_pd fold_pd128 fold_apart,
+        usize count load_some store_some or_some, join_lanes
     );
     vector!(
         /// 16 × `f32` in two AVX registers.
         Avx2F32 = [__m256; 2] (0 1) of 8 f32,
         _mm256_loadu_ps _mm256_storeu_ps _mm256_set1_ps _mm256_add_ps _mm256_sub_ps _mm256_mul_ps
         _mm256_div_ps _mm256_min_ps _mm256_max_ps _mm256_sqrt_ps _mm256_xor_ps _mm256_andnot_ps,
-        select_ps256 fold_ps256,
-        usize count load_ps256 store_ps256 or_ps256, repeat_ps256 join_rows_ps256
+        select_ps256 fold_ps256 fold_four_ps256,
+        usize count load_ps256 store_ps256 or_ps256, join_rows_ps256, row_values_ps256
     );
     #[cfg(feature = "f64")]
     vector!(
@@ -883,15 +959,15 @@ pub(super) mod x86 {
         Avx2F64 = [__m256d; 2] (0 1) of 4 f64,
         _mm256_loadu_pd _mm256_storeu_pd _mm256_set1_pd _mm256_add_pd _mm256_sub_pd _mm256_mul_pd
         _mm256_div_pd _mm256_min_pd _mm256_max_pd _mm256_sqrt_pd _mm256_xor_pd _mm256_andnot_pd,
-        select_pd256 fold_pd256,
-        usize count load_pd256 store_pd256 or_pd256, repeat_lanes join_lanes
+        select_pd256 fold_pd256 fold_apart,
+        usize count load_pd256 store_pd256 or_pd256, join_lanes
     );
     vector!(
         /// 16 × `f32` in one AVX-512 register.
         Avx512F32 = [__m512; 1] (0) of 16 f32,
         _mm512_loadu_ps _mm512_storeu_ps _mm512_set1_ps _mm512_add_ps _mm512_sub_ps _mm512_mul_ps
         _mm512_div_ps _mm512_min_ps _mm512_max_ps _mm512_sqrt_ps _mm512_xor_ps _mm512_andnot_ps,
-        select_ps512 fold_ps512,
-        __mmask16 first_lanes load_ps512 store_ps512 or_ps512, repeat_lanes join_lanes
+        select_ps512 fold_ps512 fold_four_ps512,
+        __mmask16 first_lanes load_ps512 store_ps512 or_ps512, join_lanes
     );
 }

@@ -1,6 +1,6 @@
 //! Equal bits for any number of threads and on every instruction set.
 
-use gradstep::{Cpu, Isa};
+use gradstep::{Cpu, Group, Isa, Missing, Setup};
 
 use crate::common::run::{Number, Problem, bits, narrow};
 use crate::common::table::*;
@@ -176,4 +176,51 @@ fn thin_matrices_of_f32_are_the_same_everywhere() {
 #[test]
 fn thin_matrices_of_f64_are_the_same_everywhere() {
     thin_matrices::<f64>("thin_matrices_of_f64_are_the_same_everywhere");
+}
+
+/// Several rows at a time in the nearer caches, one at a time where others have to come from the memory.
+#[test]
+fn a_matrix_beside_large_tensors_takes_the_steps_that_it_takes_alone() {
+    let test = "a_matrix_beside_large_tensors_takes_the_steps_that_it_takes_alone";
+    let shapes = [("a", vec![67, 200]), ("b", vec![9, 1025]), ("c", vec![2, 33, 70])];
+    for cpu in ways() {
+        for case in optimizers() {
+            let setup = Setup::new()
+                .tensors(shapes.clone())
+                .tensor("others", [1 << 21])
+                .group(Group::new("all", case.optimizer.clone()))
+                .missing(Missing::Skip);
+            let mut beside = setup.cpu::<f32>(&cpu).expect("a valid setup");
+            let problem = |(name, shape): &(&str, Vec<usize>)| Problem {
+                seed: seed_of(case.name),
+                name: format!("{} of {name}", case.name),
+                optimizer: case.optimizer.clone(),
+                tensor: Tensor { shape: shape.clone(), layout: gradstep::Layout::Auto },
+                values: Values::Normal,
+                steps: 2,
+                test,
+            };
+            let problems = shapes.each_ref().map(problem);
+            let mut alone = problems.each_ref().map(|p| p.prepare::<f32>(&cpu));
+            let mut params =
+                problems.each_ref().map(|p| [(); 2].map(|()| narrow::<f32>(&p.start())));
+            for t in 1..=2 {
+                let grads = problems.each_ref().map(|p| narrow::<f32>(&p.gradient(t)));
+                let mut step = beside.begin();
+                for (i, [p, q]) in params.iter_mut().enumerate() {
+                    alone[i].step(p.as_mut_slice(), &grads[i]).expect("a valid step");
+                    step.tensor(shapes[i].0, q.as_mut_slice(), &grads[i]).expect("it fits");
+                }
+                step.finish().expect("a valid step");
+            }
+            for (i, [p, q]) in params.iter().enumerate() {
+                assert_eq!(bits(p), bits(q), "{}: {cpu:?}", problems[i].name);
+                for (slot, _) in alone[i].slots().collect::<Vec<_>>() {
+                    let both = [alone[i].slot(slot), beside.slot(shapes[i].0, slot)];
+                    let [alone, beside] = both.map(|s| bits(&s.expect("a slot")));
+                    assert_eq!(alone, beside, "`{slot}` of {}: {cpu:?}", problems[i].name);
+                }
+            }
+        }
+    }
 }
