@@ -533,6 +533,15 @@ impl<T: Element> Program<T> {
         tables
     }
 
+    /// Column accumulators, of which each is what its reduction begins with.
+    fn accumulators(&self) -> Aligned<T> {
+        let mut acc = Aligned::filled((self.col_reductions.len() + 1) * self.step, T::zero());
+        for (&r, place) in self.col_reductions.iter().zip(1..) {
+            acc[place * self.step..][..self.step].fill(self.identity[r]);
+        }
+        acc
+    }
+
     fn workspace(&self) -> Workspace<T> {
         let (dims, room, narrow) = (self.dims, self.room, self.narrow);
         let spare = vec![T::zero(); dims.batch * self.places.stride];
@@ -566,7 +575,7 @@ impl<T: Element> Program<T> {
                 reduced: [[T::zero(); FOLD]; MAX_REDUCTIONS],
                 tail: self.tables(unused_cols),
                 staged: vec![T::zero(); (2 + MAX_FULL_SLOTS) * T::LANES],
-                acc: Aligned::filled((self.col_reductions.len() + 1) * self.step, T::zero()),
+                acc: self.accumulators(),
                 step: self.step,
                 _row_values: row_memory,
                 col_values,
@@ -953,15 +962,8 @@ impl<T: Element> Job<'_, T> {
                 Axis::Matrix | Axis::Tensor => unsafe {
                     *self.partials.0.add(sums.piece(s) + b) = identity;
                 },
-                Axis::Col => {
-                    // SAFETY: this segment's own accumulators.
-                    unsafe {
-                        let acc = acc_of(1 + self.place(sums.r));
-                        let len = if self.program.narrow { context.room } else { cols };
-                        let acc = std::slice::from_raw_parts_mut(acc, len);
-                        begin(self.program.cpu.isa, T::narrow(identity), acc);
-                    }
-                }
+                // Their accumulators are as they were made: whoever takes what is in them leaves them so.
+                Axis::Col => {}
             }
         }
 
@@ -1023,7 +1025,13 @@ impl<T: Element> Job<'_, T> {
                 for sums in self.sums().filter(|sums| sums.axis == Axis::Col) {
                     let from = acc_of(1 + self.place(sums.r));
                     // Of narrow rows as many as a tile has.
-                    let len = if self.program.narrow { context.room / cols * cols } else { cols };
+                    let len = if self.program.narrow {
+                        context.room / cols * cols
+                    } else if self.program.shallow {
+                        cols.next_multiple_of(T::LANES)
+                    } else {
+                        cols
+                    };
                     let isa = self.program.cpu.isa;
                     // SAFETY: this segment's own columns, piece and accumulators.
                     unsafe {
@@ -1138,7 +1146,7 @@ impl<T: Element> Job<'_, T> {
             self.ahead(run, at + len, len);
             kernel(tables, uniform, span, reduced);
             for sums in run.sums.iter().map(|&x| &self.program.sums[x]) {
-                let reduced = &reduced[sums.r][..n * groups];
+                let reduced = &mut reduced[sums.r][..n * groups];
                 if sums.by_row {
                     let to = self.table.at(sums.to).add(first);
                     let to = std::slice::from_raw_parts_mut(to, n * groups);
@@ -1270,6 +1278,11 @@ impl<T: Element> Job<'_, T> {
             let from = unsafe {
                 std::slice::from_raw_parts(self.table.at(read.from).add(first), rows.len())
             };
+            // Vectors look beyond the rows of the tile, but not into what other workers settle.
+            if looks_up::<T>(self.program.cpu.isa) && s.rows.1 - rows.end >= T::LANES {
+                context.uniform.rows[read.call] = from.as_ptr().cast_mut();
+                continue;
+            }
             // SAFETY: places have room for a vector more than a tile has elements.
             unsafe { expand(self.program.cpu.isa, from, cols, values) };
             context.uniform.rows[read.call] = values.as_mut_ptr();
@@ -1515,16 +1528,6 @@ macro_rules! in_wide_registers {
     }};
 }
 
-/// Sets accumulators to what a reduction begins with.
-#[inline(never)]
-fn begin<T: Element>(isa: Isa, with: T, to: &mut [T]) {
-    #[inline(always)]
-    fn anywhere<T: Element>(with: T, to: &mut [T]) {
-        to.fill(with);
-    }
-    in_wide_registers!(isa, anywhere<T>(with: T, to: &mut [T]));
-}
-
 /// Moves column sums from the element's precision to `f64`, where they join what is there, if something is.
 /// Those of narrow rows, of which many lie one after the other, first become one row, each half joining the
 /// other.
@@ -1557,30 +1560,38 @@ fn fold<T: Element>(isa: Isa, kind: Reduction, from: &mut [T], to: &mut [f64], m
 }
 
 /// Turns sums of `rows` elements in the element's precision, down columns or along rows, into what they
-/// are reduced to.
+/// are reduced to, and sets them to what a reduction begins with.
 #[inline(never)]
-fn complete<T: Element>(isa: Isa, kind: Reduction, from: &[T], rows: usize, to: &mut [T]) {
+fn complete<T: Element>(isa: Isa, kind: Reduction, from: &mut [T], rows: usize, to: &mut [T]) {
     #[inline(always)]
-    fn anywhere<T: Element>(kind: Reduction, from: &[T], rows: usize, to: &mut [T]) {
+    fn anywhere<T: Element>(kind: Reduction, from: &mut [T], rows: usize, to: &mut [T]) {
+        let none = T::narrow(identity(kind));
+        let (from, padding) = from.split_at_mut(to.len());
+        padding.fill(none);
         #[allow(clippy::cast_precision_loss, reason = "a count of elements")]
         let n = rows as f64;
         let short = T::narrow(n);
         match kind {
             // Of two `f32`, a quotient in `f64` rounded to `f32` is that in `f32`, which takes half the time.
             Reduction::Mean if rows > 1 && short.widen() == n => {
-                for (to, &sum) in to.iter_mut().zip(from) {
-                    *to = sum / short;
+                for (to, sum) in to.iter_mut().zip(from) {
+                    *to = *sum / short;
+                    *sum = none;
                 }
             }
             Reduction::Mean if rows > 1 => {
-                for (to, &sum) in to.iter_mut().zip(from) {
+                for (to, sum) in to.iter_mut().zip(from) {
                     *to = T::narrow(sum.widen() / n);
+                    *sum = none;
                 }
             }
-            _ => to.copy_from_slice(from),
+            _ => {
+                to.copy_from_slice(from);
+                from.fill(none);
+            }
         }
     }
-    in_wide_registers!(isa, anywhere<T>(kind: Reduction, from: &[T], rows: usize, to: &mut [T]));
+    in_wide_registers!(isa, anywhere<T>(kind: Reduction, from: &mut [T], rows: usize, to: &mut [T]));
 }
 
 /// Calls a function over vectors, those of AVX2 where it is there. No bit depends on it.
@@ -1601,6 +1612,16 @@ macro_rules! over_vectors {
         // SAFETY: the caller's contract.
         unsafe { $name::<$t, $t::Baseline>($($arg),*) }
     }};
+}
+
+/// Whether loops over narrow rows find row values where they are settled: not, where they must be written out.
+fn looks_up<T: Element>(isa: Isa) -> bool {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if isa >= Isa::Avx2 {
+        return !T::Avx2::WRITTEN_OUT && !cfg!(gradstep_compact);
+    }
+    let _ = isa;
+    !T::Baseline::WRITTEN_OUT && !cfg!(gradstep_compact)
 }
 
 /// Leaves the values of rows of `cols` elements as [`Simd::row_values`] finds them: written for all columns of
