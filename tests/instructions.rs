@@ -25,6 +25,8 @@ fn cases() -> Vec<(&'static str, Group, Vec<Vec<usize>>)> {
         ("adamw 20*768", Group::new("all", AdamW::default()), vec![vec![768]; 20]),
         ("adafactor 100x257", Group::new("all", Adafactor::default()), vec![vec![100, 257]]),
         ("sm3 1000x3", Group::new("all", Sm3::default()), vec![vec![1000, 3]]),
+        ("came 500x17", Group::new("all", Came::default()), vec![vec![500, 17]]),
+        ("came 4x5000", Group::new("all", Came::default()), vec![vec![4, 5000]]),
         // From beyond all caches.
         ("adamw 1600x1000", Group::new("all", AdamW::default()), vec![vec![1600, 1000]]),
         ("came 200000x8", Group::new("all", Came::default()), vec![vec![200_000, 8]]),
