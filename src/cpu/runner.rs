@@ -1270,22 +1270,24 @@ impl<T: Element> Job<'_, T> {
         let run = &self.program.levels[k];
         let cols = self.program.dims.cols;
         let first = b * self.program.dims.rows + rows.start;
+        // Vectors look beyond the rows of the tile, but not into what other workers settle.
+        let where_settled = looks_up::<T>(self.program.cpu.isa) && s.rows.1 - rows.end >= T::LANES;
+        let own = context.uniform.row_values;
         for read in &run.rows {
-            let values = context.uniform.row_values.wrapping_add(read.place * context.room);
-            // SAFETY: each place has `room` elements.
-            let values = unsafe { std::slice::from_raw_parts_mut(values, context.room) };
-            // SAFETY: settled before; one value per row.
-            let from = unsafe {
-                std::slice::from_raw_parts(self.table.at(read.from).add(first), rows.len())
-            };
-            // Vectors look beyond the rows of the tile, but not into what other workers settle.
-            if looks_up::<T>(self.program.cpu.isa) && s.rows.1 - rows.end >= T::LANES {
-                context.uniform.rows[read.call] = from.as_ptr().cast_mut();
+            let from = self.table.at(read.from).wrapping_add(first);
+            if where_settled {
+                context.uniform.rows[read.call] = from;
                 continue;
             }
-            // SAFETY: places have room for a vector more than a tile has elements.
-            unsafe { expand(self.program.cpu.isa, from, cols, values) };
-            context.uniform.rows[read.call] = values.as_mut_ptr();
+            let values = own.wrapping_add(read.place * context.room);
+            context.uniform.rows[read.call] = values;
+            // SAFETY: settled before, one value per row; each place has `room` elements, a vector more than a
+            // tile.
+            unsafe {
+                let from = std::slice::from_raw_parts(from, rows.len());
+                let values = std::slice::from_raw_parts_mut(values, context.room);
+                expand(self.program.cpu.isa, from, cols, values);
+            }
         }
         for &x in &run.sums {
             let (r, base) = (self.program.sums[x].r, context.uniform.operands);
@@ -1306,6 +1308,8 @@ impl<T: Element> Job<'_, T> {
             // SAFETY: the elements lie within the rows; the instruction set was checked.
             unsafe { (self.program.kernels[k].narrow)(tables, uniform, span, reduced) };
         }
+        // Between tiles nothing points to memory that is not the context's own, whatever a definition reads.
+        run.rows.iter().for_each(|read| context.uniform.rows[read.call] = own);
         for &x in &run.sums {
             let sums = &self.program.sums[x];
             // SAFETY: these rows' and this segment's own places.

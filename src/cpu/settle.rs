@@ -1027,34 +1027,40 @@ unsafe fn each_value<V: Simd, const N: usize>(
     }
 }
 
-/// A sum or a maximum in progress: eight side by side, because the rounding errors of a long sum in
-/// sequence show in `f64`.
-pub(crate) struct Acc([f64; 8], Reduction);
+/// A sum or a maximum in progress: sixteen side by side, because the rounding errors of a long sum in
+/// sequence show in `f64`, and each addition waits for the one before.
+pub(crate) struct Acc([[f64; 8]; 2], Reduction);
 
 impl Acc {
     #[inline(always)]
     pub(crate) fn new(kind: Reduction) -> Self {
-        Self([identity(kind); 8], kind)
+        Self([[identity(kind); 8]; 2], kind)
     }
 
-    /// Element i goes to sum i mod 8.
+    /// Element i goes to sum i mod 16.
     #[inline(always)]
     pub(crate) fn add<T: Element>(&mut self, values: &[T]) {
-        let (whole, rest) = values.as_chunks::<8>();
+        let Self([mut first, mut second], kind) = *self;
+        let (whole, rest) = values.as_chunks::<16>();
         for values in whole {
-            for (sum, x) in self.0.iter_mut().zip(values) {
-                *sum = join(self.1, *sum, x.widen());
+            for i in 0..8 {
+                first[i] = join(kind, first[i], values[i].widen());
+            }
+            for i in 0..8 {
+                second[i] = join(kind, second[i], values[8 + i].widen());
             }
         }
-        for (sum, x) in self.0.iter_mut().zip(rest) {
-            *sum = join(self.1, *sum, x.widen());
+        for (sum, x) in first.iter_mut().chain(&mut second).zip(rest) {
+            *sum = join(kind, *sum, x.widen());
         }
+        self.0 = [first, second];
     }
 
     #[inline(always)]
     pub(crate) fn total(&self) -> f64 {
-        let [a, b, c, d, e, f, g, h] = self.0;
         let join = |a, b| join(self.1, a, b);
+        let [first, second] = self.0;
+        let [a, b, c, d, e, f, g, h] = std::array::from_fn(|i| join(first[i], second[i]));
         join(join(join(a, b), join(c, d)), join(join(e, f), join(g, h)))
     }
 
