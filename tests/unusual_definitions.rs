@@ -327,9 +327,9 @@ definition!(TwoFaced, Levels::factored(2, 2).with_lines(2, 2), |s| {
 #[test]
 fn a_definition_that_changes_its_mind_touches_nothing_but_its_own() {
     let sizes: &[[usize; 2]] = if cfg!(miri) {
-        &[[3, 19], [1, 16], [17, 1]]
+        &[[3, 19], [1, 16], [17, 1], [3, 40]]
     } else {
-        &[[3, 19], [1, 16], [17, 1], [70, 33], [1, 1]]
+        &[[3, 19], [1, 16], [17, 1], [70, 33], [1, 1], [3, 300]]
     };
     for &[n, m] in sizes {
         for layout in [Layout::LastTwo, Layout::Vector] {
@@ -360,4 +360,72 @@ fn a_panic_in_a_definition_leaves_the_step_usable() {
     FACE.set(0);
     step.step(&mut w, &[1.0; 15]).expect("a step");
     assert_eq!(w, vec![-2.0; 15], "as the text says");
+}
+
+// The new values of columns wait for nothing but their sums; what waits for all sums reads the old ones.
+definition!(OldColumnsLast, Levels::factored(2, 2), |s| {
+    let g = s.grad();
+    let c = s.cols("c");
+    let late = c.old() * g.tensor_mean();
+    let new = c.set(c.old() + g.col_mean());
+    s.set_param(s.param() - (late + new));
+});
+
+#[test]
+fn old_values_of_columns_are_read_before_they_are_gone() {
+    // Of few long rows, and of many, which are gone over otherwise.
+    for rows in [1, 2, 3, 64, 65] {
+        let cols = 5000;
+        let g: Vec<f64> =
+            (0..rows * cols).map(|i| f64::from(u8::try_from(i % 7).expect("small"))).collect();
+        let mean = g.iter().sum::<f64>() / (rows * cols) as f64;
+        let mut step = prepare(OldColumnsLast, &[rows, cols]);
+        let (mut w, mut expected) = (vec![0.0; rows * cols], vec![0.0; rows * cols]);
+        let mut old = vec![0.0; cols];
+        for _ in 0..3 {
+            step.step(&mut w, &g).expect("a step");
+            for (j, old) in old.iter_mut().enumerate() {
+                let sum: f64 = (0..rows).map(|i| g[i * cols + j]).sum();
+                let new = *old + sum / rows as f64;
+                (0..rows).for_each(|i| expected[i * cols + j] -= *old * mean + new);
+                *old = new;
+            }
+        }
+        for (i, (w, expected)) in w.iter().zip(&expected).enumerate() {
+            assert!(
+                (w - expected).abs() < 1e-12 * expected.abs().max(1.0),
+                "{rows} rows, {i}: {w} {expected}"
+            );
+        }
+    }
+}
+
+// Operations that read twice what the one before made.
+definition!(OwnSquares, Levels::factored(2, 2), |s| {
+    let (r, c) = (s.grad().square().row_mean(), s.grad().square().col_mean());
+    let [r_norm, c_norm] = [r.rsqrt(), c.rsqrt()];
+    let [r_square, c_square] = [r * r, c * c];
+    let of_r = r_norm * r_norm + r_square * r_square;
+    s.set_param(s.param() - of_r - (c_norm * c_norm + c_square * c_square));
+});
+
+#[test]
+fn small_values_may_be_multiplied_by_themselves() {
+    for [rows, cols] in [[1, 300], [3, 300], [70, 40], [300, 3], [300, 1]] {
+        let g: Vec<f64> = (0..rows * cols)
+            .map(|i| f64::from(u8::try_from(i % 5).expect("small")) / 4.0 + 0.5)
+            .collect();
+        let mut w = vec![0.0; rows * cols];
+        prepare(OwnSquares, &[rows, cols]).step(&mut w, &g).expect("a step");
+        let of = |squares: f64, n: usize| {
+            let x = squares / n as f64;
+            1.0 / x + x.powi(4)
+        };
+        for (i, w) in w.iter().enumerate() {
+            let (row, col) = (i / cols, i % cols);
+            let r = of((0..cols).map(|j| g[row * cols + j].powi(2)).sum(), cols);
+            let c = of((0..rows).map(|k| g[k * cols + col].powi(2)).sum(), rows);
+            assert!((w + r + c).abs() < 1e-12 * (r + c), "{rows}x{cols}, {i}: {w} {r} {c}");
+        }
+    }
 }

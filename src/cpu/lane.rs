@@ -964,6 +964,8 @@ pub(crate) struct LevelKernel<T: Lanes> {
     pub(crate) one: Kernel<T>,
     /// Over many narrow rows, and as well over one.
     pub(crate) narrow: Kernel<T>,
+    /// Over two rows together, where there are such loops.
+    pub(crate) pair: Option<Kernel<T>>,
     /// Over this many rows together.
     pub(crate) together: Kernel<T>,
     pub(crate) rows: usize,
@@ -971,7 +973,16 @@ pub(crate) struct LevelKernel<T: Lanes> {
 
 impl<T: Lanes> LevelKernel<T> {
     const fn single(one: Kernel<T>) -> Self {
-        Self { one, narrow: one, together: one, rows: 1 }
+        Self { one, narrow: one, pair: None, together: one, rows: 1 }
+    }
+
+    /// The loop over `rows` rows.
+    pub(crate) fn of(&self, rows: usize) -> Kernel<T> {
+        match (rows, self.pair) {
+            (1, _) => self.one,
+            (2, Some(pair)) => pair,
+            _ => self.together,
+        }
     }
 }
 
@@ -1037,7 +1048,7 @@ impl<D: Definition, T: Element, const LEVEL: u8, const KIND: u8> At<D, T, LEVEL,
             let one = LevelKernel::single(avx2::kernel::<D, Narrow<T::Avx2>, LEVEL, KIND>);
             if T::WIDE {
                 let together = avx2_pair::kernel::<D, Pair<T::Avx2>, LEVEL, KIND>;
-                LevelKernel { together, rows: 2, ..one }
+                LevelKernel { pair: Some(together), together, rows: 2, ..one }
             } else {
                 one
             }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Threads;
 use super::lane::{self, LevelKernel, MAX_ROWS, Reduced, Span, Tables, Uniform};
 use super::memory::{Aligned, PAGE, has_large_pages};
-use super::settle::{Places, Run, Settle, Settling, Table, count, identity, join};
+use super::settle::{Places, Run, STRETCH, Settle, Settling, Table, count, identity, join};
 use super::simd::{SHORT, Simd, Spread, join_each, repeat_each};
 use super::{
     AHEAD, APART, BLOCK, COLD, COLD_APART, Cpu, DISTANT, Element, FAR, FEWEST, FOLD, Isa, Lanes,
@@ -38,6 +38,7 @@ struct Segment {
 struct Sums {
     /// The reduction's number among the calls.
     r: usize,
+    node: NodeId,
     /// The place of its result.
     to: usize,
     axis: Axis,
@@ -248,6 +249,8 @@ pub(super) struct Program<T: Element> {
     places: Places,
     /// What happens to small values before each sweep, and after the last one.
     settles: Vec<Settle>,
+    /// For each sweep, what is settled after each piece of columns that are complete.
+    early: Vec<Option<Run>>,
     segments: Vec<Segment>,
     sums: Vec<Sums>,
     /// For each sweep, which of them are made in it, and which are finished after it.
@@ -366,7 +369,9 @@ impl<T: Element> Program<T> {
         };
         // The tracer has compared the number of levels with what is compiled.
         let kernels: Vec<_> = compiled.iter().flatten().map(|k| cpu.isa.kernel(k)).collect();
-        let Settling { places, settles, local, scratch } = Settling::new(&plan, dims, T::LANES);
+        let shallow = dims.kind == Kind::Matrix && !plan.fused && dims.rows <= FOLD;
+        let Settling { places, settles, local, early, scratch } =
+            Settling::new(&plan, dims, T::LANES, shallow);
         let by_rows = dims.kind == Kind::Matrix && plan.fused;
         let (segments, row_pieces, col_pieces) = segments(dims, by_rows, T::LANES);
 
@@ -391,7 +396,6 @@ impl<T: Element> Program<T> {
             level.local = local;
         }
 
-        let shallow = dims.kind == Kind::Matrix && !plan.fused && dims.rows <= FOLD;
         let (mut sums, mut partials) = (Vec::new(), 0);
         let mut identity = [T::zero(); MAX_REDUCTIONS];
         let mut seen = Vec::new();
@@ -425,7 +429,18 @@ impl<T: Element> Program<T> {
             levels[level].sums.push(sums.len());
             let to = places.node(node);
             let by_row = axis == Axis::Row && pieces == 1 && !shallow;
-            sums.push(Sums { r, to, axis, kind, level, by_row, at: partials, pieces, len: extent });
+            sums.push(Sums {
+                r,
+                node,
+                to,
+                axis,
+                kind,
+                level,
+                by_row,
+                at: partials,
+                pieces,
+                len: extent,
+            });
             partials += extent * pieces;
         }
         let of_sweep = |sweep: &crate::plan::Sweep| {
@@ -492,6 +507,7 @@ impl<T: Element> Program<T> {
             watch,
             places,
             settles,
+            early,
             segments,
             sums,
             made,
@@ -748,8 +764,19 @@ impl<T: Element> Runner<T> {
         for (i, sweep) in program.plan.sweeps.iter().enumerate() {
             let backwards = i % 2 == 1;
             let sums = &program.made[i];
-            let job =
-                Job { program, sweep, sums, backwards, hosts, tables, table, partials, conditions };
+            let early = program.early[i].as_ref();
+            let job = Job {
+                program,
+                sweep,
+                early,
+                sums,
+                backwards,
+                hosts,
+                tables,
+                table,
+                partials,
+                conditions,
+            };
             // SAFETY: no sweep is running; then segments are disjoint, each has its own context, and
             // all of them lie within the tensor.
             unsafe {
@@ -784,6 +811,7 @@ unsafe impl Sync for Partials {}
 struct Job<'a, T: Element> {
     program: &'a Program<T>,
     sweep: &'a crate::plan::Sweep,
+    early: Option<&'a Run>,
     sums: &'a [usize],
     /// Whether it begins with the last segment: every second sweep does, since the cache still has
     /// what the one before ended with. The order within segments, and of their sums, stays.
@@ -905,7 +933,7 @@ impl<T: Element> Job<'_, T> {
                     SHALLOWEST_PIECE
                 }
                 true if distant::<T>(program.dims) => SHALLOW_PIECE,
-                true => TILE.max(T::LANES),
+                true => STRETCH.min(TILE).max(T::LANES),
                 false => s.cols.1 - s.cols.0,
             };
             // No `step_by`, which divides: that takes as long as a short vector's loop.
@@ -1037,7 +1065,11 @@ impl<T: Element> Job<'_, T> {
                     unsafe {
                         let from = std::slice::from_raw_parts_mut(from, len);
                         if self.program.shallow {
-                            let to = self.table.at(sums.to).add(first_col);
+                            let given = self.early.and_then(|run| run.given(sums.node));
+                            let to = match given {
+                                Some(at) => context.scratch.as_mut_ptr().add(at),
+                                None => self.table.at(sums.to).add(first_col),
+                            };
                             let to = std::slice::from_raw_parts_mut(to, cols);
                             complete(isa, sums.kind, from, self.program.dims.rows, to);
                         } else {
@@ -1049,6 +1081,12 @@ impl<T: Element> Job<'_, T> {
                 }
                 folded = true;
             }
+        }
+        if let Some(early) = self.early {
+            let scratch = context.scratch.as_mut_ptr();
+            // SAFETY: these columns are this worker's own and complete; what they are given is in the scratch
+            // memory of the context, which has room for a piece.
+            unsafe { self.table.run(early, b, first_col..first_col + cols, scratch) };
         }
     }
 
@@ -1086,7 +1124,11 @@ impl<T: Element> Job<'_, T> {
         let mut i = rows.start;
         while i < rows.end {
             let left = rows.end - i;
-            let n = if together <= left { together } else { 1 };
+            let n = match self.program.kernels[k].pair {
+                _ if together <= left => together,
+                Some(_) if together > 2 && left > 1 => 2,
+                _ => 1,
+            };
             // SAFETY: the caller's contract.
             unsafe {
                 if plain {
@@ -1136,7 +1178,7 @@ impl<T: Element> Job<'_, T> {
             narrow,
         };
         let kernel = self.program.kernels[k];
-        let kernel = if n == 1 { kernel.one } else { kernel.together };
+        let kernel = kernel.of(n);
         // SAFETY: the caller's contract; the instruction set was checked.
         unsafe {
             self.give_rows(run, first, context);
@@ -1384,13 +1426,7 @@ impl<T: Element> Job<'_, T> {
         }
         if len >= T::LANES || self.program.dims.kind == Kind::Matrix {
             let kernel = self.program.kernels[k];
-            let kernel = if narrow {
-                kernel.narrow
-            } else if rows == 1 {
-                kernel.one
-            } else {
-                kernel.together
-            };
+            let kernel = if narrow { kernel.narrow } else { kernel.of(rows) };
             let (n, lanes, whole) = in_vectors::<T>(len);
             let span = Span { at, pitch, grad_pitch, col, n, lanes, whole, narrow, ..Span::once() };
             // SAFETY: the span lies within the rows; the instruction set was checked.
@@ -1576,14 +1612,22 @@ fn complete<T: Element>(isa: Isa, kind: Reduction, from: &mut [T], rows: usize, 
         let n = rows as f64;
         let short = T::narrow(n);
         match kind {
+            // The same bits, without the divider.
+            Reduction::Mean if rows.is_power_of_two() => {
+                let share = T::narrow(1.0 / n);
+                for (to, sum) in to.iter_mut().zip(from) {
+                    *to = *sum * share;
+                    *sum = none;
+                }
+            }
             // Of two `f32`, a quotient in `f64` rounded to `f32` is that in `f32`, which takes half the time.
-            Reduction::Mean if rows > 1 && short.widen() == n => {
+            Reduction::Mean if short.widen() == n => {
                 for (to, sum) in to.iter_mut().zip(from) {
                     *to = *sum / short;
                     *sum = none;
                 }
             }
-            Reduction::Mean if rows > 1 => {
+            Reduction::Mean => {
                 for (to, sum) in to.iter_mut().zip(from) {
                     *to = T::narrow(sum.widen() / n);
                     *sum = none;

@@ -14,7 +14,7 @@ use crate::trace::{Kind, NodeId, Op, SlotId};
 use crate::value::{Axis, Binary, Reduction, Shape, Unary};
 
 /// Values that go through all operations of a run together.
-const STRETCH: usize = 1024;
+pub(crate) const STRETCH: usize = 4096;
 
 /// Where the small values of a tensor lie: one array for each node and each slot, the same for all
 /// tensors of one definition and size.
@@ -30,8 +30,8 @@ pub(crate) struct Places {
 
 impl Places {
     /// `temporary`: nodes without a place.
-    fn new(plan: &Plan, dims: Dims, lanes: usize, temporary: &[bool]) -> Self {
-        let graph = &plan.graph;
+    fn new(order: &Order<'_>, dims: Dims, lanes: usize, temporary: &[bool]) -> Self {
+        let graph = &order.plan.graph;
         let mut this = Self {
             dims,
             stride: dims.cols.next_multiple_of(lanes),
@@ -45,7 +45,7 @@ impl Places {
             at
         };
         this.slots = graph.slots.iter().map(|s| place(s.shape)).collect();
-        let of = |n: NodeId| match lies_in(plan, n) {
+        let of = |n: NodeId| match order.lies_in(n) {
             Some(s) => this.slots[s],
             None if temporary[n] => usize::MAX,
             None => place(graph.nodes[n].shape),
@@ -56,7 +56,7 @@ impl Places {
 
     /// The small values of a tensor before its first step.
     pub(crate) fn memory<T: Element>(&self, plan: &Plan) -> Aligned<T> {
-        let mut memory = Aligned::filled(self.len, T::zero());
+        let mut memory = Aligned::apart(3, self.len, T::zero());
         for (s, decl) in plan.graph.slots.iter().enumerate() {
             let n = extent(self.dims, self.stride, decl.shape);
             memory[self.slots[s]..][..n].fill(T::narrow(decl.init));
@@ -113,41 +113,99 @@ impl Places {
     }
 }
 
-/// The slot in whose memory a value lies.
-fn lies_in(plan: &Plan, n: NodeId) -> Option<SlotId> {
-    match plan.graph.nodes[n].op {
-        // Unless it becomes another slot's new value: slots are committed one after the other, so
-        // that one is copied first.
-        Op::Old(s) if !plan.graph.stores.contains(&n) => Some(s),
-        _ => made_in_place(plan, n),
+/// When small values are settled.
+struct Order<'a> {
+    plan: &'a Plan,
+    /// Before which level, as the plan counts its settles.
+    before: Vec<usize>,
+    /// Whether it is a value of columns that are complete after one walk down, made of what is there by then:
+    /// it is settled after each piece of columns, while that is in the nearest cache.
+    early: Vec<bool>,
+}
+
+impl<'a> Order<'a> {
+    /// `shallow`: whether columns are complete after one walk down.
+    fn new(plan: &'a Plan, shallow: bool) -> Self {
+        let graph = &plan.graph;
+        let nodes = &graph.nodes;
+        let used = graph.reachable();
+        let mut before: Vec<_> = nodes.iter().map(|n| usize::from(n.level)).collect();
+        let of_columns = |n: NodeId| {
+            used[n]
+                && nodes[n].shape == Shape::Cols
+                && matches!(nodes[n].op, Op::Unary(..) | Op::Binary(..) | Op::Select(..))
+        };
+        // What only later settles need is made there, on the way: it need not lie in memory until then.
+        for n in (0..nodes.len()).rev().filter(|&n| of_columns(n)) {
+            let read = plan.levels.iter().any(|l| l.reads.contains(&n));
+            let of_old = nodes[n].op.args().any(|a| matches!(nodes[a].op, Op::Old(_)));
+            let users =
+                (n + 1..nodes.len()).filter(|&m| used[m] && nodes[m].op.args().any(|a| a == n));
+            if !read && !of_old && !graph.stores.contains(&n) {
+                let first = users.map(|m| before[m]).min();
+                before[n] = before[n].max(first.unwrap_or(0));
+            }
+        }
+        let mut early = vec![false; nodes.len()];
+        for n in (0..nodes.len()).filter(|&n| shallow && of_columns(n)) {
+            let there = |a: NodeId| {
+                nodes[a].shape == Shape::Host
+                    || before[a] < before[n]
+                    || early[a]
+                    || sums_columns(plan, a)
+            };
+            early[n] =
+                (1..=plan.sweeps.len()).contains(&before[n]) && nodes[n].op.args().all(there);
+        }
+        Self { plan, before, early }
+    }
+
+    /// The slot in whose memory a value lies.
+    fn lies_in(&self, n: NodeId) -> Option<SlotId> {
+        let graph = &self.plan.graph;
+        match graph.nodes[n].op {
+            // Unless it becomes another slot's new value: slots are committed one after the other, so
+            // that one is copied first.
+            Op::Old(s) if !graph.stores.contains(&n) => Some(s),
+            _ => self.made_in_place(n),
+        }
+    }
+
+    /// The slot in whose memory a new value is made, because nothing reads the old one afterwards.
+    fn made_in_place(&self, n: NodeId) -> Option<SlotId> {
+        let plan = self.plan;
+        let graph = &plan.graph;
+        let by_index = matches!(graph.nodes[n].op, Op::Unary(..) | Op::Binary(..) | Op::Select(..));
+        let s = graph.stores.iter().position(|&stored| stored == n).filter(|_| by_index)?;
+        let shape = graph.slots[s].shape;
+        if shape != graph.nodes[n].shape || matches!(shape, Shape::Full | Shape::Host) {
+            return None;
+        }
+        let reads_old = |node: &crate::trace::Node| {
+            node.op.args().any(|a| matches!(graph.nodes[a].op, Op::Old(of) if of == s))
+        };
+        // What is settled for a block of rows, or for a piece of columns, comes before what the settles after
+        // that sweep do.
+        let sweep = plan.sweeps.iter().find(|sweep| sweep.local.contains(&n));
+        let follows = |m: NodeId| {
+            let node = &graph.nodes[m];
+            m > n
+                || self.early[n] && !self.early[m] && self.before[m] == self.before[n]
+                || sweep.is_some_and(|sweep| {
+                    node.shape != Shape::Full
+                        && usize::from(node.level) > sweep.levels.start
+                        && !sweep.local.contains(&m)
+                })
+        };
+        let mut nodes = graph.nodes.iter().enumerate();
+        (!nodes.any(|(m, node)| follows(m) && reads_old(node))).then_some(s)
     }
 }
 
-/// The slot in whose memory a new value is made, because nothing reads the old one afterwards.
-fn made_in_place(plan: &Plan, n: NodeId) -> Option<SlotId> {
-    let graph = &plan.graph;
-    let by_index = matches!(graph.nodes[n].op, Op::Unary(..) | Op::Binary(..) | Op::Select(..));
-    let s = graph.stores.iter().position(|&stored| stored == n).filter(|_| by_index)?;
-    let shape = graph.slots[s].shape;
-    if shape != graph.nodes[n].shape || matches!(shape, Shape::Full | Shape::Host) {
-        return None;
-    }
-    let reads_old = |node: &crate::trace::Node| {
-        node.op.args().any(|a| matches!(graph.nodes[a].op, Op::Old(of) if of == s))
-    };
-    // What is settled for a block of rows comes before what the settles after that sweep do.
-    let sweep = plan.sweeps.iter().find(|sweep| sweep.local.contains(&n));
-    let follows = |m: NodeId| {
-        let node = &graph.nodes[m];
-        m > n
-            || sweep.is_some_and(|sweep| {
-                node.shape != Shape::Full
-                    && usize::from(node.level) > sweep.levels.start
-                    && !sweep.local.contains(&m)
-            })
-    };
-    let mut nodes = graph.nodes.iter().enumerate();
-    (!nodes.any(|(m, node)| follows(m) && reads_old(node))).then_some(s)
+/// Whether a value is what columns of full-size values are reduced to.
+fn sums_columns(plan: &Plan, n: NodeId) -> bool {
+    let nodes = &plan.graph.nodes;
+    matches!(nodes[n].op, Op::Reduce(_, Axis::Col, a) if nodes[a].shape == Shape::Full)
 }
 
 fn extent(dims: Dims, stride: usize, shape: Shape) -> usize {
@@ -218,13 +276,13 @@ impl Work {
             Self::Copy => of(0),
             Self::Select if of(0) < of(1) => of(2),
             Self::Select => of(3),
-            Self::Chain(chain) => chain.apply(&of),
+            Self::Chain(chain) => chain.apply(&of)[0],
         }
     }
 }
 
 /// Operands that any [`Work`] has at most.
-const MAX_ARGS: usize = 6;
+const MAX_ARGS: usize = 7;
 
 /// An operation of a [`Chain`], as [`Work`] and on vectors.
 macro_rules! link {
@@ -248,6 +306,13 @@ macro_rules! link {
     };
 }
 
+/// The first, if the second is there.
+macro_rules! with {
+    ($this:expr, $there:ident) => {
+        $this
+    };
+}
+
 macro_rules! last {
     ($last:ident) => { $last };
     ($_:ident $($rest:ident)+) => { last!($($rest)+) };
@@ -256,9 +321,13 @@ macro_rules! last {
 /// Operands in `[…]`, and operations on them and on each other's results. A definition's own text stays where it
 /// is: graphs are searched for these, and what is not found goes operation by operation, with the same bits.
 macro_rules! chains {
-    ($($(#[$doc:meta])* $name:ident [$($arg:ident)*] { $($made:ident = $op:ident($($of:ident)*);)* })*) => {
-        /// Operations one after the other, each of which needs what the one before made, and nobody else does:
-        /// one loop over the values instead of one for each operation, and no memory between them.
+    ($(
+        $(#[$doc:meta])*
+        $name:ident [$($arg:ident)*] $(keeps $kept:ident)? { $($made:ident = $op:ident($($of:ident)*);)* }
+    )*) => {
+        /// Operations one after the other, each of which needs what the one before made, and nobody else does,
+        /// but for one that may be kept: one loop over the values instead of one for each operation, and no
+        /// memory between them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         enum Chain {
             $($(#[$doc])* $name,)*
@@ -269,39 +338,47 @@ macro_rules! chains {
             const ALL: &[Self] =
                 if cfg!(gradstep_compact) { &[] } else { &[$(Self::$name),*] };
 
-            /// How many operands it has, and its operations: each with which of them, or of the results
-            /// after them, it takes.
-            const fn links(self) -> (usize, &'static [(Work, &'static [usize])]) {
+            /// Its operands, operations and what is kept.
+            const fn links(self) -> Links {
                 match self {
                     $(Self::$name => {
                         #[allow(non_camel_case_types, dead_code, reason = "names, for their numbers")]
                         enum N { $($arg,)* $($made,)* }
                         let args = [$(N::$arg as usize),*].len();
-                        (args, &[$((link!($op), &[$(N::$of as usize),*])),*])
+                        let kept: &[usize] = &[$(N::$kept as usize - args)?];
+                        let links: &[(Work, &[usize])] = &[$((link!($op), &[$(N::$of as usize),*])),*];
+                        Links { args, links, kept: if let [kept] = kept { Some(*kept) } else { None } }
                     })*
                 }
             }
 
+            /// Leaves the last result in the first place, and what is kept in the second.
+            ///
             /// # Safety
             /// As for [`each_value`].
             #[inline(always)]
             unsafe fn each_value<V: Simd>(
                 self,
-                to: *mut V::T,
+                to: [*mut V::T; 2],
                 n: usize,
                 operands: [Source<V::T>; MAX_ARGS],
             ) {
                 match self {
                     $(Self::$name => {
                         let [$($arg,)* ..] = operands;
-                        let one = |args: [V::T; _]| self.apply(&|i| args[i]);
+                        let one = |args: [V::T; _]| {
+                            let [_last, _kept] = self.apply(&|i| args[i]);
+                            [_last $(, with!(_kept, $kept))?]
+                        };
                         // SAFETY: the caller's contract.
                         let vector = |[$($arg),*]: [V; _]| unsafe {
                             $(let $made = link!($op V $($of)*);)*
-                            last!($($made)*)
+                            [last!($($made)*) $(, $kept)?]
                         };
+                        let [last, _kept] = to;
+                        let to = [last $(, with!(_kept, $kept))?];
                         // SAFETY: the caller's contract.
-                        unsafe { each_value::<V, _>(to, n, [$($arg),*], one, vector) };
+                        unsafe { each_value::<V, _, _>(to, n, [$($arg),*], one, vector) };
                     })*
                 }
             }
@@ -309,7 +386,34 @@ macro_rules! chains {
     };
 }
 
+/// A [`Chain`]'s number of operands; its operations, each with which of the operands, or of the results after
+/// them, it takes; and the number of the operation whose result is kept.
+struct Links {
+    args: usize,
+    links: &'static [(Work, &'static [usize])],
+    kept: Option<usize>,
+}
+
 chains! {
+    /// A moving average of `x + e`, and `1/√(scale·average)`.
+    RaisedMeanScaledRsqrt [x e w half old share scale] keeps mean {
+        new = Add(x e);
+        near = Select(w half old new);
+        way = Sub(new old);
+        part = Mul(way share);
+        mean = Add(near part);
+        scaled = Mul(mean scale);
+        norm = Rsqrt(scaled);
+    }
+    /// The same without a scale.
+    RaisedMeanRsqrt [x e w half old share] keeps mean {
+        new = Add(x e);
+        near = Select(w half old new);
+        way = Sub(new old);
+        part = Mul(way share);
+        mean = Add(near part);
+        norm = Rsqrt(mean);
+    }
     /// A moving average of `x + e`: [`Value::lerp`](crate::value::Value::lerp).
     RaisedMean [x e w half old share] {
         new = Add(x e);
@@ -324,6 +428,12 @@ chains! {
         way = Sub(new old);
         part = Mul(way share);
         mean = Add(near part);
+    }
+    /// `x·(k·y)²`, one factor after the other.
+    TwoHalves [x k y] {
+        half = Mul(k y);
+        first = Mul(x half);
+        product = Mul(first half);
     }
     /// `y/√(scale·x)`.
     ScaledNorm [x scale y] {
@@ -349,8 +459,9 @@ chains! {
 }
 
 impl Chain {
-    fn apply<T: Element>(self, of: &dyn Fn(usize) -> T) -> T {
-        let (args, links) = self.links();
+    /// The last result, and the one that is kept.
+    fn apply<T: Element>(self, of: &dyn Fn(usize) -> T) -> [T; 2] {
+        let Links { args, links, kept } = self.links();
         let mut made = [T::zero(); MAX_ARGS];
         for (i, &(work, from)) in links.iter().enumerate() {
             made[i] = work.apply(|arg| match from[arg] {
@@ -358,13 +469,19 @@ impl Chain {
                 result => made[result - args],
             });
         }
-        made[links.len() - 1]
+        let last = links.len() - 1;
+        [made[last], made[kept.unwrap_or(last)]]
     }
 
-    /// Its operands, if the first of the drafts are its operations and nobody else needs what they make in
-    /// between.
-    fn operands(self, drafts: &[Draft], inner: impl Fn(Name) -> bool) -> Option<Vec<Name>> {
-        let (args, links) = self.links();
+    /// It as a draft, if the first of the drafts are its operations, and of what they make in between nobody else
+    /// needs what is not kept: `inner`. What is kept has a place of its own: `outer`.
+    fn found(
+        self,
+        drafts: &[Draft],
+        inner: impl Fn(Name, usize) -> bool,
+        outer: impl Fn(Name) -> bool,
+    ) -> Option<(usize, Draft)> {
+        let Links { args, links, kept } = self.links();
         let drafts = drafts.get(..links.len())?;
         let mut names = vec![None; args];
         names.extend(drafts.iter().map(|d| Some(d.to)));
@@ -378,10 +495,24 @@ impl Chain {
                 }
             }
         }
-        let (_, between) = drafts.split_last()?;
-        let own = |d: &Draft| inner(d.to);
+        let (last, between) = drafts.split_last()?;
+        let mut between = between.iter().enumerate();
+        let fits = |(i, d): (usize, &Draft)| match Some(i) == kept {
+            true => outer(d.to),
+            false => inner(d.to, links.len()),
+        };
         names.truncate(args);
-        between.iter().all(own).then(|| names.into_iter().flatten().collect())
+        // What it makes itself is not there for it to read.
+        if drafts.iter().any(|d| names.contains(&Some(d.to))) {
+            return None;
+        }
+        let draft = Draft {
+            work: Work::Chain(self),
+            to: last.to,
+            also: kept.map(|i| drafts[i].to),
+            args: names.into_iter().flatten().collect(),
+        };
+        between.all(fits).then_some((links.len(), draft))
     }
 }
 
@@ -390,6 +521,8 @@ impl Chain {
 struct Call {
     work: Work,
     to: Operand,
+    /// Where a result in between is kept.
+    also: Option<Operand>,
     args: [Operand; MAX_ARGS],
 }
 
@@ -405,7 +538,14 @@ enum Name {
 struct Draft {
     work: Work,
     to: Name,
+    also: Option<Name>,
     args: Vec<Name>,
+}
+
+impl Draft {
+    fn new(work: Work, to: Name, args: Vec<Name>) -> Self {
+        Self { work, to, also: None, args }
+    }
 }
 
 /// Operations that go from index to index of one shape.
@@ -414,6 +554,8 @@ pub(crate) struct Run {
     shape: Shape,
     drafts: Vec<Draft>,
     calls: Vec<Call>,
+    /// Values that it is given in the scratch memory, and where.
+    given: Vec<(NodeId, usize)>,
     /// Whether any operand goes with the batch.
     by_batch: bool,
 }
@@ -446,7 +588,7 @@ const BY_INDEX: [Shape; 4] = [Shape::Scalar, Shape::Matrix, Shape::Rows, Shape::
 
 /// Collects runs: an operation waits for others of its shape until something needs it.
 struct Builder<'a> {
-    plan: &'a Plan,
+    order: &'a Order<'a>,
     dims: Dims,
     stages: Vec<Stage>,
     /// One for each of [`BY_INDEX`].
@@ -457,7 +599,12 @@ struct Builder<'a> {
 
 impl Run {
     fn new(shape: Shape) -> Self {
-        Self { shape, drafts: Vec::new(), calls: Vec::new(), by_batch: false }
+        Self { shape, drafts: Vec::new(), calls: Vec::new(), given: Vec::new(), by_batch: false }
+    }
+
+    /// Where in the scratch memory it is given the value `n`, if it is.
+    pub(crate) fn given(&self, n: NodeId) -> Option<usize> {
+        self.given.iter().find(|given| given.0 == n).map(|given| given.1)
     }
 
     fn uses(&self, n: NodeId) -> bool {
@@ -474,17 +621,15 @@ impl Run {
         };
         let mut i = 0;
         while i < self.drafts.len() {
-            let found = Chain::ALL.iter().find_map(|&chain| {
-                let n = chain.links().1.len();
-                let inner = |name| {
-                    matches!(name, Name::Node(n) if temporary[n])
+            let found = Chain::ALL.iter().find_map(|chain| {
+                let inner = |name, n| {
+                    matches!(name, Name::Node(node) if temporary[node])
                         && uses(&self.drafts, name) == uses(&self.drafts[i..i + n], name)
                 };
-                Some((chain, n, chain.operands(&self.drafts[i..], inner)?))
+                let outer = |name| matches!(name, Name::Node(node) if !temporary[node]);
+                chain.found(&self.drafts[i..], inner, outer)
             });
-            if let Some((chain, n, args)) = found {
-                let to = self.drafts[i + n - 1].to;
-                let draft = Draft { work: Work::Chain(chain), to, args };
+            if let Some((n, draft)) = found {
                 self.drafts.splice(i..i + n, [draft]);
             }
             i += 1;
@@ -503,8 +648,19 @@ impl Run {
             Shape::Matrix => Moves::WithBatch,
             _ => Moves::Not,
         };
-        // Whose places of the scratch memory are whose.
+        // Whose places of the scratch memory are whose: at first, of what is made elsewhere.
         let mut scratch: Vec<Option<Name>> = Vec::new();
+        for name in self.drafts.iter().flat_map(|d| d.args.clone()) {
+            if let Name::Node(n) = name
+                && places.nodes[n] == usize::MAX
+                && shape_of(name) == self.shape
+                && !scratch.contains(&Some(name))
+                && !self.drafts.iter().any(|d| d.to == name)
+            {
+                self.given.push((n, scratch.len() * STRETCH));
+                scratch.push(Some(name));
+            }
+        }
         let mut calls = Vec::new();
         for (i, draft) in self.drafts.iter().enumerate() {
             let find = |scratch: &[Option<Name>], name: Name| {
@@ -538,7 +694,8 @@ impl Run {
                     None => scratch.push(Some(draft.to)),
                 }
             }
-            calls.push(Call { work: draft.work, to: find(&scratch, draft.to), args });
+            let also = draft.also.map(|name| find(&scratch, name));
+            calls.push(Call { work: draft.work, to: find(&scratch, draft.to), also, args });
         }
         self.by_batch = calls.iter().any(|c| c.args.iter().any(|a| a.moves == Moves::WithBatch));
         self.calls = calls;
@@ -547,9 +704,9 @@ impl Run {
 }
 
 impl<'a> Builder<'a> {
-    fn new(plan: &'a Plan, dims: Dims) -> Self {
+    fn new(order: &'a Order<'a>, dims: Dims) -> Self {
         let open = BY_INDEX.map(Run::new);
-        Self { plan, dims, stages: Vec::new(), open, waits: Vec::new() }
+        Self { order, dims, stages: Vec::new(), open, waits: Vec::new() }
     }
 
     fn close(&mut self, run: usize) {
@@ -579,7 +736,7 @@ impl<'a> Builder<'a> {
         }
         let in_slot = match draft.to {
             Name::Slot(_) => true,
-            Name::Node(n) => made_in_place(self.plan, n).is_some(),
+            Name::Node(n) => self.order.made_in_place(n).is_some(),
         };
         if in_slot && matches!(shape, Shape::Scalar | Shape::Matrix) {
             // Values of other shapes that wait may be made of the old one.
@@ -592,15 +749,15 @@ impl<'a> Builder<'a> {
     }
 
     fn node(&mut self, n: NodeId) {
-        let node = &self.plan.graph.nodes[n];
-        let of = |a: NodeId| &self.plan.graph.nodes[a];
+        let nodes = &self.order.plan.graph.nodes;
+        let node = &nodes[n];
+        let of = |a: NodeId| &nodes[a];
         let work = match node.op {
             Op::Unary(op, _) => Work::Unary(op),
             Op::Binary(op, ..) => Work::Binary(op),
             Op::Select(_) => Work::Select,
-            Op::Old(s) if lies_in(self.plan, n).is_none() => {
-                let draft =
-                    Draft { work: Work::Copy, to: Name::Node(n), args: vec![Name::Slot(s)] };
+            Op::Old(s) if self.order.lies_in(n).is_none() => {
+                let draft = Draft::new(Work::Copy, Name::Node(n), vec![Name::Slot(s)]);
                 return self.push(node.shape, draft);
             }
             Op::Reduce(kind, _, a) if of(a).shape != Shape::Full => {
@@ -620,13 +777,13 @@ impl<'a> Builder<'a> {
             _ => return,
         };
         let args = node.op.args().map(Name::Node).collect();
-        self.push(node.shape, Draft { work, to: Name::Node(n), args });
+        self.push(node.shape, Draft::new(work, Name::Node(n), args));
     }
 
     fn commit(&mut self, slot: SlotId, n: NodeId) {
-        if made_in_place(self.plan, n) != Some(slot) {
-            let draft = Draft { work: Work::Copy, to: Name::Slot(slot), args: vec![Name::Node(n)] };
-            self.push(self.plan.graph.slots[slot].shape, draft);
+        if self.order.made_in_place(n) != Some(slot) {
+            let draft = Draft::new(Work::Copy, Name::Slot(slot), vec![Name::Node(n)]);
+            self.push(self.order.plan.graph.slots[slot].shape, draft);
         }
     }
 }
@@ -638,28 +795,45 @@ pub(crate) struct Settling {
     pub(crate) settles: Vec<Settle>,
     /// For each level the row values that are settled for each block of rows before it.
     pub(crate) local: Vec<Option<Run>>,
+    /// For each sweep the values of columns that are settled after each piece of them.
+    pub(crate) early: Vec<Option<Run>>,
     /// Elements of scratch memory that a worker needs.
     pub(crate) scratch: usize,
 }
 
 impl Settling {
-    pub(crate) fn new(plan: &Plan, dims: Dims, lanes: usize) -> Self {
+    /// `shallow`: whether columns are complete after one walk down.
+    pub(crate) fn new(plan: &Plan, dims: Dims, lanes: usize, shallow: bool) -> Self {
+        let order = &Order::new(plan, shallow);
         let locals: Vec<_> = plan.sweeps.iter().flat_map(|s| s.local.iter().copied()).collect();
         let local = |k: usize| {
             let of_level = |n: &NodeId| usize::from(plan.graph.nodes[*n].level) == k;
-            let mut builder = Builder::new(plan, dims);
+            let mut builder = Builder::new(order, dims);
             locals.iter().copied().filter(of_level).for_each(|n| builder.node(n));
             let [_, _, rows, _] = builder.open;
             Some(rows).filter(|r| !r.drafts.is_empty())
         };
         let mut local: Vec<_> = (0..plan.levels.len()).map(local).collect();
+        let settled_before = |k: usize| {
+            let nodes = 0..plan.graph.nodes.len();
+            nodes.filter(move |&n| {
+                order.before[n] == k && plan.settles.iter().any(|s| s.contains(&n))
+            })
+        };
+        let early = |k: usize| {
+            let mut builder = Builder::new(order, dims);
+            settled_before(k + 1).filter(|&n| order.early[n]).for_each(|n| builder.node(n));
+            let [.., cols] = builder.open;
+            Some(cols).filter(|r| !r.drafts.is_empty())
+        };
+        let mut early: Vec<_> = (0..plan.sweeps.len()).map(early).collect();
         let ends = plan.sweeps.iter().map(|s| s.levels.start + 1).chain([plan.settles.len()]);
         let mut settled = 0;
         let settle = |end: usize| {
-            let mut builder = Builder::new(plan, dims);
+            let mut builder = Builder::new(order, dims);
             for k in std::mem::replace(&mut settled, end)..end {
-                let nodes = plan.settles[k].iter().filter(|n| !locals.contains(n));
-                nodes.for_each(|&n| builder.node(n));
+                let nodes = settled_before(k).filter(|n| !locals.contains(n) && !order.early[*n]);
+                nodes.for_each(|n| builder.node(n));
                 plan.commits(k).for_each(|(slot, n)| builder.commit(slot, n));
             }
             (0..BY_INDEX.len()).for_each(|run| builder.close(run));
@@ -667,15 +841,17 @@ impl Settling {
         };
         let mut settles: Vec<_> = ends.map(settle).collect();
 
-        let temporary = temporary(plan, &settles, &local);
-        let places = Places::new(plan, dims, lanes, &temporary);
+        let mut in_pieces: Vec<_> = local.iter_mut().chain(&mut early).flatten().collect();
+        let temporary = temporary(order, &settles, &in_pieces);
+        let places = Places::new(order, dims, lanes, &temporary);
         let runs = settles.iter_mut().flat_map(|s| &mut s.0).filter_map(|stage| match stage {
             Stage::Run(run) => Some(run),
             Stage::Reduce(_) => None,
         });
-        runs.chain(local.iter_mut().flatten()).for_each(|run| run.chain(&temporary));
+        runs.for_each(|run| run.chain(&temporary));
         let mut scratch = 0;
-        for run in local.iter_mut().flatten() {
+        for run in &mut in_pieces {
+            run.chain(&temporary);
             scratch = scratch.max(run.place(plan, &places));
         }
         for stage in settles.iter_mut().flat_map(|s| &mut s.0) {
@@ -689,25 +865,29 @@ impl Settling {
                 }
             }
         }
-        Self { places, settles, local, scratch: scratch * STRETCH }
+        Self { places, settles, local, early, scratch: scratch * STRETCH }
     }
 }
 
-/// Which nodes are made in a run and needed nowhere else.
-fn temporary(plan: &Plan, settles: &[Settle], local: &[Option<Run>]) -> Vec<bool> {
+/// Which nodes are made in a run, or just before one that goes with pieces, and needed nowhere else.
+fn temporary(order: &Order<'_>, settles: &[Settle], in_pieces: &[&mut Run]) -> Vec<bool> {
+    let plan = order.plan;
     let graph = &plan.graph;
     let stages = || settles.iter().flat_map(|s| &s.0);
     let of_stages = stages().filter_map(|s| match s {
         Stage::Run(run) => Some(run),
         Stage::Reduce(_) => None,
     });
-    let runs: Vec<&Run> = local.iter().flatten().chain(of_stages).collect();
+    let runs: Vec<&Run> = in_pieces.iter().map(|run| &**run).chain(of_stages).collect();
     let mut temporary = vec![false; graph.nodes.len()];
     for (r, run) in runs.iter().enumerate() {
-        for draft in &run.drafts {
-            let Name::Node(n) = draft.to else { continue };
+        let given = run.drafts.iter().flat_map(|d| &d.args).filter(|&&name| {
+            matches!(name, Name::Node(n) if sums_columns(plan, n)) && r < in_pieces.len()
+        });
+        for &name in run.drafts.iter().map(|d| &d.to).chain(given) {
+            let Name::Node(n) = name else { continue };
             let reduced = |s: &Stage| matches!(s, Stage::Reduce(r) if r.nodes[0] == n);
-            temporary[n] = lies_in(plan, n).is_none()
+            temporary[n] = order.lies_in(n).is_none()
                 && !plan.levels.iter().any(|l| l.reads.contains(&n))
                 && !stages().any(reduced)
                 && !runs.iter().enumerate().any(|(other, run)| other != r && run.uses(n));
@@ -833,6 +1013,11 @@ impl<T: Element> Table<'_, T> {
                 // SAFETY: the caller's contract; operations come in order.
                 if from == made_at { made } else { unsafe { *from } }
             };
+            if let (Work::Chain(chain), Some(also)) = (call.work, &call.also) {
+                let [_, kept] = chain.apply(&value);
+                // SAFETY: as below.
+                unsafe { self.find(also, b, at, scratch).from.cast_mut().write(kept) };
+            }
             made = call.work.apply(value);
             let to = self.find(&call.to, b, at, scratch).from;
             made_at = to;
@@ -898,32 +1083,35 @@ impl<T: Element> Table<'_, T> {
         scratch: *mut T,
     ) {
         let arg = |i: usize| self.find(&call.args[i], b, at, scratch);
-        let to = self.find(&call.to, b, at, scratch).from.cast_mut();
+        let place = |operand| self.find(operand, b, at, scratch).from.cast_mut();
+        let to = place(&call.to);
         // SAFETY: the caller's contract; indices are within the shapes' extents.
         unsafe {
             // One loop for each operation: the `match` stays outside.
             match call.work {
                 Work::Unary(op) => each!(op in Unary [Neg Sqrt Rsqrt Abs Sign Finite] => |op| {
-                    each_value::<V, 1>(to, n, [arg(0)], |[x]| op.apply(x), |[x]| unary(op, x));
+                    let vector = |[x]: [V; 1]| [unary(op, x)];
+                    each_value::<V, 1, 1>([to], n, [arg(0)], |[x]| [op.apply(x)], vector);
                 }),
                 Work::Binary(op) => {
                     each!(op in Binary [Add Sub Mul Div Min Max Pow Differ] => |op| {
                         let args = [arg(0), arg(1)];
-                        let vector = |[x, y]: [V; 2]| binary(op, x, y);
-                        each_value::<V, 2>(to, n, args, |[x, y]| op.apply(x, y), vector);
+                        let vector = |[x, y]: [V; 2]| [binary(op, x, y)];
+                        each_value::<V, 2, 1>([to], n, args, |[x, y]| [op.apply(x, y)], vector);
                     });
                 }
-                Work::Copy => each_value::<V, 1>(to, n, [arg(0)], |[x]| x, |[x]| x),
+                Work::Copy => each_value::<V, 1, 1>([to], n, [arg(0)], |x| x, |x| x),
                 Work::Select => {
                     let args = [arg(0), arg(1), arg(2), arg(3)];
-                    let one = |args: [T; 4]| Work::Select.apply(|i| args[i]);
-                    let vector = |[a, b, x, y]: [V; 4]| V::select_less(a, b, x, y);
-                    each_value::<V, 4>(to, n, args, one, vector);
+                    let one = |args: [T; 4]| [Work::Select.apply(|i| args[i])];
+                    let vector = |[a, b, x, y]: [V; 4]| [V::select_less(a, b, x, y)];
+                    each_value::<V, 4, 1>([to], n, args, one, vector);
                 }
                 // None is made.
                 Work::Chain(_) if cfg!(gradstep_compact) => {}
                 Work::Chain(chain) => {
-                    chain.each_value::<V>(to, n, std::array::from_fn(arg));
+                    let also = call.also.as_ref().map_or(to, place);
+                    chain.each_value::<V>([to, also], n, std::array::from_fn(arg));
                 }
             }
         }
@@ -979,12 +1167,12 @@ impl<T: Element> Table<'_, T> {
 /// # Safety
 /// The instruction set of the vectors is present, and `n` values lie behind each pointer that moves.
 #[inline(always)]
-unsafe fn each_value<V: Simd, const N: usize>(
-    to: *mut V::T,
+unsafe fn each_value<V: Simd, const N: usize, const M: usize>(
+    to: [*mut V::T; M],
     n: usize,
     args: [Source<V::T>; N],
-    one: impl Fn([V::T; N]) -> V::T,
-    vector: impl Fn([V; N]) -> V,
+    one: impl Fn([V::T; N]) -> [V::T; M],
+    vector: impl Fn([V; N]) -> [V; M],
 ) {
     // SAFETY: the caller's contract.
     unsafe {
@@ -994,7 +1182,9 @@ unsafe fn each_value<V: Simd, const N: usize>(
                 for (value, arg) in values.iter_mut().zip(&args) {
                     *value = *arg.from.wrapping_add(i * arg.step);
                 }
-                to.wrapping_add(i).write(one(values));
+                for (to, made) in to.into_iter().zip(one(values)) {
+                    to.wrapping_add(i).write(made);
+                }
             }
             return;
         }
@@ -1015,12 +1205,13 @@ unsafe fn each_value<V: Simd, const N: usize>(
                     _ => *value = V::load_lanes(from, V::mask(rest)),
                 }
             }
-            let to = to.wrapping_add(i);
-            let made = vector(values);
-            if rest >= V::T::LANES {
-                made.store(to);
-            } else {
-                made.store_lanes(to, V::mask(rest));
+            for (to, made) in to.into_iter().zip(vector(values)) {
+                let to = to.wrapping_add(i);
+                if rest >= V::T::LANES {
+                    made.store(to);
+                } else {
+                    made.store_lanes(to, V::mask(rest));
+                }
             }
             i += V::T::LANES;
         }

@@ -52,6 +52,9 @@ fn problems() -> impl Strategy<Value = Problem> {
         // Several blocks of rows.
         5 => Just(vec![150, 19]),
         2 => Just(vec![9, 3000]),
+        // Few long rows: what their columns are reduced to is complete after one walk down.
+        6 => Just(vec![5, 300]),
+        2 => Just(vec![2, 3, 270]),
         // A few very long rows, whose levels do not share sweeps.
         1 => Just(vec![2, (1 << 15) + 5]),
         1 => Just(vec![70_001]),
