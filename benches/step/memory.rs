@@ -24,12 +24,15 @@ pub(crate) struct Laid<T> {
 }
 
 impl<T: Element> Laid<T> {
-    /// A parameter or a gradient: from the allocator.
+    /// A parameter or a gradient: from the allocator, and where large pieces of it begin that it takes from the
+    /// system, on the first cache line of a page behind its own notes. What was freed before decides otherwise,
+    /// and now and then for a place at which one array's stores meet another's loads.
     pub(crate) fn tensor(values: impl ExactSizeIterator<Item = T>) -> Self {
         let len = values.len();
-        let memory = Memory::Heap(vec![T::zero(); len + LINE / size_of::<T>()]);
+        let around = if len * size_of::<T>() < PAGE { LINE } else { PAGE };
+        let memory = Memory::Heap(vec![T::zero(); len + (around + LINE) / size_of::<T>()]);
         let mut this = Self { memory, first: 0, len };
-        this.first = (LINE - this.begins() % LINE) % LINE / size_of::<T>();
+        this.first = (around + LINE - this.begins() % around) % around / size_of::<T>();
         this.iter_mut().zip(values).for_each(|(to, value)| *to = value);
         this
     }

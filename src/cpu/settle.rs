@@ -554,6 +554,8 @@ pub(crate) struct Run {
     shape: Shape,
     drafts: Vec<Draft>,
     calls: Vec<Call>,
+    /// Whether any operation leaves more than one result.
+    keeps: bool,
     /// Values that it is given in the scratch memory, and where.
     given: Vec<(NodeId, usize)>,
     /// Whether any operand goes with the batch.
@@ -599,7 +601,14 @@ struct Builder<'a> {
 
 impl Run {
     fn new(shape: Shape) -> Self {
-        Self { shape, drafts: Vec::new(), calls: Vec::new(), given: Vec::new(), by_batch: false }
+        Self {
+            shape,
+            drafts: Vec::new(),
+            calls: Vec::new(),
+            keeps: false,
+            given: Vec::new(),
+            by_batch: false,
+        }
     }
 
     /// Where in the scratch memory it is given the value `n`, if it is.
@@ -698,6 +707,7 @@ impl Run {
             calls.push(Call { work: draft.work, to: find(&scratch, draft.to), also, args });
         }
         self.by_batch = calls.iter().any(|c| c.args.iter().any(|a| a.moves == Moves::WithBatch));
+        self.keeps = calls.iter().any(|c| c.also.is_some());
         self.calls = calls;
         scratch.len()
     }
@@ -986,7 +996,7 @@ impl<T: Element> Table<'_, T> {
         range: std::ops::Range<usize>,
         scratch: *mut T,
     ) {
-        if range.len() == 1 {
+        if range.len() == 1 && !run.keeps {
             // SAFETY: the caller's contract.
             return unsafe { self.single(run, b, range.start, scratch) };
         }
@@ -1000,8 +1010,8 @@ impl<T: Element> Table<'_, T> {
         unsafe { self.run_over::<T::Baseline>(run, b, range, scratch) }
     }
 
-    /// Runs over one value. Most operations wait for the one before: what that made is at hand, not only in
-    /// memory.
+    /// Runs over one value, of operations that leave one each. Most of them wait for the one before: what that made
+    /// is at hand, not only in memory.
     ///
     /// # Safety
     /// As for [`run`](Self::run).
@@ -1013,11 +1023,6 @@ impl<T: Element> Table<'_, T> {
                 // SAFETY: the caller's contract; operations come in order.
                 if from == made_at { made } else { unsafe { *from } }
             };
-            if let (Work::Chain(chain), Some(also)) = (call.work, &call.also) {
-                let [_, kept] = chain.apply(&value);
-                // SAFETY: as below.
-                unsafe { self.find(also, b, at, scratch).from.cast_mut().write(kept) };
-            }
             made = call.work.apply(value);
             let to = self.find(&call.to, b, at, scratch).from;
             made_at = to;
