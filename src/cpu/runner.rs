@@ -1124,6 +1124,7 @@ impl<T: Element> Job<'_, T> {
         let mut i = rows.start;
         while i < rows.end {
             let left = rows.end - i;
+            // Two that are left of four have loops, too.
             let n = match self.program.kernels[k].pair {
                 _ if together <= left => together,
                 Some(_) if together > 2 && left > 1 => 2,

@@ -1,8 +1,8 @@
 //! The small values between sweeps: where they lie, and the little interpreter that fills them.
 //!
 //! Small values are few (a row value is one in `cols` elements), so they are interpreted: in the
-//! order of the graph, in the precision of the state, a stretch at a time that stays in the nearest
-//! cache through all operations. Means of them are summed in `f64`.
+//! order of the graph, in the precision of the state, a stretch at a time that stays in the nearer
+//! caches through all operations. Means of them are summed in `f64`.
 
 use crate::cpu::lane::{binary, unary};
 use crate::cpu::memory::Aligned;
@@ -13,7 +13,8 @@ use crate::plan::Plan;
 use crate::trace::{Kind, NodeId, Op, SlotId};
 use crate::value::{Axis, Binary, Reduction, Shape, Unary};
 
-/// Values that go through all operations of a run together.
+/// Values that go through all operations of a run together, and columns of a piece at most that are settled
+/// while they are in the cache.
 pub(crate) const STRETCH: usize = 4096;
 
 /// Where the small values of a tensor lie: one array for each node and each slot, the same for all
