@@ -1178,8 +1178,7 @@ impl<T: Element> Job<'_, T> {
             groups,
             narrow,
         };
-        let kernel = self.program.kernels[k];
-        let kernel = kernel.of(n);
+        let kernel = self.program.kernels[k].of(n);
         // SAFETY: the caller's contract; the instruction set was checked.
         unsafe {
             self.give_rows(run, first, context);
@@ -1426,8 +1425,8 @@ impl<T: Element> Job<'_, T> {
             unsafe { self.tables.param.add(at).copy_to(watching.before.as_mut_ptr(), len) };
         }
         if len >= T::LANES || self.program.dims.kind == Kind::Matrix {
-            let kernel = self.program.kernels[k];
-            let kernel = if narrow { kernel.narrow } else { kernel.of(rows) };
+            let kernels = &self.program.kernels[k];
+            let kernel = if narrow { kernels.narrow } else { kernels.of(rows) };
             let (n, lanes, whole) = in_vectors::<T>(len);
             let span = Span { at, pitch, grad_pitch, col, n, lanes, whole, narrow, ..Span::once() };
             // SAFETY: the span lies within the rows; the instruction set was checked.
